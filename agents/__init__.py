@@ -1,0 +1,1 @@
+"""mallocMuZero: the agent that learns the game."""

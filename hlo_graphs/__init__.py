@@ -1,0 +1,1 @@
+"""HLO in, `Program` out: parsing, aliasing, lifetimes, costs and the corpus of real programs."""

@@ -1,0 +1,49 @@
+"""Errors a user can cause, each with what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class MallocGameError(Exception):
+    """Base of every error the command line turns into one message and an exit code."""
+
+    exit_code = 1
+
+
+class InputError(MallocGameError):
+    """The input (a file, a value, a setting) is not acceptable."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLocation:
+    """A place in a text file; `line` and `column` count from 1."""
+
+    path: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}"
+
+
+class HloSyntaxError(InputError):
+    """HLO text that does not follow the grammar, with the place, what was found and expected."""
+
+    def __init__(self, location: SourceLocation, found: str, expected: str) -> None:
+        self.location = location
+        self.found = found
+        self.expected = expected
+        super().__init__(f"{location}: found {found}, expected {expected}")
+
+
+class MissingExtraError(InputError):
+    """An optional dependency is needed and absent."""
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        self.extra = extra
+        super().__init__(
+            f"{needed_for} needs the optional extra '{extra}': pip install 'malloc-game[{extra}]'"
+        )

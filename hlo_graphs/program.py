@@ -1,0 +1,483 @@
+"""The tensor-lifetime graph: what a solver, the game, the validator and the simulator all read.
+
+Source: PROBLEM.md section 1. A `Program` is a straight line of steps with loops marked on it,
+buffers that must live somewhere, and accesses of buffers by steps. All times are integer
+*ticks* of `Program.tick_seconds`, so that every reader agrees to the last bit on what is legal;
+all sizes are bytes. Step and time ranges are half open.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from hlo_graphs.errors import InputError
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+SCHEMA = "malloc-game/program/1"
+
+BEFORE_PROGRAM = -1
+"""`Buffer.origin` of what exists before step 0 (parameters and constants)."""
+
+
+class AccessKind(enum.StrEnum):
+    """How a step touches a buffer; the order is the order of effects within one step."""
+
+    READ = "read"
+    UPDATE = "update"
+    WRITE = "write"
+
+    @property
+    def reads(self) -> bool:
+        """Whether the old content matters: true of reads and updates."""
+        return self is not AccessKind.WRITE
+
+    @property
+    def writes(self) -> bool:
+        """Whether the content changes: true of updates and writes."""
+        return self is not AccessKind.READ
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One step's use of one buffer.
+
+    Attributes:
+      buffer: index into `Program.buffers`.
+      kind: read, update (reads and writes, any mix) or write (of the whole buffer).
+      size_bytes: bytes moved between the buffer and the compute units, reads plus writes.
+      bus_ticks: how long the slow memory's bus is busy when this access is slow. What is left
+        of the step is idle time, in which copies are served.
+      lane_ticks: per lane of the step, what the access adds when it is slow.
+    """
+
+    buffer: int
+    kind: AccessKind
+    size_bytes: int
+    bus_ticks: int
+    lane_ticks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One step: a real instruction of the flattened schedule.
+
+    With `slow` the set of its accesses served from slow memory the step takes
+
+        max( max over lanes k of base_ticks[k] + sum over slow of lane_ticks[k],
+             sum over slow of bus_ticks )
+
+    ticks: convex and monotone in `slow`. The plain roofline has one lane, whose base is the
+    compute time and whose accesses add nothing (PROBLEM.md section 3); calibrated times use
+    more lanes (section 5).
+
+    Attributes:
+      name: the HLO instruction's name.
+      opcode: the HLO opcode.
+      shape: result shape as HLO text, for people.
+      repeat: how often the step runs: product of trip counts and branch probabilities around it.
+      base_ticks: per lane, the ticks with every access fast.
+      accesses: at most one per buffer, ordered reads, updates, writes.
+      async_copy: this is a plain copy or slice that the copy engine could do instead
+        (PROBLEM.md section 7).
+      stated_cycles: the times come from the compiler, not from the analytic model.
+    """
+
+    name: str
+    opcode: str
+    shape: str
+    repeat: float
+    base_ticks: tuple[int, ...]
+    accesses: tuple[Access, ...]
+    async_copy: bool = False
+    stated_cycles: bool = False
+
+    def elapsed_ticks(self, slow: Sequence[Access]) -> int:
+        """Duration of one execution with exactly the accesses in `slow` served slowly."""
+        longest = sum(access.bus_ticks for access in slow)
+        for lane, base in enumerate(self.base_ticks):
+            longest = max(longest, base + sum(access.lane_ticks[lane] for access in slow))
+        return longest
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One alias set: every HLO value that must share this memory.
+
+    Attributes:
+      name: the name of a representative value, unique in the program.
+      size_bytes: physical size, padded to the layout's tiles and rounded up to the alignment.
+      origin: `BEFORE_PROGRAM`, or the step that first writes it.
+      live_out: must be current in slow memory at the program's end.
+      fast_allowed: may have residencies at all.
+      is_parameter: an entry parameter, so a candidate to be carried over from the previous run.
+      shape: shape of the representative value as HLO text, for people.
+      values: names of the HLO values of the alias set, `instruction{index}`.
+    """
+
+    name: str
+    size_bytes: int
+    origin: int
+    live_out: bool
+    fast_allowed: bool
+    is_parameter: bool = False
+    shape: str = ""
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A stretch of steps that runs several times, or a conditional's branch that may be skipped.
+
+    Attributes:
+      start_step: first step inside.
+      end_step: one past the last step inside.
+      trip_count: executions, each time the loop is reached; 1 for a branch.
+      probability: chance that it runs at all: 1 except for branches.
+      parent: index of the innermost loop around it in `Program.loops`, or None.
+    """
+
+    start_step: int
+    end_step: int
+    trip_count: int
+    probability: float = 1.0
+    parent: int | None = None
+
+    @property
+    def weight(self) -> float:
+        """Expected executions of a step inside per execution of what is around the loop."""
+        return self.trip_count * self.probability
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether the loop may be skipped."""
+        return self.probability < 1.0
+
+    def contains_step(self, step: int) -> bool:
+        """Whether `step` is inside."""
+        return self.start_step <= step < self.end_step
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the memory map must fit and what copies cost.
+
+    Attributes:
+      chip: name, for people.
+      capacity_bytes: fast memory available to residencies.
+      alignment_bytes: offsets and sizes are multiples of it.
+      slow_bytes_per_second: bandwidth of slow memory, for copies.
+    """
+
+    chip: str
+    capacity_bytes: int
+    alignment_bytes: int
+    slow_bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Program:
+    """A scheduled program over tensors; the input of every solver.
+
+    Attributes:
+      name: for people.
+      machine: the memories.
+      tick_seconds: length of one tick.
+      instructions: the steps 0..T-1; `T`, one past the last, is the virtual end.
+      buffers: alias sets.
+      loops: sorted by start, outer before inner.
+      times: which cost model made the ticks ("analytic", "calibrated", ...).
+    """
+
+    name: str
+    machine: Machine
+    tick_seconds: float
+    instructions: tuple[Instruction, ...]
+    buffers: tuple[Buffer, ...]
+    loops: tuple[Loop, ...] = ()
+    times: str = "analytic"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def num_steps(self) -> int:
+        """`T`: the number of real steps, and the index of the virtual last one."""
+        return len(self.instructions)
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Fast memory available to residencies."""
+        return self.machine.capacity_bytes
+
+    @property
+    def num_lanes(self) -> int:
+        """Lanes of every instruction's cost."""
+        return len(self.instructions[0].base_ticks) if self.instructions else 1
+
+    def copy_ticks(self, size_bytes: int) -> int:
+        """Ticks of undisturbed bus time that a copy of `size_bytes` takes, rounded up."""
+        seconds = size_bytes / self.machine.slow_bytes_per_second
+        return math.ceil(seconds / self.tick_seconds)
+
+    def may_be_resident(self, buffer: int) -> bool:
+        """Whether rule 7 of PROBLEM.md section 2 lets `buffer` have residencies."""
+        candidate = self.buffers[buffer]
+        return candidate.fast_allowed and candidate.size_bytes <= self.capacity_bytes
+
+    @cached_property
+    def loop_of_step(self) -> tuple[int | None, ...]:
+        """Per step (the virtual end included) the index of the innermost loop around it."""
+        innermost: list[int | None] = [None] * (self.num_steps + 1)
+        for index, loop in enumerate(self.loops):
+            for step in range(loop.start_step, loop.end_step):
+                innermost[step] = index
+        return tuple(innermost)
+
+    def loops_around(self, loop: int | None) -> Iterator[int]:
+        """`loop` itself and the loops around it, innermost first."""
+        while loop is not None:
+            yield loop
+            loop = self.loops[loop].parent
+
+    @cached_property
+    def accesses_of_buffer(self) -> tuple[tuple[tuple[int, Access], ...], ...]:
+        """Per buffer its accesses as (step, access), in program order."""
+        found: list[list[tuple[int, Access]]] = [[] for _ in self.buffers]
+        for step, instruction in enumerate(self.instructions):
+            for access in instruction.accesses:
+                found[access.buffer].append((step, access))
+        return tuple(tuple(accesses) for accesses in found)
+
+    @cached_property
+    def all_slow_ticks(self) -> float:
+        """Latency in ticks with everything in slow memory."""
+        return sum(i.repeat * i.elapsed_ticks(i.accesses) for i in self.instructions)
+
+    @cached_property
+    def all_fast_ticks(self) -> float:
+        """Latency in ticks if every access that may be fast were fast and no copy cost anything."""
+        return sum(
+            i.repeat
+            * i.elapsed_ticks([a for a in i.accesses if not self.may_be_resident(a.buffer)])
+            for i in self.instructions
+        )
+
+    def with_capacity(self, capacity_bytes: int) -> Program:
+        """The same program on a machine with another fast memory, rounded down to alignment.
+
+        Raises:
+          InputError: for a negative capacity.
+        """
+        if capacity_bytes < 0:
+            raise InputError(f"capacity is {capacity_bytes} bytes: it cannot be negative")
+        aligned = capacity_bytes - capacity_bytes % self.machine.alignment_bytes
+        return replace(self, machine=replace(self.machine, capacity_bytes=aligned))
+
+    def to_json(self) -> str:
+        """One JSON object; `Program.from_json` reads it back."""
+        return json.dumps(_to_document(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Program:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          InputError: if the text is not JSON, of another schema, or breaks a rule of the class.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"not a Program: invalid JSON: {error}") from error
+        return _from_document(document)
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """Steps and buffers as nodes, accesses as edges (reads buffer to step, writes back).
+
+        Nodes are `("step", t)` and `("buffer", b)` with the dataclass as attribute `data`;
+        edges carry `access`.
+        """
+        import networkx as nx
+
+        graph = nx.MultiDiGraph(name=self.name)
+        for step, instruction in enumerate(self.instructions):
+            graph.add_node(("step", step), data=instruction)
+        for index, buffer in enumerate(self.buffers):
+            graph.add_node(("buffer", index), data=buffer)
+        for step, instruction in enumerate(self.instructions):
+            for access in instruction.accesses:
+                if access.kind.reads:
+                    graph.add_edge(("buffer", access.buffer), ("step", step), access=access)
+                if access.kind.writes:
+                    graph.add_edge(("step", step), ("buffer", access.buffer), access=access)
+        return graph
+
+
+_KIND_ORDER = {AccessKind.READ: 0, AccessKind.UPDATE: 1, AccessKind.WRITE: 2}
+
+
+def _check(program: Program) -> None:
+    """Raises InputError where the fields contradict each other."""
+    if not program.tick_seconds > 0:
+        raise InputError(f"{program.name}: tick_seconds is {program.tick_seconds}, must be > 0")
+    _check_machine(program.machine)
+    lanes = program.num_lanes
+    for step, instruction in enumerate(program.instructions):
+        _check_instruction(program, step, instruction, lanes)
+    for index, buffer in enumerate(program.buffers):
+        _check_buffer(program, index, buffer)
+    _check_loops(program)
+
+
+def _check_machine(machine: Machine) -> None:
+    if machine.capacity_bytes < 0:
+        raise InputError(f"capacity is {machine.capacity_bytes} bytes: it cannot be negative")
+    if machine.alignment_bytes <= 0 or machine.capacity_bytes % machine.alignment_bytes:
+        raise InputError(
+            f"capacity {machine.capacity_bytes} is not a multiple of the alignment "
+            f"{machine.alignment_bytes}"
+        )
+    if not machine.slow_bytes_per_second > 0:
+        raise InputError(f"slow bandwidth is {machine.slow_bytes_per_second}, must be > 0")
+
+
+def _check_instruction(program: Program, step: int, instruction: Instruction, lanes: int) -> None:
+    where = f"{program.name}: step {step} ({instruction.name})"
+    if len(instruction.base_ticks) != lanes or min(instruction.base_ticks) < 0:
+        raise InputError(f"{where}: base_ticks {instruction.base_ticks}, expected {lanes} >= 0")
+    if not instruction.repeat >= 0:
+        raise InputError(f"{where}: repeat is {instruction.repeat}, must be >= 0")
+    touched = [access.buffer for access in instruction.accesses]
+    if len(set(touched)) != len(touched):
+        raise InputError(f"{where}: more than one access to a buffer")
+    kinds = [_KIND_ORDER[access.kind] for access in instruction.accesses]
+    if kinds != sorted(kinds):
+        raise InputError(f"{where}: accesses must be ordered reads, updates, writes")
+    for access in instruction.accesses:
+        if not 0 <= access.buffer < len(program.buffers):
+            raise InputError(f"{where}: no buffer {access.buffer}")
+        if len(access.lane_ticks) != lanes or min(access.lane_ticks) < 0 or access.bus_ticks < 0:
+            raise InputError(f"{where}: ticks of the access to buffer {access.buffer}: {access}")
+
+
+def _check_buffer(program: Program, index: int, buffer: Buffer) -> None:
+    where = f"{program.name}: buffer {index} ({buffer.name})"
+    if buffer.size_bytes < 0 or buffer.size_bytes % program.machine.alignment_bytes:
+        raise InputError(
+            f"{where}: size {buffer.size_bytes} is not a multiple of the alignment "
+            f"{program.machine.alignment_bytes}"
+        )
+    if not BEFORE_PROGRAM <= buffer.origin < max(program.num_steps, 1):
+        raise InputError(f"{where}: origin {buffer.origin} is not a step")
+
+
+def _check_loops(program: Program) -> None:
+    order = [(loop.start_step, -loop.end_step) for loop in program.loops]
+    if order != sorted(order):
+        raise InputError(f"{program.name}: loops must be sorted by start, outer before inner")
+    for index, loop in enumerate(program.loops):
+        where = f"{program.name}: loop {index} [{loop.start_step}, {loop.end_step})"
+        if not 0 <= loop.start_step < loop.end_step <= program.num_steps:
+            raise InputError(f"{where}: empty or outside the program")
+        if loop.trip_count < 1 or not 0 <= loop.probability <= 1:
+            raise InputError(f"{where}: trip count {loop.trip_count}, p={loop.probability}")
+        for other in program.loops[:index]:
+            if other.end_step > loop.start_step and loop.end_step > other.end_step:
+                raise InputError(f"{where}: crosses loop [{other.start_step}, {other.end_step})")
+        around = [i for i, o in enumerate(program.loops[:index]) if o.end_step >= loop.end_step]
+        if loop.parent != (around[-1] if around else None):
+            raise InputError(f"{where}: parent is {loop.parent}, expected the innermost around it")
+
+
+def _to_document(program: Program) -> dict[str, Any]:
+    """Instructions and accesses as short rows: real programs have thousands."""
+    return {
+        "schema": SCHEMA,
+        "name": program.name,
+        "times": program.times,
+        "tick_seconds": program.tick_seconds,
+        "machine": {
+            "chip": program.machine.chip,
+            "capacity_bytes": program.machine.capacity_bytes,
+            "alignment_bytes": program.machine.alignment_bytes,
+            "slow_bytes_per_second": program.machine.slow_bytes_per_second,
+        },
+        "instructions": [
+            {
+                "name": i.name,
+                "opcode": i.opcode,
+                "shape": i.shape,
+                "repeat": i.repeat,
+                "base_ticks": i.base_ticks,
+                "async_copy": i.async_copy,
+                "stated_cycles": i.stated_cycles,
+                "accesses": [
+                    [a.buffer, a.kind.value, a.size_bytes, a.bus_ticks, *a.lane_ticks]
+                    for a in i.accesses
+                ],
+            }
+            for i in program.instructions
+        ],
+        "buffers": [
+            {
+                "name": b.name,
+                "size_bytes": b.size_bytes,
+                "origin": b.origin,
+                "live_out": b.live_out,
+                "fast_allowed": b.fast_allowed,
+                "is_parameter": b.is_parameter,
+                "shape": b.shape,
+                "values": b.values,
+            }
+            for b in program.buffers
+        ],
+        "loops": [
+            {
+                "start_step": loop.start_step,
+                "end_step": loop.end_step,
+                "trip_count": loop.trip_count,
+                "probability": loop.probability,
+                "parent": loop.parent,
+            }
+            for loop in program.loops
+        ],
+    }
+
+
+def _from_document(document: Any) -> Program:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise InputError(f"not a Program: schema is {found!r}, this version reads {SCHEMA!r}")
+    try:
+        return Program(
+            name=document["name"],
+            times=document["times"],
+            tick_seconds=document["tick_seconds"],
+            machine=Machine(**document["machine"]),
+            instructions=tuple(_instruction(row) for row in document["instructions"]),
+            buffers=tuple(
+                Buffer(**{**b, "values": tuple(b["values"])}) for b in document["buffers"]
+            ),
+            loops=tuple(Loop(**row) for row in document["loops"]),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"not a Program: {type(error).__name__}: {error}") from error
+
+
+def _instruction(row: dict[str, Any]) -> Instruction:
+    accesses = tuple(
+        Access(buffer, AccessKind(kind), size, bus, tuple(lanes))
+        for buffer, kind, size, bus, *lanes in row["accesses"]
+    )
+    return Instruction(**{**row, "base_ticks": tuple(row["base_ticks"]), "accesses": accesses})
+
+
+def _buffer(row: dict[str, Any]) -> Buffer:
+    return Buffer(**{**row, "values": tuple(row["values"])})

@@ -1,0 +1,173 @@
+"""The answer: which buffer lies in fast memory, from when to when, at which address.
+
+Source: PROBLEM.md section 2, with section 7's sliced prefetches and replaced copies, so that
+production's own maps can be expressed.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hlo_graphs.errors import InputError
+
+SCHEMA = "malloc-game/memory-map/1"
+
+
+class Source(enum.StrEnum):
+    """How a residency's content got into fast memory."""
+
+    PRODUCED = "produced"
+    """Written there by the access at step `start`, or by the replaced copy that fills it."""
+    COPIED = "copied"
+    """Prefetched from slow memory."""
+    CARRIED = "carried"
+    """Left there by the previous run of the program (XLA's cross-program prefetch)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A slice of a prefetched residency with a copy of its own (XLA's sliced prefetch).
+
+    Attributes:
+      offset_bytes: relative to the residency's offset.
+      size_bytes: bytes of the slice.
+      start: step at whose beginning its copy is issued; it holds its bytes from then on.
+    """
+
+    offset_bytes: int
+    size_bytes: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """A buffer in fast memory at `[offset, offset + size)` during steps `[start, end)`.
+
+    Attributes:
+      buffer: index into `Program.buffers`.
+      offset_bytes: address in fast memory.
+      start: first step at which it holds (any of) its bytes. A prefetch is issued at its beginning.
+      end: one past the last step; `T + 1` holds to the virtual end of the program (carried ones).
+      source: how it was filled.
+      ready: the copy is complete before this step; equals `start` unless copied. A copied
+        residency with `start == ready` is a copy that nothing hides: all of it is a stall.
+      loop: index of the loop in `Program.loops` on whose every trip it happens; None: once.
+      parts: the slices of a sliced prefetch, covering the buffer; empty for one whole copy.
+    """
+
+    buffer: int
+    offset_bytes: int
+    start: int
+    end: int
+    source: Source
+    ready: int
+    loop: int | None = None
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """A copy from the buffer's residency to slow memory.
+
+    Issued at the beginning of step `issue`, complete before step `done`; the residency that
+    covers `issue` lasts until `done` at least.
+    """
+
+    buffer: int
+    issue: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedCopy:
+    """A copy or slice instruction that the copy engine does instead (PROBLEM.md section 7).
+
+    The step takes no time. The transfer of the written buffer's bytes is issued at the
+    beginning of step `issue` and complete before step `done`. During the transfer nothing
+    writes its source, and nothing else touches what it writes.
+
+    Attributes:
+      step: the step it replaces; `Instruction.async_copy` is true there.
+      issue: step at whose beginning the transfer starts.
+      done: the transfer is complete before this step.
+    """
+
+    step: int
+    issue: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMap:
+    """Where every tensor lives. The empty map leaves everything in slow memory."""
+
+    residencies: tuple[Residency, ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    replaced_copies: tuple[ReplacedCopy, ...] = ()
+
+    def to_json(self) -> str:
+        """One JSON object; `MemoryMap.from_json` reads it back."""
+        return json.dumps(to_document(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> MemoryMap:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          InputError: if the text is not JSON, of another schema, or lacks fields.
+        """
+        try:
+            return from_document(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise InputError(f"not a memory map: invalid JSON: {error}") from error
+
+
+def to_document(memory_map: MemoryMap) -> dict[str, Any]:
+    """The map as plain JSON values."""
+    return {
+        "schema": SCHEMA,
+        "residencies": [_residency_row(r) for r in memory_map.residencies],
+        "evictions": [
+            {"buffer": e.buffer, "issue": e.issue, "done": e.done} for e in memory_map.evictions
+        ],
+        "replaced_copies": [
+            {"step": c.step, "issue": c.issue, "done": c.done} for c in memory_map.replaced_copies
+        ],
+    }
+
+
+def from_document(document: Any) -> MemoryMap:
+    """The map of `to_document`'s values. Raises InputError on anything else."""
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise InputError(f"not a memory map: schema is {found!r}, this version reads {SCHEMA!r}")
+    try:
+        return MemoryMap(
+            residencies=tuple(_residency(row) for row in document["residencies"]),
+            evictions=tuple(Eviction(**row) for row in document["evictions"]),
+            replaced_copies=tuple(ReplacedCopy(**row) for row in document["replaced_copies"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"not a memory map: {type(error).__name__}: {error}") from error
+
+
+def _residency_row(residency: Residency) -> dict[str, Any]:
+    return {
+        "buffer": residency.buffer,
+        "offset_bytes": residency.offset_bytes,
+        "start": residency.start,
+        "end": residency.end,
+        "source": residency.source.value,
+        "ready": residency.ready,
+        "loop": residency.loop,
+        "parts": [[p.offset_bytes, p.size_bytes, p.start] for p in residency.parts],
+    }
+
+
+def _residency(row: dict[str, Any]) -> Residency:
+    fields = {**row, "source": Source(row["source"])}
+    fields["parts"] = tuple(Part(*part) for part in row["parts"])
+    return Residency(**fields)
