@@ -1,0 +1,233 @@
+"""What a solver is: a request in, a solution with a status out; and where to find one by name.
+
+A solver takes a `Program` and returns a memory map, with a certified lower bound where it has
+one. Nothing here imports a solver until it is asked for by name, so that `solve --solver greedy`
+loads greedy and nothing else. Source: PROBLEM.md sections 2, 3 and 6.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import importlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, cast, runtime_checkable
+
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import Program
+from malloc_game.memory_map import MemoryMap
+
+COPY_ORDERS = ("deadline", "fifo")
+"""How the copy engine chooses among pending copies (PROBLEM.md section 3)."""
+
+
+class Status(enum.StrEnum):
+    """What is known about a solution, as in the command line's JSON."""
+
+    OPTIMAL = "optimal"
+    """The map is within the requested gap of a certified lower bound."""
+    FEASIBLE = "feasible"
+    """The map is valid; nothing better is ruled out."""
+    INFEASIBLE = "infeasible"
+    """No valid answer exists (packing only: a program always has the empty map)."""
+    UNKNOWN = "unknown"
+    """Nothing was found in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One event of a running solver, for the live line and for handing incumbents on.
+
+    Attributes:
+      seconds: since the solver was started.
+      who: name of the solver that reports.
+      incumbent_ticks: latency of its best map so far, None if it has none.
+      bound_ticks: its best certified lower bound so far, None if it has none.
+      memory_map: the map of `incumbent_ticks` when it is new, else None.
+    """
+
+    seconds: float
+    who: str
+    incumbent_ticks: float | None = None
+    bound_ticks: float | None = None
+    memory_map: MemoryMap | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SolveRequest:
+    """What a solver is asked for.
+
+    Attributes:
+      program: the problem.
+      time_limit_seconds: wall time the solver may use; it returns within a second of it.
+      seed: of everything random; one worker and one seed give one map where no clock decides.
+      gap: stop when latency / lower bound - 1 is at most this.
+      workers: processes or threads it may use.
+      initial_maps: valid maps to start from; the answer is never worse than the best of them.
+      copy_order: "deadline" or "fifo" (PROBLEM.md section 3): the simulator that decides.
+      on_progress: called in the solver's own thread with each improvement.
+      best_known: asked from time to time for the best map anyone has found, None if there is
+        none; lets solvers that run beside each other share incumbents.
+
+    Raises:
+      InputError: for a negative limit or gap, no workers, or an unknown copy order.
+    """
+
+    program: Program
+    time_limit_seconds: float = 10.0
+    seed: int = 0
+    gap: float = 0.0
+    workers: int = 1
+    initial_maps: tuple[MemoryMap, ...] = ()
+    copy_order: str = "deadline"
+    on_progress: ProgressCallback | None = None
+    best_known: Callable[[], MemoryMap | None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.time_limit_seconds >= 0:
+            raise InputError(f"time limit is {self.time_limit_seconds} seconds, must be >= 0")
+        if not self.gap >= 0:
+            raise InputError(f"gap is {self.gap}, must be >= 0")
+        if self.workers < 1:
+            raise InputError(f"workers is {self.workers}, must be at least 1")
+        if self.copy_order not in COPY_ORDERS:
+            raise InputError(
+                f"unknown copy order {self.copy_order!r}: use one of {', '.join(COPY_ORDERS)}"
+            )
+
+    def report(self, progress: Progress) -> None:
+        """Hands `progress` to the callback, if there is one."""
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a solver returns.
+
+    Attributes:
+      memory_map: a valid map; the empty one leaves everything in slow memory.
+      latency_ticks: its simulated latency, stalls included.
+      lower_bound_ticks: no valid map is faster; None where the solver proves nothing.
+      status: see `Status`.
+      solver: name of who made the map.
+      wall_seconds: time taken.
+      games_played: complete games (or maps) evaluated on the way.
+      notes: what a reader of the result should know, e.g. solvers that failed.
+    """
+
+    memory_map: MemoryMap
+    latency_ticks: float
+    lower_bound_ticks: float | None
+    status: Status
+    solver: str
+    wall_seconds: float
+    games_played: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float | None:
+        """latency / lower bound - 1, None without a bound (PROBLEM.md section 6)."""
+        return gap_between(self.latency_ticks, self.lower_bound_ticks)
+
+
+def gap_between(latency_ticks: float, lower_bound_ticks: float | None) -> float | None:
+    """latency / lower bound - 1; 0 when both are 0, infinite over a bound of 0."""
+    if lower_bound_ticks is None:
+        return None
+    if lower_bound_ticks <= 0:
+        return 0.0 if latency_ticks <= 0 else math.inf
+    return max(latency_ticks / lower_bound_ticks - 1, 0.0)
+
+
+def status_of(latency_ticks: float, lower_bound_ticks: float | None, gap: float) -> Status:
+    """`OPTIMAL` if the latency is proven to be within `gap` of the optimum, else `FEASIBLE`.
+
+    Latencies are sums of floats (`repeat` is one), so one part in 10^12 is no difference.
+    """
+    proven = gap_between(latency_ticks, lower_bound_ticks)
+    return Status.OPTIMAL if proven is not None and proven <= gap + 1e-12 else Status.FEASIBLE
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Anything that maps a program's tensors. Keep instances reusable: `solve` holds no state."""
+
+    @property
+    def name(self) -> str:
+        """The registry's name, e.g. "local-search"."""
+        ...
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """A valid map within the request's time limit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment by which to be done; `Deadline.after(limit)` starts the clock."""
+
+    limit_seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @staticmethod
+    def after(seconds: float) -> Deadline:
+        """The deadline `seconds` from now."""
+        return Deadline(seconds)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the clock was started."""
+        return time.monotonic() - self.started
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Until the deadline, never negative."""
+        return max(self.limit_seconds - self.elapsed_seconds, 0.0)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return self.elapsed_seconds >= self.limit_seconds
+
+
+_REGISTRY = {
+    "portfolio": "solvers.portfolio:PortfolioSolver",
+    "greedy": "solvers.greedy:GreedySolver",
+    "milp": "solvers.milp:MilpSolver",
+    "xla-msa": "solvers.xla_msa:XlaMsaSolver",
+    "cross-entropy": "solvers.cross_entropy:CrossEntropySolver",
+    "local-search": "solvers.local_search:LocalSearchSolver",
+    "evolution": "solvers.evolution:EvolutionSolver",
+    "random": "solvers.random_restarts:RandomSolver",
+}
+"""Solver name -> "module:class"; imported when asked for. The default comes first."""
+
+
+def solver_names() -> tuple[str, ...]:
+    """Names that `solver_named` accepts, the default first."""
+    return tuple(_REGISTRY)
+
+
+def solver_named(name: str) -> Solver:
+    """The solver called `name`, with its default settings.
+
+    Raises:
+      InputError: if there is none, with the nearest names.
+    """
+    target = _REGISTRY.get(name)
+    if target is None:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f": did you mean {close[0]!r}?" if close else "."
+        raise InputError(
+            f"no solver is called {name!r}{hint} Solvers: {', '.join(solver_names())}"
+        )
+    module_name, _, class_name = target.partition(":")
+    made = getattr(importlib.import_module(module_name), class_name)()
+    return cast(Solver, made)
