@@ -1,0 +1,686 @@
+"""Work of every instruction as XLA counts it: flops, transcendentals, bytes per operand and output.
+
+Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3), tested against the
+`HloCostAnalysis` inside jaxlib. Deliberate differences: a custom call counts its operands and
+outputs in full (XLA: -1 for everything); every array leaf of a tuple has its own bytes (XLA keeps
+those of fusions only); an `opt-barrier` moves nothing; a `ragged-dot` counts the products it does.
+
+Sizes come from a function, so that the same rules give XLA's unpadded bytes (`byte_size_of`, for
+the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`, for times).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
+from hlo_graphs.shapes import padded_size_bytes
+
+SizeOf = Callable[[Shape], int]
+"""Bytes of an array shape."""
+
+POINTER_BYTES = 8
+"""Size of one entry of a tuple's pointer table."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionCost:
+    """The work of one execution of one instruction.
+
+    Attributes:
+      flops: floating point operations, a multiply-add counted as two.
+      matrix_flops: the part of `flops` that dots and convolutions do.
+      matrix_type: HLO element type of their operands, "" without any.
+      transcendentals: exponentials, logarithms, square roots and the like.
+      total_bytes: everything read and written ("bytes accessed").
+      operands: per operand, the bytes read of each leaf, by shape index.
+      outputs: bytes written of each output leaf, by shape index.
+      known: False where XLA's own analysis gives up (custom calls).
+    """
+
+    flops: float = 0.0
+    matrix_flops: float = 0.0
+    matrix_type: str = ""
+    transcendentals: float = 0.0
+    total_bytes: float = 0.0
+    operands: tuple[Mapping[ShapeIndex, float], ...] = ()
+    outputs: Mapping[ShapeIndex, float] = field(default_factory=dict)
+    known: bool = True
+
+    def operand_bytes(self, operand: int, index: ShapeIndex = ()) -> float:
+        """Bytes read of a leaf of an operand, or of all leaves below `index`."""
+        return _below(self.operands[operand], index)
+
+    def output_bytes(self, index: ShapeIndex = ()) -> float:
+        """Bytes written to an output leaf, or to all leaves below `index`."""
+        return _below(self.outputs, index)
+
+
+def _below(leaves: Mapping[ShapeIndex, float], index: ShapeIndex) -> float:
+    return sum(size for leaf, size in leaves.items() if leaf[: len(index)] == index)
+
+
+class CostAnalysis:
+    """Costs of the instructions of a module, worked out on demand and kept.
+
+    Args:
+      module: scheduled or not.
+      size_of: bytes of an array shape.
+    """
+
+    def __init__(self, module: HloModule, size_of: SizeOf) -> None:
+        self._module = module
+        self._size_of = size_of
+        self._costs: dict[tuple[str, str], InstructionCost] = {}
+        self._totals: dict[str, InstructionCost] = {}
+        self._users: dict[str, dict[str, list[tuple[HloInstruction, int]]]] = {}
+
+    @property
+    def module(self) -> HloModule:
+        """The module analysed."""
+        return self._module
+
+    def cost(self, computation: str, instruction: str) -> InstructionCost:
+        """The cost of one instruction by name.
+
+        A `while` costs one trip of its body and condition, a `call` its computation, a
+        `conditional` the worst of its branches; those who flatten the schedule skip them.
+
+        Raises:
+          KeyError: for a computation or instruction that the module does not have.
+        """
+        key = (computation, instruction)
+        if key not in self._costs:
+            place = self._module.computations[computation]
+            self._costs[key] = _cost(self, place, place.instruction(instruction))
+        return self._costs[key]
+
+    def total(self, computation: str) -> InstructionCost:
+        """Sums over a computation's instructions, without bytes per operand."""
+        if computation not in self._totals:
+            place = self._module.computations[computation]
+            costs = [self.cost(computation, inner.name) for inner in place.instructions]
+            self._totals[computation] = _sum(costs)
+        return self._totals[computation]
+
+    def size_of(self, shape: Shape) -> int:
+        """Bytes of an array; nothing for tokens, opaques and tuples."""
+        return self._size_of(shape) if shape.is_array else 0
+
+    def users(self, computation: str) -> Mapping[str, list[tuple[HloInstruction, int]]]:
+        """Per instruction of a computation its (user, operand position) pairs."""
+        if computation not in self._users:
+            users: dict[str, list[tuple[HloInstruction, int]]] = {}
+            for user in self._module.computations[computation].instructions:
+                for position, operand in enumerate(user.operands):
+                    users.setdefault(operand, []).append((user, position))
+            self._users[computation] = users
+        return self._users[computation]
+
+
+def analyse_costs(module: HloModule, size_of: SizeOf = padded_size_bytes) -> CostAnalysis:
+    """Flops and bytes of every instruction of `module`; `size_of` gives the bytes of an array."""
+    return CostAnalysis(module, size_of)
+
+
+def _sum(costs: list[InstructionCost]) -> InstructionCost:
+    return InstructionCost(
+        flops=sum(cost.flops for cost in costs),
+        matrix_flops=sum(cost.matrix_flops for cost in costs),
+        matrix_type=_widest(costs),
+        transcendentals=sum(cost.transcendentals for cost in costs),
+        total_bytes=sum(cost.total_bytes for cost in costs),
+        known=all(cost.known for cost in costs),
+    )
+
+
+def _widest(costs: list[InstructionCost]) -> str:
+    """The matrix operand type that most of the matrix flops have."""
+    flops: dict[str, float] = {}
+    for cost in costs:
+        flops[cost.matrix_type] = flops.get(cost.matrix_type, 0.0) + cost.matrix_flops
+    return max(flops, key=lambda name: flops[name], default="")
+
+
+# --- one instruction -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An instruction within its computation, with its operands resolved."""
+
+    analysis: CostAnalysis
+    computation: HloComputation
+    instruction: HloInstruction
+
+    def operand(self, position: int) -> HloInstruction:
+        return self.computation.instruction(self.instruction.operands[position])
+
+    def operand_shape(self, position: int) -> Shape:
+        return self.operand(position).shape
+
+    def called(self, role: str) -> InstructionCost:
+        name = self.instruction.attributes[role].lstrip("%")
+        return self.analysis.total(name)
+
+
+def _cost(
+    analysis: CostAnalysis, computation: HloComputation, instruction: HloInstruction
+) -> InstructionCost:
+    place = _Place(analysis, computation, instruction)
+    opcode = instruction.opcode
+    if opcode in _FREE:
+        return _nothing(place)
+    if opcode in _HANDLERS:
+        return _HANDLERS[opcode](place)
+    flops = float(elements(instruction.shape)) if opcode in _ELEMENTWISE else 0.0
+    return _default(place, flops=flops)
+
+
+def elements(shape: Shape) -> int:
+    """Number of elements of an array shape; of a tuple's first leaf, as XLA's handlers take it."""
+    while shape.is_tuple and shape.elements:
+        shape = shape.elements[0]
+    return math.prod(shape.dimensions)
+
+
+def leaves(shape: Shape) -> Iterator[tuple[ShapeIndex, Shape]]:
+    """The array leaves of a shape with their indices."""
+    return ((index, part) for index, part in shape.subshapes() if part.is_array)
+
+
+def _nothing(place: _Place) -> InstructionCost:
+    return InstructionCost(operands=tuple({} for _ in place.instruction.operands))
+
+
+def _default(
+    place: _Place,
+    *,
+    flops: float = 0.0,
+    matrix_flops: float = 0.0,
+    transcendentals: float = 0.0,
+    reads: Mapping[int, float] | None = None,
+    written: float | None = None,
+) -> InstructionCost:
+    """Every operand read once and every output written once, but for the overrides given.
+
+    Args:
+      reads: bytes by operand position, in place of the operand's size.
+      written: bytes of the (array) output, in place of its size.
+    """
+    analysis, instruction = place.analysis, place.instruction
+    operands: list[dict[ShapeIndex, float]] = []
+    for position in range(len(instruction.operands)):
+        if reads is not None and position in reads:
+            operands.append({(): reads[position]})
+        else:
+            operands.append(_leaf_sizes(analysis, place.operand_shape(position)))
+    outputs = _leaf_sizes(analysis, instruction.shape)
+    if written is not None:
+        outputs = {(): written}
+    return InstructionCost(
+        flops=flops,
+        matrix_flops=matrix_flops,
+        matrix_type=place.operand_shape(0).element_type if matrix_flops else "",
+        transcendentals=transcendentals,
+        total_bytes=sum(sum(sizes.values()) for sizes in operands) + sum(outputs.values()),
+        operands=tuple(operands),
+        outputs=outputs,
+    )
+
+
+def _leaf_sizes(analysis: CostAnalysis, shape: Shape) -> dict[ShapeIndex, float]:
+    return {index: float(analysis.size_of(leaf)) for index, leaf in leaves(shape)}
+
+
+def _tuple(place: _Place) -> InstructionCost:
+    table_bytes = float(POINTER_BYTES * len(place.instruction.operands))
+    return replace(_nothing(place), outputs={(): table_bytes}, total_bytes=table_bytes)
+
+
+def _transcendental(place: _Place) -> InstructionCost:
+    return _default(place, transcendentals=float(elements(place.instruction.shape)))
+
+
+def _slice(place: _Place) -> InstructionCost:
+    return _default(place, reads={0: _output_bytes(place)})
+
+
+def _dynamic_slice(place: _Place) -> InstructionCost:
+    """The slice is read and written."""
+    return _without_later_indices(_default(place, reads={0: _output_bytes(place)}), 2)
+
+
+def _dynamic_update_slice(place: _Place) -> InstructionCost:
+    update_bytes = float(place.analysis.size_of(place.operand_shape(1)))
+    return _without_later_indices(_default(place, reads={0: 0.0}, written=update_bytes), 3)
+
+
+def _without_later_indices(cost: InstructionCost, start: int) -> InstructionCost:
+    """Of several index operands XLA's total counts the first only; `start` is the second."""
+    later = sum(sum(sizes.values()) for sizes in cost.operands[start:])
+    return replace(cost, total_bytes=cost.total_bytes - later)
+
+
+def _output_bytes(place: _Place) -> float:
+    return float(place.analysis.size_of(place.instruction.shape))
+
+
+def _gather(place: _Place) -> InstructionCost:
+    return _default(place, reads={0: _output_bytes(place)})
+
+
+def _scatter(place: _Place) -> InstructionCost:
+    """Every updated place is read, the updates are read, the places are written."""
+    count = len(place.instruction.operands) // 2
+    size_of = place.analysis.size_of
+    updates = [place.operand_shape(count + 1 + i) for i in range(count)]
+    sub = place.called("to_apply")
+    times = elements(updates[0])
+    cost = _default(
+        place,
+        flops=sub.flops * times,
+        transcendentals=sub.transcendentals * times,
+        reads={i: float(size_of(updates[i])) for i in range(count)},
+    )
+    written = sum(size_of(update) for update in updates)
+    indices = [index for index, _ in leaves(place.instruction.shape)]
+    outputs = {index: float(size_of(updates[i])) for i, index in enumerate(indices)}
+    total = cost.total_bytes - sum(cost.outputs.values()) + written
+    return replace(cost, outputs=outputs, total_bytes=total)
+
+
+def _dot(place: _Place) -> InstructionCost:
+    lhs = place.operand_shape(0).dimensions
+    contracted = braces(place.instruction.attributes.get("lhs_contracting_dims", "{}"))
+    depth = math.prod(lhs[dimension] for dimension in contracted)
+    flops = 2.0 * elements(place.instruction.shape) * depth
+    return _default(place, flops=flops, matrix_flops=flops)
+
+
+def _ragged_dot(place: _Place) -> InstructionCost:
+    """Every row of the left side meets the matrix of its own group only.
+
+    XLA's own count drops a dimension of the result instead, which is too low for ragged rows and
+    too high for a ragged contraction.
+    """
+    numbers = place.instruction.attributes
+    roles = ("rhs_contracting_dims", "rhs_batch_dims", "rhs_group_dims")
+    bound = {dimension for role in roles for dimension in braces(numbers.get(role, "{}"))}
+    rhs = place.operand_shape(1).dimensions
+    free = math.prod(size for dimension, size in enumerate(rhs) if dimension not in bound)
+    flops = 2.0 * elements(place.operand_shape(0)) * free
+    return _default(place, flops=flops, matrix_flops=flops)
+
+
+def _reduce(place: _Place) -> InstructionCost:
+    applied = elements(place.operand_shape(0)) - elements(place.instruction.shape)
+    return _applied(place, float(applied))
+
+
+def _map(place: _Place) -> InstructionCost:
+    return _applied(place, float(elements(place.instruction.shape)))
+
+
+def _reduce_window(place: _Place) -> InstructionCost:
+    window = parse_window(place.instruction.attributes.get("window", "{}"))
+    size = math.prod(dimension.size for dimension in window)
+    return _applied(place, float(elements(place.instruction.shape) * max(0, size - 1)))
+
+
+def _applied(place: _Place, times: float) -> InstructionCost:
+    sub = place.called("to_apply")
+    return _default(place, flops=sub.flops * times, transcendentals=sub.transcendentals * times)
+
+
+def _select_and_scatter(place: _Place) -> InstructionCost:
+    window = parse_window(place.instruction.attributes.get("window", "{}"))
+    size = math.prod(dimension.size for dimension in window)
+    select, scatter = place.called("select"), place.called("scatter")
+    count = elements(place.operand_shape(1))
+    return _default(
+        place,
+        flops=count * (select.flops * (size - 1) + scatter.flops),
+        transcendentals=count * (select.transcendentals * (size - 1) + scatter.transcendentals),
+    )
+
+
+def _sort(place: _Place) -> InstructionCost:
+    count = elements(place.operand_shape(0))
+    return _default(place, flops=float(count * _log2_ceiling(count)))
+
+
+def _log2_ceiling(count: int) -> int:
+    return (count - 1).bit_length() if count > 0 else 0
+
+
+def _fft(place: _Place) -> InstructionCost:
+    lengths = braces(place.instruction.attributes.get("fft_length", "{}"))
+    depth = math.prod(max(0, length.bit_length() - 1) for length in lengths)
+    return _default(place, flops=8.0 * depth * elements(place.instruction.shape))
+
+
+def _triangular_solve(place: _Place) -> InstructionCost:
+    """Half of the triangular operand is read; n multiply-adds an element of the result."""
+    rank = place.operand_shape(0).dimensions[-1]
+    half = place.analysis.size_of(place.operand_shape(0)) / 2
+    return _default(
+        place, flops=2.0 * rank * elements(place.instruction.shape), reads={0: float(half)}
+    )
+
+
+def _cholesky(place: _Place) -> InstructionCost:
+    """Half of the matrix is read and half written."""
+    shape = place.operand_shape(0)
+    half = place.analysis.size_of(shape) / 2
+    flops = float(elements(shape) * shape.dimensions[-1] // 3)
+    return _default(place, flops=flops, reads={0: half}, written=half)
+
+
+def _all_reduce(place: _Place) -> InstructionCost:
+    flops = sum(elements(leaf) for _, leaf in leaves(place.instruction.shape))
+    return _default(place, flops=float(flops))
+
+
+def _rng(place: _Place) -> InstructionCost:
+    count = sum(elements(leaf) for _, leaf in leaves(place.instruction.shape))
+    return _default(place, transcendentals=float(count))
+
+
+def _transpose(place: _Place) -> InstructionCost:
+    return _nothing(place) if transpose_is_bitcast(place) else _default(place)
+
+
+def transpose_is_bitcast(place: _Place) -> bool:
+    """Whether the layouts make a transpose a mere renaming of dimensions (untiled shapes)."""
+    source, result = place.operand_shape(0), place.instruction.shape
+    if source.layout is None or result.layout is None:
+        return False
+    if source.element_type != result.element_type:
+        return False
+    permutation = braces(place.instruction.attributes.get("dimensions", "{}"))
+    renamed = tuple(permutation[dimension] for dimension in result.layout.minor_to_major)
+    same_order = renamed == source.layout.minor_to_major
+    return same_order and source.layout.tiles == result.layout.tiles
+
+
+def _custom_call(place: _Place) -> InstructionCost:
+    target = place.instruction.attributes.get("custom_call_target", "").strip('"')
+    if target in _FREE_TARGETS:
+        return _nothing(place)
+    return replace(_default(place), known=False)
+
+
+def _while(place: _Place) -> InstructionCost:
+    parts = [place.called("body"), place.called("condition")]
+    return replace(_sum(parts), operands=tuple({} for _ in place.instruction.operands))
+
+
+def _call(place: _Place) -> InstructionCost:
+    parts = [place.analysis.total(name) for name in place.instruction.called_computations]
+    return replace(_sum(parts), operands=tuple({} for _ in place.instruction.operands))
+
+
+def _conditional(place: _Place) -> InstructionCost:
+    branches = [place.analysis.total(name) for name in place.instruction.called_computations]
+    return InstructionCost(
+        flops=max(branch.flops for branch in branches),
+        matrix_flops=max(branch.matrix_flops for branch in branches),
+        matrix_type=_widest(branches),
+        transcendentals=max(branch.transcendentals for branch in branches),
+        total_bytes=max(branch.total_bytes for branch in branches),
+        operands=tuple({} for _ in place.instruction.operands),
+        known=all(branch.known for branch in branches),
+    )
+
+
+# --- convolutions --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDimension:
+    """One spatial dimension of a window, in elements."""
+
+    size: int
+    stride: int = 1
+    pad_low: int = 0
+    pad_high: int = 0
+    base_dilation: int = 1
+    window_dilation: int = 1
+
+
+def parse_window(text: str) -> tuple[WindowDimension, ...]:
+    """Parses a window attribute such as `{size=3x3 stride=2x2 pad=1_1x1_1 lhs_dilate=1x1}`."""
+    parts = dict(part.split("=", 1) for part in text.strip("{} ").split())
+    if "size" not in parts:
+        return ()
+    sizes = [int(size) for size in parts["size"].split("x")]
+    ones = "x".join("1" for _ in sizes)
+    zeros = "x".join("0_0" for _ in sizes)
+    pads = [pad.split("_") for pad in parts.get("pad", zeros).split("x")]
+    columns = [
+        [int(value) for value in parts.get(key, ones).split("x")]
+        for key in ("stride", "lhs_dilate", "rhs_dilate")
+    ]
+    return tuple(
+        WindowDimension(size, stride, int(low), int(high), base, window)
+        for size, (low, high), stride, base, window in zip(sizes, pads, *columns, strict=True)
+    )
+
+
+def valid_positions(dimension: WindowDimension, input_size: int, output_size: int) -> int:
+    """Pairs (kernel element, output element) that meet a real input element.
+
+    Neither padding nor the holes of base dilation count.
+    """
+    span = (input_size - 1) * dimension.base_dilation + 1 if input_size else 0
+    total = 0
+    for tap in range(dimension.size):
+        start = tap * dimension.window_dilation - dimension.pad_low
+        total += _hits(start, dimension.stride, span, dimension.base_dilation, output_size)
+    return total
+
+
+def _hits(start: int, stride: int, span: int, dilation: int, count: int) -> int:
+    """How many `o` in `[0, count)` have `0 <= start + o * stride < span`, divisible by dilation."""
+    first = max(0, -(start // stride))
+    last = min(count - 1, (span - 1 - start) // stride)
+    if last < first:
+        return 0
+    common = math.gcd(stride, dilation)
+    if start % common:
+        return 0
+    period = dilation // common
+    # o = -start / stride modulo the period, in numbers made coprime by `common`.
+    offset = (-(start // common) * pow(stride // common, -1, period)) % period
+    first += (offset - first) % period
+    return 0 if last < first else (last - first) // period + 1
+
+
+_DIM_LABELS = re.compile(r"([\w?]+)_([\w?]+)->([\w?]+)")
+
+
+def _convolution(place: _Place) -> InstructionCost:
+    flops = convolution_flops(place.operand_shape(0), place.operand_shape(1), place.instruction)
+    return _default(place, flops=flops, matrix_flops=flops)
+
+
+def convolution_flops(lhs: Shape, rhs: Shape, convolution: HloInstruction) -> float:
+    """Two flops per real multiply-add of a convolution."""
+    attributes = convolution.attributes
+    labels = _DIM_LABELS.fullmatch(attributes.get("dim_labels", ""))
+    if labels is None:
+        return 0.0
+    lhs_labels, rhs_labels, out_labels = labels.groups()
+    window = parse_window(attributes.get("window", "{}"))
+    positions = 1
+    for spatial, dimension in enumerate(window):
+        input_size = lhs.dimensions[lhs_labels.index(str(spatial))]
+        output_size = convolution.shape.dimensions[out_labels.index(str(spatial))]
+        positions *= valid_positions(dimension, input_size, output_size)
+    features_in = lhs.dimensions[lhs_labels.index("f")]
+    features_out = rhs.dimensions[rhs_labels.index("o")]
+    batch = lhs.dimensions[lhs_labels.index("b")]
+    groups = int(attributes.get("feature_group_count", "1"))
+    batch_groups = int(attributes.get("batch_group_count", "1"))
+    multiply_adds = (features_in // groups) * features_out * (batch // batch_groups) * positions
+    return 2.0 * multiply_adds
+
+
+def braces(text: str) -> tuple[int, ...]:
+    """The integers of an attribute such as `{0,2,1}`."""
+    return tuple(int(number) for number in re.findall(r"-?\d+", text))
+
+
+# --- fusions -------------------------------------------------------------------------------------
+
+
+def _fusion(place: _Place) -> InstructionCost:
+    """Inner flops; outside bytes: intermediate values never reach memory."""
+    analysis, instruction = place.analysis, place.instruction
+    inner = analysis.module.computations[instruction.called_computations[0]]
+    work = analysis.total(inner.name)
+    operands: list[dict[ShapeIndex, float]] = [{} for _ in instruction.operands]
+    constants = 0.0
+    for parameter in inner.instructions:
+        if parameter.opcode == "parameter" and parameter.parameter_number is not None:
+            operands[parameter.parameter_number] = _parameter_reads(analysis, inner, parameter)
+        elif parameter.opcode == "constant" and elements(parameter.shape) > 1:
+            constants += analysis.size_of(parameter.shape)
+    outputs = _fusion_writes(analysis, inner, instruction.shape)
+    reads = sum(sum(sizes.values()) for sizes in operands)
+    return replace(
+        work,
+        total_bytes=reads + sum(outputs.values()) + constants,
+        operands=tuple(operands),
+        outputs=outputs,
+    )
+
+
+def _fusion_writes(
+    analysis: CostAnalysis, inner: HloComputation, shape: Shape
+) -> dict[ShapeIndex, float]:
+    """Output leaves: their size, or the update's where the leaf is updated in place."""
+    written: dict[ShapeIndex, float] = {}
+    for index, leaf in leaves(shape):
+        producer = inner.root
+        if len(index) == 1 and producer.opcode == "tuple":
+            producer = inner.instruction(producer.operands[index[0]])
+        if producer.opcode == "dynamic-update-slice":
+            update = inner.instruction(producer.operands[1])
+            written[index] = float(analysis.size_of(update.shape))
+        else:
+            written[index] = float(analysis.size_of(leaf))
+    return written
+
+
+def _parameter_reads(
+    analysis: CostAnalysis, inner: HloComputation, parameter: HloInstruction
+) -> dict[ShapeIndex, float]:
+    """Bytes a fusion reads of each leaf of one of its parameters."""
+    if not parameter.shape.is_tuple:
+        return {(): _value_reads(analysis, inner, parameter)}
+    reads = {index: 0.0 for index, _ in leaves(parameter.shape)}
+    for value, index in _elements_of(analysis, inner, parameter, ()):
+        if index in reads:
+            reads[index] += _value_reads(analysis, inner, value)
+    return reads
+
+
+def _elements_of(
+    analysis: CostAnalysis, inner: HloComputation, value: HloInstruction, index: ShapeIndex
+) -> Iterator[tuple[HloInstruction, ShapeIndex]]:
+    """The get-tuple-elements below a tuple-shaped value, with the index each one selects."""
+    for user, _ in analysis.users(inner.name).get(value.name, ()):
+        if user.opcode == "get-tuple-element":
+            below = (*index, int(user.attributes["index"]))
+            yield user, below
+            yield from _elements_of(analysis, inner, user, below)
+
+
+def _value_reads(analysis: CostAnalysis, inner: HloComputation, value: HloInstruction) -> float:
+    """XLA's FusionParameterReadBytes: slices read their result, the others share one full read."""
+    size = float(analysis.size_of(value.shape))
+    read, shared = 0.0, False
+    for user, position in analysis.users(inner.name).get(value.name, ()):
+        opcode = user.opcode
+        if opcode == "fusion":
+            callee = analysis.module.computations[user.called_computations[0]]
+            read += _value_reads(analysis, callee, _parameter(callee, position))
+        elif opcode in ("slice", "dynamic-slice") and position == 0:
+            read += analysis.size_of(user.shape)
+        elif opcode == "dynamic-update-slice" and position == 0:
+            continue
+        elif opcode in ("broadcast", "reshape"):
+            read += size
+        else:
+            shared = True
+    return read + (size if shared else 0.0)
+
+
+def _parameter(computation: HloComputation, number: int) -> HloInstruction:
+    return next(i for i in computation.instructions if i.parameter_number == number)
+
+
+# --- the opcodes ---------------------------------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FREE = _words(
+    "parameter constant get-tuple-element bitcast domain after-all add-dependency opt-barrier"
+)
+_FREE_TARGETS = _words(
+    "ConcatBitcast AllocateBuffer AssumeGatherIndicesInBound Sharding SPMDFullToShardShape "
+    "SPMDShardToFullShape X64Combine X64SplitHigh X64SplitLow"
+)
+"""Custom calls that move no data: they mark, split or allocate."""
+
+_ELEMENTWISE = _words(
+    "abs add and bitcast-convert ceil clamp clz compare complex convert count-leading-zeros "
+    "divide floor imag is-finite maximum minimum multiply multiply-add negate not or "
+    "popcnt real reduce-precision remainder round-nearest-afz round-nearest-even select "
+    "shift-left shift-right-arithmetic shift-right-logical sign stochastic-convert subtract "
+    "xor"
+)
+_TRANSCENDENTAL = _words(
+    "acos acosh asin asinh atan2 atanh cbrt cosh cosine erf exponential exponential-minus-one "
+    "log log-plus-one logistic power rsqrt sine sinh sqrt tan tanh"
+)
+_HANDLERS: Mapping[str, Callable[[_Place], InstructionCost]] = {
+    **dict.fromkeys(_TRANSCENDENTAL, _transcendental),
+    "tuple": _tuple,
+    "slice": _slice,
+    "dynamic-slice": _dynamic_slice,
+    "dynamic-update-slice": _dynamic_update_slice,
+    "gather": _gather,
+    "scatter": _scatter,
+    "dot": _dot,
+    "scaled-dot": _dot,
+    "ragged-dot": _ragged_dot,
+    "convolution": _convolution,
+    "reduce": _reduce,
+    "reduce-window": _reduce_window,
+    "select-and-scatter": _select_and_scatter,
+    "map": _map,
+    "sort": _sort,
+    "fft": _fft,
+    "triangular-solve": _triangular_solve,
+    "cholesky": _cholesky,
+    "all-reduce": _all_reduce,
+    "all-reduce-start": _all_reduce,
+    "rng": _rng,
+    "rng-bit-generator": _rng,
+    "transpose": _transpose,
+    "custom-call": _custom_call,
+    "while": _while,
+    "call": _call,
+    "async-start": _call,
+    "conditional": _conditional,
+    "fusion": _fusion,
+}
