@@ -1,0 +1,165 @@
+"""A place in HLO text and the moves the grammar makes from it; every failure is located.
+
+Source: XLA_MSA.md section G.1 (`xla/hlo/parser/hlo_lexer.cc`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from hlo_graphs.errors import HloSyntaxError, SourceLocation
+
+NAME = r"[A-Za-z_][\w.\-]*"
+STRING = r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'"
+
+_BLANK = re.compile(r"(?:\s++|//[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)*+")
+_NAME = re.compile(NAME, re.ASCII)
+_INTEGER = re.compile(r"-?[0-9]+")
+_STRING = re.compile(STRING, re.DOTALL)
+_FOUND = re.compile(r"[\w.%\-]{1,60}|[^\S\n]*\S")
+_NEXT_OF_INTEREST = re.compile(r"[{}()\[\]\"']|//|/\*")
+_CLOSING = {"{": "}", "(": ")", "[": "]"}
+
+
+class Cursor:
+    """A position in a text.
+
+    Comments count as blanks. `expect_*` raise HloSyntaxError, `accept_*` report failure.
+    """
+
+    __slots__ = ("end", "path", "position", "text")
+
+    def __init__(self, text: str, path: str, position: int = 0, end: int | None = None) -> None:
+        self.text = text
+        self.path = path
+        self.position = position
+        self.end = len(text) if end is None else end
+
+    def location(self, position: int) -> SourceLocation:
+        """Line and column of `position`."""
+        line = self.text.count("\n", 0, position) + 1
+        column = position - (self.text.rfind("\n", 0, position) + 1) + 1
+        return SourceLocation(self.path, line, column)
+
+    def fail(
+        self, expected: str, position: int | None = None, found: str | None = None
+    ) -> NoReturn:
+        """Raises the error that `expected` was not found at `position` (default: here)."""
+        if position is None:
+            self.skip_blanks()
+            position = self.position
+        if found is None:
+            found = self._found(position)
+        raise HloSyntaxError(self.location(position), found, expected)
+
+    def _found(self, position: int) -> str:
+        if position >= self.end:
+            return "end of text"
+        match = _FOUND.match(self.text, position, self.end)
+        return repr(match.group() if match else self.text[position])
+
+    def skip_blanks(self) -> None:
+        """Moves over white space and comments."""
+        match = _BLANK.match(self.text, self.position, self.end)
+        if match is not None:
+            self.position = match.end()
+
+    def at_end(self) -> bool:
+        """Whether only blanks are left."""
+        self.skip_blanks()
+        return self.position >= self.end
+
+    def peek(self, literal: str) -> bool:
+        """Whether `literal` comes next."""
+        self.skip_blanks()
+        return self.text.startswith(literal, self.position, self.end)
+
+    def accept(self, literal: str) -> bool:
+        """Moves over `literal` if it comes next."""
+        if not self.peek(literal):
+            return False
+        self.position += len(literal)
+        return True
+
+    def expect(self, literal: str, context: str) -> None:
+        """Moves over `literal`, which must come next."""
+        if not self.accept(literal):
+            self.fail(f"{literal!r} {context}")
+
+    def accept_pattern(self, pattern: re.Pattern[str]) -> str | None:
+        """Moves over a match of `pattern` and returns it; None if there is none here."""
+        self.skip_blanks()
+        match = pattern.match(self.text, self.position, self.end)
+        if match is None:
+            return None
+        self.position = match.end()
+        return match.group()
+
+    def accept_name(self) -> str | None:
+        """A name with or without `%`."""
+        start = self.position
+        self.accept("%")
+        name = self.accept_pattern(_NAME)
+        if name is None:
+            self.position = start
+        return name
+
+    def expect_name(self, expected: str) -> str:
+        """A name, without its `%`."""
+        name = self.accept_name()
+        if name is None:
+            self.fail(expected)
+        return name
+
+    def expect_integer(self, expected: str) -> int:
+        """A decimal integer that fits 64 bits."""
+        text = self.accept_pattern(_INTEGER)
+        if text is None:
+            self.fail(expected)
+        if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+            start = self.position - len(text)
+            self.fail(f"{expected} of at most 64 bits", start, f"{text[:40]!r}")
+        return int(text)
+
+    def expect_string(self, expected: str) -> str:
+        """A quoted string, returned with its quotes."""
+        text = self.accept_pattern(_STRING)
+        if text is None:
+            self.fail(expected)
+        return text
+
+    def skip_balanced(self) -> None:
+        """Moves over a bracketed piece of text that starts here, strings and comments respected.
+
+        Works without recursion, so any depth is fine.
+        """
+        opened: list[tuple[str, int]] = []
+        while True:
+            match = _NEXT_OF_INTEREST.search(self.text, self.position, self.end)
+            if match is None:
+                bracket, start = opened[-1]
+                self.fail(f"a {_CLOSING[bracket]!r} to close it", start)
+            token = match.group()
+            self.position = match.start()
+            if token in _CLOSING:
+                opened.append((token, self.position))
+                self.position += 1
+            elif token in ("//", "/*"):
+                self._skip_comment()
+            elif token in "\"'":
+                self.expect_string("a string that ends")
+            else:
+                bracket, start = opened.pop()
+                if token != _CLOSING[bracket]:
+                    place = self.location(start)
+                    self.fail(f"{_CLOSING[bracket]!r} for the {bracket!r} of line {place.line}")
+                self.position += 1
+                if not opened:
+                    return
+
+    def _skip_comment(self) -> None:
+        start = self.position
+        self.skip_blanks()
+        if self.position == start:
+            self.fail("a comment that ends", start)

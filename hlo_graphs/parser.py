@@ -1,0 +1,243 @@
+"""Scheduled HLO text to HloModule.
+
+Source: XLA_MSA.md section G (`xla/hlo/parser/hlo_parser.cc`). Attributes stay raw text, so
+attributes newer than this parser do no harm; opcodes, shapes, names and brackets are checked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from hlo_graphs.attributes import read_attribute
+from hlo_graphs.errors import InputError
+from hlo_graphs.hlo import HloComputation, HloModule, InputOutputAlias, ShapeIndex
+from hlo_graphs.instruction_text import BodyReader
+from hlo_graphs.lexer import Cursor
+from hlo_graphs.shape_text import ShapeReader
+
+_SEPARATOR = re.compile(r"^[ \t]*// -----.*$", re.MULTILINE)
+_MODULE = re.compile(r"HloModule(?![\w.\-])")
+_ENTRY = re.compile(r"ENTRY(?![\w.\-])")
+_TABLE = re.compile(r"(?:FileNames|FunctionNames|FileLocations|StackFrames)(?![\w.\-=])")
+_TABLE_ROW = re.compile(r"[0-9]++\s++(?=[\"{'])")
+_ALIAS_KIND = re.compile(r"may-alias|must-alias")
+
+
+def parse_module(text: str, path: str = "<string>") -> HloModule:
+    """The one module of `text`.
+
+    Raises:
+      HloSyntaxError: where the text does not follow the grammar.
+      InputError: if it holds no module, or several.
+    """
+    modules = parse_modules(text, path)
+    if len(modules) != 1:
+        raise InputError(
+            f"{path}: {len(modules)} HLO modules in one text, expected one; split the file at "
+            "its '// -----' lines"
+        )
+    return modules[0]
+
+
+def parse_modules(text: str, path: str = "<string>") -> tuple[HloModule, ...]:
+    """All modules of `text`, separated by `// -----` lines or by their headers.
+
+    Raises:
+      HloSyntaxError: where the text does not follow the grammar.
+      InputError: if it holds no module.
+    """
+    modules = tuple(_modules(text, path, fast=True))
+    if not modules:
+        raise InputError(f"{path}: no HLO module: the text is empty")
+    return modules
+
+
+def read_module(path: str | Path) -> HloModule:
+    """The one module of a file, plain or gzipped; `-` is the standard input.
+
+    Raises:
+      HloSyntaxError: where the text does not follow the grammar.
+      InputError: if the file cannot be read, or does not hold exactly one module.
+    """
+    name = "<stdin>" if str(path) == "-" else str(path)
+    try:
+        data = sys.stdin.buffer.read() if name == "<stdin>" else Path(path).read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+        text = data.decode()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: damaged gzip file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not HLO text: byte {error.start} is not UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot read the file: {error.strerror or error}") from error
+    return parse_module(text, name)
+
+
+def require_scheduled(module: HloModule) -> HloModule:
+    """`module`, if its text order is an execution order.
+
+    Raises:
+      InputError: if it is not scheduled, saying how to get one that is.
+    """
+    if not module.is_scheduled:
+        raise InputError(
+            f"{module.path}: module {module.name!r} is not scheduled (no is_scheduled=true in its "
+            "header). Compile it and take the module after optimisation: dump with "
+            "XLA_FLAGS='--xla_dump_to=DIR --xla_dump_hlo_as_text' and use the "
+            "*after_optimizations.txt, or print jax.jit(f).lower(...).compile().as_text()"
+        )
+    return module
+
+
+def _modules(text: str, path: str, fast: bool) -> Iterator[HloModule]:
+    start = 0
+    ends = [match.start() for match in _SEPARATOR.finditer(text)]
+    for end in [*ends, len(text)]:
+        cursor = Cursor(text, path, start, end)
+        while not cursor.at_end():
+            yield _ModuleReader(cursor, fast).read()
+        start = end
+
+
+class _ModuleReader:
+    """Reads one module from the cursor on."""
+
+    def __init__(self, cursor: Cursor, fast: bool) -> None:
+        self._cursor = cursor
+        self._shapes = ShapeReader()
+        self._computations: dict[str, HloComputation] = {}
+        self._bodies = BodyReader(cursor, self._shapes, self._computations, fast)
+        self._attributes: dict[str, str] = {}
+        self._aliases: tuple[InputOutputAlias, ...] = ()
+
+    def read(self) -> HloModule:
+        cursor = self._cursor
+        name = ""
+        if cursor.accept_pattern(_MODULE):
+            name = self._read_header()
+        self._skip_tables()
+        entry: str | None = None
+        start = cursor.position
+        while not cursor.at_end() and not _MODULE.match(cursor.text, cursor.position, cursor.end):
+            computation = self._read_computation(entry)
+            if computation.is_entry:
+                entry = computation.name
+        if not self._computations:
+            cursor.fail("a computation", start)
+        if entry is None:
+            entry = next(reversed(self._computations))
+            self._computations[entry] = replace(self._computations[entry], is_entry=True)
+        return HloModule(
+            name,
+            MappingProxyType(self._attributes),
+            MappingProxyType(self._computations),
+            self._computations[entry],
+            self._attributes.get("is_scheduled") == "true",
+            self._aliases,
+            cursor.path,
+        )
+
+    def _read_header(self) -> str:
+        cursor = self._cursor
+        name = cursor.expect_name("the module's name")
+        cursor.accept(":")
+        while cursor.accept(","):
+            cursor.skip_blanks()
+            start = cursor.position
+            attribute = read_attribute(cursor)
+            if attribute.name in self._attributes:
+                cursor.fail("each attribute once", start, repr(attribute.name))
+            self._attributes[attribute.name] = attribute.text
+            if attribute.name == "input_output_alias":
+                end = attribute.start + len(attribute.text)
+                inner = Cursor(cursor.text, cursor.path, attribute.start, end)
+                self._aliases = tuple(_read_aliases(inner))
+        return name
+
+    def _skip_tables(self) -> None:
+        """FileNames and its like: numbered rows of strings or braces."""
+        cursor = self._cursor
+        while cursor.accept_pattern(_TABLE):
+            while cursor.accept_pattern(_TABLE_ROW):
+                if cursor.peek("{"):
+                    cursor.skip_balanced()
+                else:
+                    cursor.expect_string("a string")
+
+    def _read_computation(self, entry: str | None) -> HloComputation:
+        """`[ENTRY] name [(parameters) -> shape] { ... } [, attributes]`."""
+        cursor = self._cursor
+        start = cursor.position
+        is_entry = cursor.accept_pattern(_ENTRY) is not None
+        if is_entry and entry is not None:
+            cursor.fail(f"one ENTRY computation ({entry!r} is one)", start)
+        cursor.skip_blanks()
+        start = cursor.position
+        name = cursor.expect_name("a computation")
+        if name in self._computations:
+            cursor.fail("a computation name not used before", start, repr(name))
+        if cursor.accept("("):
+            self._read_signature()
+        cursor.expect("{", f"before the instructions of {name!r}")
+        computation = self._bodies.read(name, is_entry)
+        while cursor.accept(","):
+            attribute = read_attribute(cursor)
+            if attribute.name == "execution_thread":
+                computation = replace(computation, execution_thread=attribute.text.strip("\"'"))
+        self._computations[name] = computation
+        return computation
+
+    def _read_signature(self) -> None:
+        """`name: shape, ...) -> shape`; only its form is checked."""
+        cursor = self._cursor
+        first = True
+        while not cursor.accept(")"):
+            if not first:
+                cursor.expect(",", "or ')' between parameters")
+            first = False
+            cursor.expect_name("a parameter's name")
+            cursor.expect(":", "after a parameter's name")
+            self._shapes.read(cursor)
+        cursor.expect("->", "and the result's shape after the parameters")
+        self._shapes.read(cursor)
+
+
+def _read_aliases(cursor: Cursor) -> Iterator[InputOutputAlias]:
+    """`{ {0}: (1, {}, may-alias), ... }`."""
+    cursor.expect("{", "before the aliases")
+    first = True
+    while not cursor.accept("}"):
+        if not first:
+            cursor.expect(",", "or '}' between aliases")
+        first = False
+        output = _read_index(cursor)
+        cursor.expect(":", "after the output's index")
+        cursor.expect("(", "before the parameter")
+        number = cursor.expect_integer("a parameter's number")
+        cursor.expect(",", "after the parameter's number")
+        index = _read_index(cursor)
+        kind: str | None = "may-alias"
+        if cursor.accept(","):
+            kind = cursor.accept_pattern(_ALIAS_KIND)
+            if kind is None:
+                cursor.fail("may-alias or must-alias")
+        cursor.expect(")", "after the parameter")
+        yield InputOutputAlias(output, number, index, kind or "may-alias")
+
+
+def _read_index(cursor: Cursor) -> ShapeIndex:
+    cursor.expect("{", "before a shape index")
+    index: list[int] = []
+    while not cursor.accept("}"):
+        if index:
+            cursor.expect(",", "or '}' in a shape index")
+        index.append(cursor.expect_integer("a number in a shape index"))
+    return tuple(index)

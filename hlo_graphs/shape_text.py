@@ -1,0 +1,231 @@
+"""Reads shapes and layouts, the part of HLO text that repeats most.
+
+Source: XLA_MSA.md section G.4 (`HloParserImpl::ParseShape`, `ParseLayout`).
+"""
+
+from __future__ import annotations
+
+import re
+
+from hlo_graphs.hlo import COMBINED_TILE_DIMENSION, UNBOUNDED_DIMENSION, Layout, Shape
+from hlo_graphs.lexer import Cursor
+from hlo_graphs.shapes import ELEMENT_BITS
+
+MAX_NESTING = 200
+"""Deepest tuple nesting read; real modules stay under ten."""
+
+_SIMPLE = re.compile(
+    r"[a-z][a-z0-9]*+\[[0-9,]*+\](?:\{(?=[0-9:])[^{}\s]*+\}|(?!\s*+\{\s*+[0-9:]))", re.ASCII
+)
+_TYPE_NAME = re.compile(r"[A-Za-z_]\w*")
+_DIM_LEVEL = re.compile(r"[A-Z][+~]*")
+_LAYOUT_AHEAD = re.compile(r"\s*+\{\s*+(?=-?[0-9]|:)")
+_BUFFER_AHEAD = re.compile(r"b\s*+\(")
+_SHAPE_AHEAD = re.compile(r"\(|b\s*+\(|[A-Za-z_]\w*+\s*+\[")
+_HANDLES = ("token", "opaque")
+
+
+class ShapeReader:
+    """Reads shapes at a cursor; equal texts give the same object."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Shape] = {}
+
+    def from_text(self, text: str, cursor: Cursor, position: int) -> Shape:
+        """The shape `text`, which stands at `position` of the cursor's text."""
+        shape = self._known.get(text)
+        if shape is None:
+            inner = Cursor(cursor.text, cursor.path, position, position + len(text))
+            shape = self.read(inner)
+            if not inner.at_end():
+                inner.fail("the end of the shape")
+            self._known[text] = shape
+        return shape
+
+    def ahead(self, cursor: Cursor) -> bool:
+        """Whether a shape comes next."""
+        cursor.skip_blanks()
+        return _SHAPE_AHEAD.match(cursor.text, cursor.position, cursor.end) is not None
+
+    def read(self, cursor: Cursor, depth: int = 0) -> Shape:
+        """The shape at the cursor, which moves behind it.
+
+        Raises:
+          HloSyntaxError: if there is none.
+        """
+        cursor.skip_blanks()
+        match = _SIMPLE.match(cursor.text, cursor.position, cursor.end)
+        if match is not None and (known := self._known.get(match.group())) is not None:
+            cursor.position = match.end()
+            return known
+        shape = self._read_any(cursor, depth)
+        if match is not None and cursor.position == match.end():
+            self._known[match.group()] = shape
+        return shape
+
+    def _read_any(self, cursor: Cursor, depth: int) -> Shape:
+        if depth > MAX_NESTING:
+            cursor.fail(f"a shape nested at most {MAX_NESTING} deep")
+        if cursor.accept("("):
+            return Shape("tuple", elements=self._read_members(cursor, depth))
+        if _BUFFER_AHEAD.match(cursor.text, cursor.position, cursor.end):
+            cursor.accept("b")
+            cursor.accept("(")
+            inner = self.read(cursor, depth + 1)
+            cursor.expect(")", "after the shape of a buffer")
+            return Shape("buffer", elements=(inner,))
+        return self._read_array(cursor)
+
+    def _read_members(self, cursor: Cursor, depth: int) -> tuple[Shape, ...]:
+        members: list[Shape] = []
+        if cursor.accept(")"):
+            return ()
+        while True:
+            members.append(self.read(cursor, depth + 1))
+            if cursor.accept(")"):
+                return tuple(members)
+            cursor.expect(",", "or ')' in a tuple shape")
+
+    def _read_array(self, cursor: Cursor) -> Shape:
+        start = cursor.position
+        name = cursor.accept_pattern(_TYPE_NAME)
+        if name is None:
+            cursor.fail("a shape")
+        if name not in ELEMENT_BITS and name not in _HANDLES:
+            cursor.fail("an element type such as f32", start, repr(name))
+        cursor.expect("[", f"after the element type {name}")
+        dimensions, dynamic = _read_dimensions(cursor)
+        layout = None
+        if _LAYOUT_AHEAD.match(cursor.text, cursor.position, cursor.end):
+            layout = self._read_layout(cursor, len(dimensions))
+        elif name not in _HANDLES:
+            layout = Layout(tuple(reversed(range(len(dimensions)))))
+        return Shape(name, dimensions, layout, (), dynamic)
+
+    def _read_layout(self, cursor: Cursor, rank: int) -> Layout:
+        cursor.expect("{", "before a layout")
+        start = cursor.position
+        minor_to_major: list[int] = []
+        if not cursor.peek(":") and not cursor.peek("}"):
+            minor_to_major = _read_integers(cursor, "a dimension number")
+        if sorted(minor_to_major) != list(range(rank)):
+            found = f"{{{','.join(map(str, minor_to_major))}}}"
+            cursor.fail(f"each of the {rank} dimensions once", start, found)
+        properties: dict[str, object] = {}
+        if cursor.accept(":"):
+            while not cursor.peek("}"):
+                self._read_property(cursor, properties)
+        cursor.expect("}", "after a layout")
+        return Layout(tuple(minor_to_major), **properties)  # type: ignore[arg-type]
+
+    def _read_property(self, cursor: Cursor, properties: dict[str, object]) -> None:
+        """One letter and its brackets."""
+        if cursor.accept("T"):
+            tiles = [_read_tile(cursor)]
+            while cursor.peek("("):
+                tiles.append(_read_tile(cursor))
+            properties["tiles"] = tuple(tiles)
+        elif cursor.accept("SC"):
+            properties["split_configs"] = _read_split_configs(cursor)
+        elif cursor.accept("D"):
+            properties["dim_levels"] = _read_dim_levels(cursor)
+        elif cursor.accept("P"):
+            cursor.expect("(", "after P")
+            properties["physical_shape"] = self.read(cursor)
+            cursor.expect(")", "after the physical shape")
+        else:
+            _read_scalar_property(cursor, properties)
+
+
+_INTEGER_PROPERTIES = {
+    "S": "memory_space",
+    "E": "element_size_bits",
+    "L": "tail_alignment",
+    "M": "dynamic_prefix_bytes",
+}
+_TYPE_PROPERTIES = {"#": "index_type", "*": "pointer_type"}
+
+
+def _read_scalar_property(cursor: Cursor, properties: dict[str, object]) -> None:
+    letter = cursor.text[cursor.position : cursor.position + 1]
+    if letter in _INTEGER_PROPERTIES:
+        cursor.accept(letter)
+        cursor.expect("(", f"after {letter}")
+        value: object = _read_size(cursor, f"the number of {letter}(...)")
+        properties[_INTEGER_PROPERTIES[letter]] = value
+    elif letter in _TYPE_PROPERTIES:
+        cursor.accept(letter)
+        cursor.expect("(", f"after {letter}")
+        value = cursor.expect_name("an element type")
+        properties[_TYPE_PROPERTIES[letter]] = value
+    else:
+        cursor.fail("a layout property (one of D T L # * E S SC P M) or '}'")
+    cursor.expect(")", f"after the value of {letter}(")
+
+
+def _read_size(cursor: Cursor, expected: str) -> int:
+    cursor.skip_blanks()
+    start = cursor.position
+    value = cursor.expect_integer(expected)
+    if value < 0:
+        cursor.fail(f"{expected}, at least 0", start)
+    return value
+
+
+def _read_integers(cursor: Cursor, expected: str) -> list[int]:
+    numbers = [_read_size(cursor, expected)]
+    while cursor.accept(","):
+        numbers.append(_read_size(cursor, expected))
+    return numbers
+
+
+def _read_dimensions(cursor: Cursor) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Sizes and which of them are bounds, up to and with the closing bracket."""
+    sizes: list[int] = []
+    dynamic: list[bool] = []
+    while not cursor.accept("]"):
+        if sizes:
+            cursor.expect(",", "or ']' between dimensions")
+        if cursor.accept("?"):
+            sizes.append(UNBOUNDED_DIMENSION)
+            dynamic.append(True)
+        else:
+            dynamic.append(cursor.accept("<="))
+            sizes.append(_read_size(cursor, "a dimension's size"))
+    return tuple(sizes), tuple(dynamic) if any(dynamic) else ()
+
+
+def _read_tile(cursor: Cursor) -> tuple[int, ...]:
+    cursor.expect("(", "before the sizes of a tile")
+    sizes: list[int] = []
+    while not cursor.accept(")"):
+        if sizes:
+            cursor.expect(",", "or ')' between the sizes of a tile")
+        if cursor.accept("*"):
+            sizes.append(COMBINED_TILE_DIMENSION)
+        else:
+            sizes.append(_read_size(cursor, "a tile's size"))
+    return tuple(sizes)
+
+
+def _read_dim_levels(cursor: Cursor) -> tuple[str, ...]:
+    cursor.expect("(", "after D")
+    levels: list[str] = []
+    while not cursor.accept(")"):
+        if levels:
+            cursor.expect(",", "or ')' between dimension levels")
+        level = cursor.accept_pattern(_DIM_LEVEL)
+        if level is None or level[0] not in "DCSHL":
+            cursor.fail("a dimension level (D, C, S or H)")
+        levels.append(level)
+    return tuple(levels)
+
+
+def _read_split_configs(cursor: Cursor) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    configs: list[tuple[int, tuple[int, ...]]] = []
+    while cursor.accept("("):
+        dimension = _read_size(cursor, "a dimension number")
+        cursor.expect(":", "after the split dimension")
+        configs.append((dimension, tuple(_read_integers(cursor, "a split index"))))
+        cursor.expect(")", "after the split indices")
+    return tuple(configs)
