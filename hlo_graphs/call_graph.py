@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
-from hlo_graphs.opcodes import split_async_opcode
+
 
 class Role(NamedTuple):
     """As what a computation is called.
@@ -89,13 +89,10 @@ class AsyncChain:
 def async_part(opcode: str) -> str | None:
     """Which link of an asynchronous chain `opcode` is: "start", "update", "done", None if no link.
 
-    Covers `async-start` and the sugar `X-start` of any operation X; operations with a start
-    of their own (copies, some collectives, send and recv) make no chains.
+    Operations with a start of their own (copies, some collectives, send and recv) make no
+    chains; the sugar `slice-start` is gone once a module is read.
     """
-    if opcode.startswith("async-"):
-        return opcode.removeprefix("async-")
-    form = split_async_opcode(opcode)
-    return form[1] if form is not None else None
+    return opcode.removeprefix("async-") if opcode.startswith("async-") else None
 
 
 def control_flow_calls(instruction: HloInstruction) -> tuple[tuple[Role, str], ...]:
@@ -111,7 +108,7 @@ def control_flow_calls(instruction: HloInstruction) -> tuple[tuple[Role, str], .
         case "conditional":
             called = instruction.called_computations
             return tuple((Role("branch", number), name) for number, name in enumerate(called))
-        case "async-start" | "call-start":
+        case "async-start":
             return tuple((Role("async"), name) for name in instruction.called_computations[:1])
         case _:
             return ()

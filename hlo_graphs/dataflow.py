@@ -224,9 +224,7 @@ def _values(
     numbering: _Numbering, id_of: dict[int, int], phis: Iterable[int]
 ) -> Iterator[HloValue]:
     where: dict[int, tuple[Site, ShapeIndex]] = {
-        number: place
-        for number, place in enumerate(numbering.positions())
-        if number in id_of
+        number: place for number, place in enumerate(numbering.positions()) if number in id_of
     }
     is_phi = set(phis)
     for number, value_id in id_of.items():

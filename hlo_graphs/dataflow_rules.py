@@ -21,12 +21,12 @@ class Position(NamedTuple):
     Attributes:
       computation: name of the computation the instruction is in.
       instruction: its name.
-      index: into its shape; () is the whole.
+      shape_index: into its shape; () is the whole.
     """
 
     computation: str
     instruction: str
-    index: ShapeIndex
+    shape_index: ShapeIndex
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from hlo_graphs.call_graph import CallGraph
+from hlo_graphs.call_graph import AsyncChain, CallGraph
 from hlo_graphs.dataflow_rules import is_in_place_permute
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, ShapeIndex
 
@@ -59,7 +59,7 @@ def async_pairs(
     first = chain.operands_before(link)
     own = chain.own_operands(link)
     pairs = []
-    for pair in stated_aliasing(chain.start):
+    for pair in _chain_aliasing(graph.module, chain):
         number = pair.operand_number - first
         if not 0 <= number < len(own):
             continue
@@ -68,6 +68,15 @@ def async_pairs(
             shift = 0 if link is chain.start else 1
             pairs.append(InPlacePair(number + shift, pair.operand_index, output))
     return tuple(pairs)
+
+
+def _chain_aliasing(module: HloModule, chain: AsyncChain) -> tuple[InPlacePair, ...]:
+    """What the start states; the sugar `call-start` leaves it at the wrapped call."""
+    stated = stated_aliasing(chain.start)
+    if stated or chain.wrapped is None:
+        return stated
+    root = module.computations[chain.wrapped].root
+    return stated_aliasing(root) if root.opcode == "call" else ()
 
 
 def _bound_output(is_done: bool, link: HloInstruction, index: ShapeIndex) -> ShapeIndex | None:
@@ -86,7 +95,7 @@ def _index(text: str) -> ShapeIndex:
     return tuple(int(step) for step in text.split(",") if step.strip())
 
 
-Rule = Callable[[HloModule, HloComputation, HloInstruction], "Iterator[InPlacePair]"]
+Rule = Callable[[HloModule, HloComputation, HloInstruction], Iterator[InPlacePair]]
 
 
 def _first_operand(

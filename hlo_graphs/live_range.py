@@ -6,6 +6,7 @@ places in the flattened schedule; live ranges include both ends, as XLA prints t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -217,7 +218,7 @@ def live_ranges(
 def _normalise(values: list[int], found: dict[int, LiveRange]) -> None:
     """Makes the ranges of one buffer follow each other (NormalizeAliasedBuffers)."""
     values.sort(key=lambda value: (found[value], value))
-    for this, following in zip(values, values[1:], strict=False):
+    for this, following in itertools.pairwise(values):
         end = found[this].end
         start = found[following].start
         found[following] = LiveRange(start, max(end, found[following].end))
