@@ -1,0 +1,271 @@
+"""Greedy by time saved per byte and step: fast, never worse than all-slow, a seed for the rest.
+
+Candidates are single accesses and gaps between consecutive accesses of a buffer (an inner loop
+counts as one access). The best density, the time a candidate saves now over the space it holds,
+is taken first, with its prefetch or eviction in unreserved idle time and a best-fit offset; a
+candidate is re-evaluated when it comes up, because steps get shorter and memory fills. Source:
+PROBLEM.md sections 2 to 4; issue "a first solver".
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hlo_graphs.program import Access, Instruction, Program
+from malloc_game.memory_map import MemoryMap, Residency, Source
+from solvers.evaluate import simulated_latency
+from solvers.plan import Plan, Proposal, Run, all_lanes
+from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.timeline import Lane
+
+Uses = Sequence[tuple[int, Access]]
+
+
+@dataclass(frozen=True, slots=True)
+class GreedySettings:
+    """What the density of a candidate is made of.
+
+    Attributes:
+      share: weight, 0 to 1, of an access's share of what its step could save at most, against
+        what it saves alone now. Where several slow accesses overlap, one alone may save nothing.
+      idle_price: cost of a weighted tick of copy work, in ticks: idle time is scarce too.
+      area_power: density is gain / area ** area_power.
+    """
+
+    share: float = 0.3
+    idle_price: float = 0.05
+    area_power: float = 1.0
+
+
+VARIANTS = (
+    GreedySettings(),
+    GreedySettings(share=0.7, idle_price=0.1),
+    GreedySettings(share=0.3, idle_price=0.0, area_power=0.7),
+    GreedySettings(share=0.1, idle_price=0.3, area_power=1.2),
+)
+"""Settings tried in turn on small programs; large ones get as many as fit in a second."""
+
+MAX_ACCESSES_FOR_VARIANTS = 1500
+"""Beyond this only the first of `VARIANTS` is run, to stay under a second."""
+
+
+class GreedySolver:
+    """Greedy construction; tries a few settings and one carried parameter on small programs."""
+
+    name = "greedy"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The best of the constructed maps, the initial ones and the empty one."""
+        deadline = Deadline.after(request.time_limit_seconds)
+        program = request.program
+        best, best_ticks = MemoryMap(), program.all_slow_ticks
+        played = 0
+        for candidate in _candidates(request, deadline):
+            ticks = simulated_latency(program, candidate, request.copy_order)
+            played += 1
+            if ticks < best_ticks:
+                best, best_ticks = candidate, ticks
+                seconds = deadline.elapsed_seconds
+                request.report(Progress(seconds, self.name, ticks, memory_map=candidate))
+            if deadline.expired:
+                break
+        return Solution(
+            memory_map=best,
+            latency_ticks=best_ticks,
+            lower_bound_ticks=None,
+            status=status_of(best_ticks, None, request.gap),
+            solver=self.name,
+            wall_seconds=deadline.elapsed_seconds,
+            games_played=played,
+        )
+
+
+def _candidates(request: SolveRequest, deadline: Deadline):  # type: ignore[no-untyped-def]
+    yield from request.initial_maps
+    program = request.program
+    lanes = all_lanes(program)
+    accesses = sum(len(step.accesses) for step in program.instructions)
+    variants = VARIANTS if accesses <= MAX_ACCESSES_FOR_VARIANTS else VARIANTS[:1]
+    for settings in variants:
+        yield construct(program, settings, lanes=lanes).memory_map()
+
+
+def construct(
+    program: Program,
+    settings: GreedySettings | None = None,
+    *,
+    lanes: Sequence[Lane] | None = None,
+    plan: Plan | None = None,
+    bonus: Callable[[int, int, int], float] | None = None,
+) -> Plan:
+    """A plan filled greedily.
+
+    Args:
+      program: the problem.
+      settings: what a density is made of.
+      lanes: `all_lanes(program)`, if the caller has them.
+      plan: start from these residencies instead of none.
+      bonus: factor on the density of covering items `first..last` of a lane, e.g. from a
+        linear relaxation; 0 forbids a candidate.
+    """
+    plan = Plan(program, lanes) if plan is None else plan
+    greedy = _Greedy(plan, settings or GreedySettings(), bonus)
+    greedy.fill()
+    greedy.drop_useless()
+    greedy.refill()
+    return plan
+
+
+class _Greedy:
+    """One filling of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: GreedySettings,
+        bonus: Callable[[int, int, int], float] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.bonus = bonus
+        self.shares = _shares(plan.program)
+        self.share = settings.share
+        self.heap: list[tuple[float, int, int, int]] = []
+        self.current: dict[tuple[int, int, int], float] = {}
+
+    def fill(self) -> None:
+        """Takes candidates by density until none helps."""
+        for lane_index, lane in enumerate(self.plan.lanes):
+            for first in range(len(lane.items)):
+                self._push(lane_index, first, first)
+                if first + 1 < len(lane.items):
+                    self._push(lane_index, first, first + 1)
+        while self.heap:
+            self._step()
+
+    def refill(self) -> None:
+        """A second pass that counts only what a candidate saves alone, now."""
+        self.share = 0.0
+        self.current.clear()
+        self.fill()
+
+    def drop_useless(self) -> None:
+        """Takes out residencies without which the program is no slower."""
+        runs = sorted(self.plan.runs.values(), key=self._run_order)
+        for run in runs:
+            proposal = self.plan.uncover(run)
+            if proposal.gain_ticks < 0:
+                proposal.undo()
+
+    def _run_order(self, run: Run) -> tuple[int, int, int]:
+        return (-(run.end - run.start), run.lane, run.first)
+
+    def _step(self) -> None:
+        negative, lane_index, first, last = heapq.heappop(self.heap)
+        key = (lane_index, first, last)
+        if self.current.get(key) != -negative:
+            return
+        score = self._estimate(lane_index, first, last)
+        if score <= 0:
+            return
+        if score < -negative * 0.999:
+            self._push_scored(key, score)
+            return
+        proposal = self.plan.cover(lane_index, first, last)
+        if proposal is None:
+            return
+        value = self._value(proposal)
+        if value <= 0:
+            proposal.undo()
+            return
+        actual = self._density(value, proposal.added_area)
+        if self.heap and actual < 0.8 * -self.heap[0][0]:
+            proposal.undo()
+            self._push_scored(key, actual)
+            return
+        self._push_neighbours(proposal)
+
+    def _push_neighbours(self, proposal: Proposal) -> None:
+        run = proposal.run
+        assert run is not None
+        if run.first > 0:
+            self._push(run.lane, run.first - 1, run.first)
+        if run.last + 1 < len(self.plan.lanes[run.lane].items):
+            self._push(run.lane, run.last, run.last + 1)
+
+    def _push(self, lane_index: int, first: int, last: int) -> None:
+        score = self._estimate(lane_index, first, last)
+        if score > 0:
+            self._push_scored((lane_index, first, last), score)
+
+    def _push_scored(self, key: tuple[int, int, int], score: float) -> None:
+        self.current[key] = score
+        heapq.heappush(self.heap, (-score, *key))
+
+    def _estimate(self, lane_index: int, first: int, last: int) -> float:
+        """An upper estimate of the density: no copies, no more space than the items need."""
+        plan = self.plan
+        if plan.covered[lane_index]:
+            return 0.0
+        lane = plan.lanes[lane_index]
+        begin, finish = lane.items[first], lane.items[last]
+        runs = plan.run_at[lane_index]
+        uses = begin.uses if first == last else (*begin.uses, *finish.uses)
+        new = [use for use in uses if not plan.is_fast(use[0], lane.buffer)]
+        copies = 0.0
+        if not new:
+            if first == last or runs[first] is runs[last]:
+                return 0.0
+            copies = plan.copy_ticks[lane.buffer] * lane.repeat
+        gain = self._blend(plan.saving(new), new) + self.settings.idle_price * copies
+        if gain <= 0:
+            return 0.0
+        held = finish.end_step - begin.start_step
+        held -= sum(
+            item.end_step - item.start_step
+            for position, item in {first: begin, last: finish}.items()
+            if runs[position] is not None
+        )
+        score = self._density(gain, max(held, 1) * max(plan.size[lane.buffer], 1))
+        return score * self.bonus(lane_index, first, last) if self.bonus else score
+
+    def _blend(self, saving: float, uses: Uses) -> float:
+        if self.share <= 0:
+            return saving
+        shares = sum(self.shares.get((step, access.buffer), 0.0) for step, access in uses)
+        return (1 - self.share) * saving + self.share * max(shares, saving)
+
+    def _value(self, proposal: Proposal) -> float:
+        """Gain of a change that has been made, in ticks, with the price of idle time."""
+        saved = self._blend(proposal.saved_ticks, proposal.uses)
+        price = self.settings.idle_price * proposal.fewer_copy_ticks
+        return saved + proposal.fewer_stall_ticks + price
+
+    def _density(self, gain: float, area: int) -> float:
+        return float(gain / max(area, 1) ** self.settings.area_power)
+
+
+def _shares(program: Program) -> dict[tuple[int, int], float]:
+    """Per access its part of what its step saves if everything that may be is fast."""
+    shares: dict[tuple[int, int], float] = {}
+    for step, instruction in enumerate(program.instructions):
+        allowed = [a for a in instruction.accesses if program.may_be_resident(a.buffer)]
+        weights = [_weight(access) for access in allowed]
+        saving = _largest_saving(instruction, allowed)
+        if saving > 0 and sum(weights) > 0:
+            for access, weight in zip(allowed, weights, strict=True):
+                shares[step, access.buffer] = saving * weight / sum(weights)
+    return shares
+
+
+def _weight(access: Access) -> int:
+    return max(access.bus_ticks, *access.lane_ticks)
+
+
+def _largest_saving(instruction: Instruction, allowed: Uses | Sequence[Access]) -> float:
+    fast = {id(access) for access in allowed}
+    slow = [access for access in instruction.accesses if id(access) not in fast]
+    longest = instruction.elapsed_ticks(instruction.accesses)
+    return instruction.repeat * (longest - instruction.elapsed_ticks(slow))

@@ -1,0 +1,654 @@
+"""A memory map under construction: space, idle time and slow accesses, kept consistent.
+
+`Plan` holds residencies that never overlap, reserves idle time for every copy, and knows each
+step's current duration, so that a constructive solver can ask "what would it bring if this
+buffer stayed over these accesses, and is there room?" and take the answer back. Every state is
+a valid map (PROBLEM.md section 2); its estimate of stalls is close, the simulator decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hlo_graphs.program import Access, AccessKind, Program
+from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+from solvers.timeline import Item, Lane, lanes_of, outermost_loop_within
+
+MAX_WINDOW_STEPS = 512
+"""A copy looks no further than this for idle time: longer windows only hold space."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A residency of a lane over its items `first..last`, with its copies.
+
+    Attributes:
+      lane: index into `Plan.lanes`.
+      first: first item covered.
+      last: last item covered.
+      start: first step at which it holds its bytes.
+      ready: end of the prefetch window; equals `start` unless copied.
+      end: one past the last step.
+      source: how it is filled.
+      eviction: issue and done of the copy to slow memory, if one is needed.
+      offset: address in alignment units, once placed.
+      reserved: idle ticks per execution that its copies hold, as (step, ticks).
+      stall_ticks: what its copies lack, weighted by repeat.
+      copy_ticks: work of its copies, weighted by repeat.
+      slot: row in the plan's table of placed rectangles.
+    """
+
+    lane: int
+    first: int
+    last: int
+    start: int
+    ready: int
+    end: int
+    source: Source
+    eviction: tuple[int, int] | None = None
+    offset: int = -1
+    reserved: list[tuple[int, int]] = field(default_factory=list)
+    stall_ticks: float = 0.0
+    copy_ticks: float = 0.0
+    slot: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where a copy is served: steps `[start, end)` and the ticks taken per step execution."""
+
+    start: int
+    end: int
+    taken: tuple[tuple[int, int], ...]
+    lacking_ticks: int
+
+
+class Plan:
+    """All residencies chosen so far for one program.
+
+    Args:
+      program: the problem.
+      lanes: every buffer's lanes, as `all_lanes` returns them (they can be shared by plans).
+    """
+
+    def __init__(self, program: Program, lanes: Sequence[Lane] | None = None) -> None:
+        self.program = program
+        self.lanes = tuple(all_lanes(program) if lanes is None else lanes)
+        self.unit = program.machine.alignment_bytes
+        self.capacity = program.capacity_bytes // self.unit
+        self.size = [buffer.size_bytes // self.unit for buffer in program.buffers]
+        self.copy_ticks = [program.copy_ticks(buffer.size_bytes) for buffer in program.buffers]
+        self.run_at: list[list[Run | None]] = [[None] * len(lane.items) for lane in self.lanes]
+        self.covered = [0] * len(self.lanes)
+        self.inner_lanes = _inner_lanes(self.lanes)
+        self.write_before = [_write_before(program, lane) for lane in self.lanes]
+        self._clock = _Clock(program)
+        self._space = _Space(program.num_steps + 1, self.capacity)
+        self.runs: dict[int, Run] = {}
+        self.fixed: list[Residency] = []
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def latency_estimate(self) -> float:
+        """Sum of repeat times duration, with the stalls that copies are known to lack."""
+        return self._clock.total + sum(run.stall_ticks for run in self.runs.values())
+
+    def elapsed_of(self, step: int) -> int:
+        """Current duration of one execution of `step`."""
+        return self._clock.elapsed[step]
+
+    def is_fast(self, step: int, buffer: int) -> bool:
+        """Whether the access of `buffer` at `step` is served from fast memory."""
+        return (step, buffer) in self._clock.fast
+
+    def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
+        """Fall of the total latency, copies left out, if `uses` became fast now."""
+        return self._clock.saving(uses)
+
+    def used_units(self, start: int, end: int) -> int:
+        """Most alignment units in use at any step of `[start, end)`."""
+        return self._space.peak(start, end)
+
+    def memory_map(self) -> MemoryMap:
+        """The residencies and evictions chosen so far."""
+        residencies = list(self.fixed)
+        evictions = []
+        for run in self.runs.values():
+            lane = self.lanes[run.lane]
+            residencies.append(
+                Residency(
+                    buffer=lane.buffer,
+                    offset_bytes=run.offset * self.unit,
+                    start=run.start,
+                    end=run.end,
+                    source=run.source,
+                    ready=run.ready,
+                    loop=lane.loop,
+                )
+            )
+            if run.eviction is not None:
+                evictions.append(Eviction(lane.buffer, *run.eviction))
+        residencies.sort(key=lambda r: (r.start, r.buffer))
+        evictions.sort(key=lambda e: (e.issue, e.buffer))
+        return MemoryMap(tuple(residencies), tuple(evictions))
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def cover(self, lane_index: int, first: int, last: int) -> Proposal | None:
+        """Extends what is resident so that items `first..last` of a lane are one residency.
+
+        Runs that touch the range are joined to it. The plan is changed at once; the returned
+        proposal says what it brings and can take it back. None, and no change, if it is not
+        possible: no room, no idle time before a deadline, or a lane inside a covered loop.
+        """
+        if self.covered[lane_index]:
+            return None
+        first, last = self._joined_range(lane_index, first, last)
+        replaced = self._runs_touching(lane_index, first, last)
+        for run in replaced:
+            self._remove(run)
+        proposal = self._try_cover(lane_index, first, last, replaced)
+        if proposal is None:
+            for run in replaced:
+                self._insert(run)
+        return proposal
+
+    def uncover(self, run: Run) -> Proposal:
+        """Drops a residency: its accesses become slow."""
+        self._remove(run)
+        lane = self.lanes[run.lane]
+        uses = [use for item in lane.items[run.first : run.last + 1] for use in item.uses]
+        before = self._clock.total
+        self._clock.set_slow(uses)
+        return Proposal(
+            self, [run], None, uses, before - self._clock.total, run.stall_ticks, run.copy_ticks, 0
+        )
+
+    def pin(self, residencies: Sequence[Residency], uses: Sequence[tuple[int, Access]]) -> bool:
+        """Places residencies that stay as they are (carried ones) and makes `uses` fast."""
+        for residency in residencies:
+            size = self.size[residency.buffer]
+            offset = residency.offset_bytes // self.unit
+            if not self._space.is_free(residency.start, residency.end, offset, size):
+                return False
+        for residency in residencies:
+            size = self.size[residency.buffer]
+            offset = residency.offset_bytes // self.unit
+            self._space.add(residency.start, residency.end, offset, size)
+            self.fixed.append(residency)
+        self._clock.set_fast(uses)
+        return True
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _joined_range(self, lane_index: int, first: int, last: int) -> tuple[int, int]:
+        """The range, widened by the runs that hold its first and last item.
+
+        A later run whose prefetch window begins before the range ends is joined too: a buffer
+        has one residency at a time.
+        """
+        runs = self.run_at[lane_index]
+        items = self.lanes[lane_index].items
+        for position in (first, last):
+            run = runs[position]
+            if run is not None:
+                first, last = min(first, run.first), max(last, run.last)
+        following = self._run_after(lane_index, last)
+        if following is not None and following.start < items[last].end_step:
+            last = following.last
+        return first, last
+
+    def _runs_touching(self, lane_index: int, first: int, last: int) -> list[Run]:
+        """Runs over the items, and those inside the loops that the items stand for."""
+        found = {
+            id(run): run for run in self.run_at[lane_index][first : last + 1] if run is not None
+        }
+        for position in range(first, last + 1):
+            for inner in self.inner_lanes[lane_index].get(position, ()):
+                found.update((id(run), run) for run in self.run_at[inner] if run is not None)
+        return list(found.values())
+
+    def _try_cover(
+        self, lane_index: int, first: int, last: int, replaced: list[Run]
+    ) -> Proposal | None:
+        lane = self.lanes[lane_index]
+        items = lane.items[first : last + 1]
+        uses = [
+            use
+            for item in items
+            for use in item.uses
+            if (use[0], lane.buffer) not in self._clock.fast
+        ]
+        before = self._clock.total
+        self._clock.set_fast(uses)
+        run = self._new_run(lane_index, first, last)
+        preferred = [old.offset for old in replaced if old.lane == lane_index]
+        if run is None or not self._place(run, preferred):
+            self._clock.set_slow(uses)
+            if run is not None:
+                self._clock.release(run.reserved)
+            return None
+        deficit = self._clock.deficit(uses)
+        self._insert_placed(run)
+        old_area = sum(old.end - old.start for old in replaced)
+        return Proposal(
+            plan=self,
+            replaced=replaced,
+            run=run,
+            uses=uses,
+            saved_ticks=before - self._clock.total - deficit,
+            fewer_stall_ticks=sum(r.stall_ticks for r in replaced) - run.stall_ticks,
+            fewer_copy_ticks=sum(r.copy_ticks for r in replaced) - run.copy_ticks,
+            added_area=(run.end - run.start - old_area) * max(self.size[lane.buffer], 1),
+        )
+
+    def _new_run(self, lane_index: int, first: int, last: int) -> Run | None:
+        """The run with its windows reserved, not yet placed."""
+        lane = self.lanes[lane_index]
+        begin, finish = lane.items[first], lane.items[last]
+        run = Run(
+            lane=lane_index,
+            first=first,
+            last=last,
+            start=begin.start_step,
+            ready=begin.start_step,
+            end=finish.end_step,
+            source=Source.PRODUCED,
+        )
+        if begin.kind is not AccessKind.WRITE and not self._add_prefetch(run, begin):
+            return None
+        dirty = any(item.writes for item in lane.items[first : last + 1])
+        if dirty and lane.needed_after[last] and not self._add_eviction(run):
+            self._clock.release(run.reserved)
+            return None
+        return run
+
+    def _add_prefetch(self, run: Run, begin: Item) -> bool:
+        lane = self.lanes[run.lane]
+        if not begin.reads_first:
+            return False
+        floor = self.write_before[run.lane][run.first]
+        origin = self.program.buffers[lane.buffer].origin
+        if lane.loop is None and origin >= 0:
+            floor = max(floor, origin + 1)
+        previous = self._run_before(run.lane, run.first)
+        if previous is not None:
+            floor = max(floor, previous.end)
+        floor = max(floor, self._fixed_end(lane.buffer, begin.start_step))
+        if floor > begin.start_step:
+            return False
+        ticks = self.copy_ticks[lane.buffer]
+        window = self._clock.window_before(begin.start_step, floor, ticks, lane.loop)
+        if window.lacking_ticks and lane.repeat == 0:
+            return False
+        run.source = Source.COPIED
+        run.start = window.start
+        self._take(run, window, lane.repeat, ticks)
+        return True
+
+    def _add_eviction(self, run: Run) -> bool:
+        lane = self.lanes[run.lane]
+        written = [i for i in range(run.first, run.last + 1) if lane.items[i].writes]
+        issue = lane.items[written[-1]].end_step
+        limit = lane.end_step
+        if run.last + 1 < len(lane.items):
+            limit = min(limit, lane.items[run.last + 1].start_step)
+            following = self._run_after(run.lane, run.last)
+            if following is not None:
+                limit = min(limit, following.start)
+        if issue >= limit:
+            return False
+        ticks = self.copy_ticks[lane.buffer]
+        window = self._clock.window_after(issue, limit, ticks, lane.loop)
+        run.eviction = (issue, window.end)
+        run.end = max(run.end, window.end)
+        self._take(run, window, lane.repeat, ticks)
+        return True
+
+    def _take(self, run: Run, window: Window, repeat: float, ticks: int) -> None:
+        self._clock.reserve(window.taken)
+        run.reserved.extend(window.taken)
+        run.stall_ticks += window.lacking_ticks * repeat
+        run.copy_ticks += ticks * repeat
+
+    def _run_before(self, lane_index: int, first: int) -> Run | None:
+        runs = self.run_at[lane_index]
+        return next((runs[i] for i in range(first - 1, -1, -1) if runs[i] is not None), None)
+
+    def _run_after(self, lane_index: int, last: int) -> Run | None:
+        runs = self.run_at[lane_index]
+        return next((runs[i] for i in range(last + 1, len(runs)) if runs[i] is not None), None)
+
+    def _fixed_end(self, buffer: int, step: int) -> int:
+        ends = [r.end for r in self.fixed if r.buffer == buffer and r.start <= step]
+        return max(ends, default=0)
+
+    def _place(self, run: Run, preferred: Sequence[int]) -> bool:
+        size = self.size[self.lanes[run.lane].buffer]
+        if self._space.peak(run.start, run.end) + size > self.capacity:
+            return False
+        for offset in preferred:
+            if self._space.is_free(run.start, run.end, offset, size):
+                run.offset = offset
+                return True
+        run.offset = self._space.best_fit(run.start, run.end, size)
+        return run.offset >= 0
+
+    def _insert_placed(self, run: Run) -> None:
+        lane = self.lanes[run.lane]
+        run.slot = self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
+        self.runs[id(run)] = run
+        for position in range(run.first, run.last + 1):
+            self.run_at[run.lane][position] = run
+            for inner in self.inner_lanes[run.lane].get(position, ()):
+                self.covered[inner] += 1
+
+    def _insert(self, run: Run) -> None:
+        self._clock.reserve(run.reserved)
+        self._insert_placed(run)
+
+    def _remove(self, run: Run) -> None:
+        self._clock.release(run.reserved)
+        self._space.remove(run.slot)
+        del self.runs[id(run)]
+        for position in range(run.first, run.last + 1):
+            self.run_at[run.lane][position] = None
+            for inner in self.inner_lanes[run.lane].get(position, ()):
+                self.covered[inner] -= 1
+
+
+@dataclass(slots=True)
+class Proposal:
+    """A change that has been made to a plan, and what it brought.
+
+    Attributes:
+      plan: the plan changed.
+      replaced: runs that are gone.
+      run: the run that came, if any.
+      uses: accesses whose speed changed.
+      saved_ticks: fall of the weighted durations, less what reservations now lack.
+      fewer_stall_ticks: fall of the stalls of copies.
+      fewer_copy_ticks: fall of the weighted copy work.
+      added_area: growth of the space held, alignment units times steps.
+    """
+
+    plan: Plan
+    replaced: list[Run]
+    run: Run | None
+    uses: list[tuple[int, Access]]
+    saved_ticks: float
+    fewer_stall_ticks: float
+    fewer_copy_ticks: float
+    added_area: int
+
+    @property
+    def gain_ticks(self) -> float:
+        """Expected fall of the latency."""
+        return self.saved_ticks + self.fewer_stall_ticks
+
+    def undo(self) -> None:
+        """Restores the plan; only the latest change may be undone."""
+        plan = self.plan
+        if self.run is not None:
+            plan._remove(self.run)
+            plan._clock.set_slow(self.uses)
+        else:
+            plan._clock.set_fast(self.uses)
+        for run in self.replaced:
+            plan._insert(run)
+
+
+def all_lanes(program: Program) -> tuple[Lane, ...]:
+    """Lanes of every buffer that may be in fast memory; `Lane.parent` counts within all."""
+    lanes: list[Lane] = []
+    for buffer in range(len(program.buffers)):
+        if program.may_be_resident(buffer):
+            offset = len(lanes)
+            lanes.extend(_shifted(lane, offset) for lane in lanes_of(program, buffer))
+    return tuple(lanes)
+
+
+def _shifted(lane: Lane, offset: int) -> Lane:
+    if lane.parent is None:
+        return lane
+    return replace(lane, parent=(lane.parent[0] + offset, lane.parent[1]))
+
+
+def _inner_lanes(lanes: Sequence[Lane]) -> list[dict[int, tuple[int, ...]]]:
+    """Per lane and item the lanes inside that item's loop, however deep."""
+    inner: list[dict[int, list[int]]] = [{} for _ in lanes]
+    for index, lane in enumerate(lanes):
+        around = lane.parent
+        while around is not None:
+            inner[around[0]].setdefault(around[1], []).append(index)
+            around = lanes[around[0]].parent
+    return [{position: tuple(found) for position, found in row.items()} for row in inner]
+
+
+def _write_before(program: Program, lane: Lane) -> list[int]:
+    """Per item the first step after the last item before it that writes or is a loop.
+
+    A prefetch window begins no earlier: the slow copy would be stale, or a residency of the
+    loop's own might be in the way.
+    """
+    floors: list[int] = []
+    floor = lane.start_step
+    for item in lane.items:
+        floors.append(floor)
+        if item.writes or item.loop is not None:
+            floor = item.end_step
+    return floors
+
+
+class _Clock:
+    """Durations of the steps with the current fast accesses, and idle time not yet reserved."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.loop_of_step = program.loop_of_step
+        self.fast: set[tuple[int, int]] = set()
+        steps = program.instructions
+        self.repeat = [step.repeat for step in steps]
+        self.bus = [sum(a.bus_ticks for a in step.accesses) for step in steps]
+        self.lanes = [
+            [b + sum(a.lane_ticks[k] for a in step.accesses) for k, b in enumerate(step.base_ticks)]
+            for step in steps
+        ]
+        self.elapsed = [max(self.bus[t], *self.lanes[t]) for t in range(len(steps))]
+        self.reserved = [0] * len(steps)
+        self.total = sum(r * e for r, e in zip(self.repeat, self.elapsed, strict=True))
+
+    def set_fast(self, uses: Iterable[tuple[int, Access]]) -> None:
+        for step, access in uses:
+            self.fast.add((step, access.buffer))
+            self._shift(step, access, -1)
+
+    def set_slow(self, uses: Iterable[tuple[int, Access]]) -> None:
+        for step, access in uses:
+            self.fast.discard((step, access.buffer))
+            self._shift(step, access, 1)
+
+    def _shift(self, step: int, access: Access, sign: int) -> None:
+        lanes = self.lanes[step]
+        self.bus[step] += sign * access.bus_ticks
+        longest = self.bus[step]
+        for k, ticks in enumerate(access.lane_ticks):
+            lanes[k] += sign * ticks
+            longest = max(longest, lanes[k])
+        self.total += self.repeat[step] * (longest - self.elapsed[step])
+        self.elapsed[step] = longest
+
+    def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
+        saved = 0.0
+        for step, access in uses:
+            if (step, access.buffer) in self.fast:
+                continue
+            longest = self.bus[step] - access.bus_ticks
+            for have, less in zip(self.lanes[step], access.lane_ticks, strict=True):
+                longest = max(longest, have - less)
+            saved += self.repeat[step] * (self.elapsed[step] - longest)
+        return saved
+
+    def free(self, step: int) -> int:
+        return max(self.elapsed[step] - self.bus[step] - self.reserved[step], 0)
+
+    def deficit(self, uses: Iterable[tuple[int, Access]]) -> float:
+        """Weighted ticks by which reservations at the steps of `uses` exceed the idle time."""
+        lacking = 0.0
+        for step in {step for step, _ in uses}:
+            over = self.reserved[step] - (self.elapsed[step] - self.bus[step])
+            if over > 0:
+                lacking += over * self.repeat[step]
+        return lacking
+
+    def reserve(self, taken: Iterable[tuple[int, int]]) -> None:
+        for step, ticks in taken:
+            self.reserved[step] += ticks
+
+    def release(self, taken: Iterable[tuple[int, int]]) -> None:
+        for step, ticks in taken:
+            self.reserved[step] -= ticks
+
+    def window_before(self, ready: int, floor: int, ticks: int, scope: int | None) -> Window:
+        """The latest window that ends at `ready` and serves a copy, not before `floor`.
+
+        What cannot be served is lacking; a window that would only lengthen the residency
+        without serving anything is left empty.
+        """
+        lowest = max(floor, ready - MAX_WINDOW_STEPS)
+        step, start = ready, ready
+        taken: list[tuple[int, int]] = []
+        while ticks > 0 and step > lowest:
+            step -= 1
+            if self.loop_of_step[step] == scope:
+                free = min(self.elapsed[step] - self.bus[step] - self.reserved[step], ticks)
+                if free > 0:
+                    taken.append((step, free))
+                    ticks -= free
+                    start = step
+                continue
+            begin, _ = self._inner_loop(step, scope)
+            if begin < lowest:
+                break
+            served = self._take_loop(step, ticks, scope, taken)
+            ticks -= served
+            step = begin
+            start = begin if served else start
+        return Window(start, ready, tuple(taken), max(ticks, 0))
+
+    def window_after(self, issue: int, limit: int, ticks: int, scope: int | None) -> Window:
+        """The earliest window from `issue` that serves a copy, at the latest until `limit`."""
+        step, end = issue, issue + 1
+        highest = min(limit, issue + MAX_WINDOW_STEPS)
+        taken: list[tuple[int, int]] = []
+        while ticks > 0 and step < highest:
+            if self.loop_of_step[step] == scope:
+                free = min(self.elapsed[step] - self.bus[step] - self.reserved[step], ticks)
+                step += 1
+                if free > 0:
+                    taken.append((step - 1, free))
+                    ticks -= free
+                    end = step
+                continue
+            _, finish = self._inner_loop(step, scope)
+            if finish > limit:
+                break
+            served = self._take_loop(step, ticks, scope, taken)
+            ticks -= served
+            step = finish
+            end = finish if served else end
+        return Window(issue, self._after_loop(issue, end, scope), tuple(taken), max(ticks, 0))
+
+    def _after_loop(self, issue: int, end: int, scope: int | None) -> int:
+        """`end`, moved behind the inner loop that a window of one step would only enter."""
+        inner = outermost_loop_within(self.program, scope, issue)
+        return end if inner is None else max(end, self.program.loops[inner].end_step)
+
+    def _inner_loop(self, step: int, scope: int | None) -> tuple[int, int]:
+        inner = outermost_loop_within(self.program, scope, step)
+        assert inner is not None
+        loop = self.program.loops[inner]
+        return loop.start_step, loop.end_step
+
+    def _take_loop(
+        self, step: int, ticks: int, scope: int | None, taken: list[tuple[int, int]]
+    ) -> int:
+        """Adds what the loop around `step` can serve of a copy outside it; returns the ticks."""
+        before = ticks
+        for inside in range(*self._inner_loop(step, scope)):
+            weight = self._weight(inside, scope)
+            free = self.free(inside)
+            use = min(int(free * weight), ticks)
+            if use > 0:
+                taken.append((inside, min(free, math.ceil(use / weight))))
+                ticks -= use
+        return before - ticks
+
+    def _weight(self, step: int, scope: int | None) -> float:
+        """Executions of `step` per execution of the scope's body."""
+        weight = 1.0
+        for loop in self.program.loops_around(self.loop_of_step[step]):
+            if loop == scope:
+                break
+            weight *= self.program.loops[loop].weight
+        return weight
+
+
+class _Space:
+    """Placed rectangles over steps and alignment units."""
+
+    def __init__(self, num_steps: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.used: npt.NDArray[np.int64] = np.zeros(num_steps, dtype=np.int64)
+        self.table: npt.NDArray[np.int64] = np.zeros((64, 4), dtype=np.int64)
+        self.count = 0
+        self.vacant: list[int] = []
+
+    def peak(self, start: int, end: int) -> int:
+        return int(self.used[start:end].max()) if end > start else 0
+
+    def add(self, start: int, end: int, offset: int, size: int) -> int:
+        if self.vacant:
+            slot = self.vacant.pop()
+        else:
+            slot = self.count
+            self.count += 1
+            if slot == len(self.table):
+                self.table = np.concatenate([self.table, np.zeros_like(self.table)])
+        self.table[slot] = (start, end, offset, offset + size)
+        self.used[start:end] += size
+        return slot
+
+    def remove(self, slot: int) -> None:
+        start, end, low, high = self.table[slot].tolist()
+        self.used[start:end] -= high - low
+        self.table[slot] = 0
+        self.vacant.append(slot)
+
+    def _blocking(self, start: int, end: int) -> list[tuple[int, int]]:
+        rows = self.table[: self.count]
+        mask = (rows[:, 0] < end) & (rows[:, 1] > start)
+        return sorted(map(tuple, rows[mask][:, 2:].tolist()))
+
+    def is_free(self, start: int, end: int, offset: int, size: int) -> bool:
+        if offset + size > self.capacity:
+            return False
+        rows = self.table[: self.count]
+        mask = (rows[:, 0] < end) & (rows[:, 1] > start)
+        mask &= (rows[:, 2] < offset + size) & (rows[:, 3] > offset)
+        return not bool(mask.any())
+
+    def best_fit(self, start: int, end: int, size: int) -> int:
+        """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
+        best, best_gap, cursor = -1, self.capacity + 1, 0
+        for low, high in [*self._blocking(start, end), (self.capacity, self.capacity)]:
+            gap = low - cursor
+            if size <= gap < best_gap:
+                best, best_gap = cursor, gap
+            cursor = max(cursor, high)
+        return best

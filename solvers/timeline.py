@@ -1,0 +1,196 @@
+"""A buffer's life as a tree of items: what the residencies of one scope can cover.
+
+Inside one scope (the program, or one loop's body) a buffer's life is a sequence of *items*: its
+direct accesses, and whole inner loops that access it. A residency of that scope covers a
+contiguous run of items, an inner loop wholly or not at all (PROBLEM.md section 2, rule 5). A
+`Lane` is that sequence for one buffer and one scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hlo_graphs.program import Access, AccessKind, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One direct access, or one inner loop with everything it does to the buffer.
+
+    Attributes:
+      start_step: the access's step, or the loop's first.
+      end_step: one past the last step.
+      loop: the loop's index, None for a direct access.
+      kind: of a direct access, None for a loop.
+      uses: the accesses covered, as (step, access), in program order.
+      reads_first: the content before the item matters to it.
+      always_writes: nothing of the content before survives it.
+      writes: it may change the content.
+    """
+
+    start_step: int
+    end_step: int
+    loop: int | None
+    kind: AccessKind | None
+    uses: tuple[tuple[int, Access], ...]
+    reads_first: bool
+    always_writes: bool
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One buffer's items in one scope.
+
+    Attributes:
+      buffer: index into `Program.buffers`.
+      loop: the scope: a loop's index, None for the program.
+      start_step: the scope's first step.
+      end_step: one past its last step (the virtual end for the program).
+      repeat: how often the scope's body runs.
+      items: in program order, disjoint.
+      needed_after: per item whether the buffer is needed after it on some path.
+      needed_before: whether the content at the start of the scope's body is needed.
+      parent: index of the lane around it and of this loop's item there, None for the program.
+    """
+
+    buffer: int
+    loop: int | None
+    start_step: int
+    end_step: int
+    repeat: float
+    items: tuple[Item, ...]
+    needed_after: tuple[bool, ...]
+    needed_before: bool
+    parent: tuple[int, int] | None
+
+
+def lanes_of(program: Program, buffer: int) -> tuple[Lane, ...]:
+    """The buffer's lanes, a scope before the scopes inside it; empty if nothing accesses it.
+
+    Whether the buffer is needed after an item assumes that every loop may run again and every
+    branch may be skipped, as rule 5 of PROBLEM.md section 2 asks.
+    """
+    uses = program.accesses_of_buffer[buffer]
+    if not uses:
+        return ()
+    lanes: list[Lane] = []
+    live_out = program.buffers[buffer].live_out
+    _add_lane(program, buffer, None, uses, live_out, None, lanes)
+    return tuple(lanes)
+
+
+def _add_lane(
+    program: Program,
+    buffer: int,
+    scope: int | None,
+    uses: Sequence[tuple[int, Access]],
+    needed_at_end: bool,
+    parent: tuple[int, int] | None,
+    lanes: list[Lane],
+) -> None:
+    items = _items(program, scope, uses)
+    if scope is not None and not needed_at_end:
+        needed_at_end = _needed(program, items, False)[1]
+    needed_after, needed_before = _needed(program, items, needed_at_end)
+    loop = None if scope is None else program.loops[scope]
+    index = len(lanes)
+    lanes.append(
+        Lane(
+            buffer=buffer,
+            loop=scope,
+            start_step=0 if loop is None else loop.start_step,
+            end_step=program.num_steps if loop is None else loop.end_step,
+            repeat=repeat_of_scope(program, scope),
+            items=items,
+            needed_after=needed_after,
+            needed_before=needed_before,
+            parent=parent,
+        )
+    )
+    for position, item in enumerate(items):
+        if item.loop is not None:
+            around = (index, position)
+            _add_lane(
+                program, buffer, item.loop, item.uses, needed_after[position], around, lanes
+            )
+
+
+def _items(
+    program: Program, scope: int | None, uses: Sequence[tuple[int, Access]]
+) -> tuple[Item, ...]:
+    items: list[Item] = []
+    position = 0
+    while position < len(uses):
+        step, access = uses[position]
+        inner = outermost_loop_within(program, scope, step)
+        if inner is None:
+            items.append(_direct_item(step, access))
+            position += 1
+            continue
+        loop = program.loops[inner]
+        first = position
+        while position < len(uses) and uses[position][0] < loop.end_step:
+            position += 1
+        items.append(_loop_item(program, inner, tuple(uses[first:position])))
+    return tuple(items)
+
+
+def _direct_item(step: int, access: Access) -> Item:
+    kind = access.kind
+    return Item(
+        start_step=step,
+        end_step=step + 1,
+        loop=None,
+        kind=kind,
+        uses=((step, access),),
+        reads_first=kind.reads,
+        always_writes=kind is AccessKind.WRITE,
+        writes=kind.writes,
+    )
+
+
+def _loop_item(program: Program, index: int, uses: tuple[tuple[int, Access], ...]) -> Item:
+    loop = program.loops[index]
+    body = _items(program, index, uses)
+    return Item(
+        start_step=loop.start_step,
+        end_step=loop.end_step,
+        loop=index,
+        kind=None,
+        uses=uses,
+        reads_first=_needed(program, body, False)[1],
+        always_writes=not loop.is_branch and any(item.always_writes for item in body),
+        writes=any(item.writes for item in body),
+    )
+
+
+def _needed(
+    program: Program, items: Sequence[Item], needed_at_end: bool
+) -> tuple[tuple[bool, ...], bool]:
+    """Per item whether the content after it is needed, and whether that before the first is."""
+    after: list[bool] = []
+    needed = needed_at_end
+    for item in reversed(items):
+        after.append(needed)
+        needed = item.reads_first or (needed and not item.always_writes)
+    return tuple(reversed(after)), needed
+
+
+def outermost_loop_within(program: Program, scope: int | None, step: int) -> int | None:
+    """The largest loop inside `scope` that contains `step`; None if the scope itself does."""
+    found: int | None = None
+    for loop in program.loops_around(program.loop_of_step[step]):
+        if loop == scope:
+            return found
+        found = loop
+    return found
+
+
+def repeat_of_scope(program: Program, scope: int | None) -> float:
+    """How often the body of `scope` runs in one run of the program."""
+    repeat = 1.0
+    for loop in program.loops_around(scope):
+        repeat *= program.loops[loop].weight
+    return repeat
