@@ -16,8 +16,8 @@ from fractions import Fraction
 from hlo_graphs.program import Access, Loop, Program
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 
-IDLE_LIMIT_TICKS = 2**30 - 1
-"""Unreserved idle time beyond this is forgotten, so that 32 bits suffice."""
+IDLE_LIMIT_TICKS = 2**30
+"""All loops together offer no more idle time than this, so that 32 bits suffice."""
 
 FRACTION_DENOMINATOR = 1024
 """Weights of loops that are not whole numbers are rounded down to multiples of 1/1024."""
@@ -391,7 +391,7 @@ class ReferenceGame:
             if first.remaining_ticks > 0:
                 break
             self._finish_first(step + 1)
-        self._push_supply(step, idle)
+        self.supplies[-1].append(Supply(step, idle))
         self.fast.clear()
 
     def _finish_first(self, done: int) -> None:
@@ -411,20 +411,16 @@ class ReferenceGame:
             self.latency += ticks * repeat_of_frame(self.program, frame)
             self._finish_first(position)
 
-    def _push_supply(self, position: int, ticks: int) -> None:
-        remembered = sum(s.ticks for supplies in self.supplies for s in supplies)
-        kept = min(ticks, IDLE_LIMIT_TICKS - remembered)
-        self.supplies[-1].append(Supply(position, kept))
-
     def _offer_loop(self, loop: int) -> None:
         """What the finished trip left over is, times the loop's weight, the outer frame's."""
         inside = sum(s.ticks for s in self.supplies.pop())
         bounds = self.program.loops[loop]
         numerator, denominator = weight_as_ratio(bounds)
-        offer = inside * numerator // denominator
+        offer = min(inside * numerator // denominator, IDLE_LIMIT_TICKS)
         if not float(bounds.weight).is_integer():
             offer = max(0, offer - (bounds.end_step - bounds.start_step))
-        self._push_supply(bounds.start_step, offer)
+        limit = IDLE_LIMIT_TICKS // len(self.program.loops)
+        self.supplies[-1].append(Supply(bounds.start_step, min(offer, limit)))
 
     # --- windows and places ---------------------------------------------------------------
 
