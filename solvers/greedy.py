@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hlo_graphs.program import Access, Instruction, Program
-from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.memory_map import MemoryMap
 from solvers.evaluate import simulated_latency
 from solvers.plan import Plan, Proposal, Run, all_lanes
 from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of

@@ -1,0 +1,423 @@
+"""Certified lower bounds on the latency of any valid memory map.
+
+The certificate is a set of prices: what a byte of fast memory costs at each step, what idle time
+costs at each step, and how a step's lanes are weighed. For *any* non-negative prices the
+Lagrangian below is a lower bound, and it falls apart into one shortest path per buffer:
+
+    latency >= sum_t repeat_t (1 - idle_t) sum_k weight_tk base_tk  -  capacity * sum_t space_t
+               + sum over buffers of the cheapest life under these prices,
+
+where a life pays for slow accesses, for the space it holds and for the copies it makes (at the
+price of the cheapest idle step in reach, or 1 per tick for a stall). So nothing depends on the
+solver that found the prices: `price_bound` evaluates them itself, in floating point with an
+error term that covers every rounding. Good prices come from a linear program
+(`solvers.relaxation`), the relaxation of PROBLEM.md section 6. The lives allow whatever
+production's maps may do: sliced prefetches, replaced copies, carried parameters, evictions that
+overlap reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hlo_graphs.program import Access, AccessKind, Program
+from solvers.timeline import Item, Lane, lanes_of
+
+Floats = npt.NDArray[np.float64]
+
+MAX_CARRIED = 1
+"""Carried residencies a map may have (PROBLEM.md section 2, rule 6)."""
+
+_INF = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Multipliers of the relaxed constraints; any non-negative ones give a valid bound.
+
+    Attributes:
+      space: [T+1] running sum: holding one alignment unit during steps [a, b) costs
+        `space[b] - space[a]` ticks. Non-decreasing.
+      idle: [T] ticks per weighted tick of copy work served in the step, within [0, 1].
+      lanes: [T, K+1] weights of the lanes and, last, of the bus, in a step's duration. Rows sum
+        to at most 1.
+    """
+
+    space: Floats
+    idle: Floats
+    lanes: Floats
+
+
+def uniform_prices(program: Program) -> Prices:
+    """No price on space or idle time: each step weighed by its longest lane when all is fast."""
+    steps = program.num_steps
+    lanes = np.zeros((steps, program.num_lanes + 1))
+    lanes[np.arange(steps), floor_lanes(program)] = 1.0
+    return Prices(np.zeros(steps + 1), np.zeros(steps), lanes)
+
+
+def price_bound(program: Program, prices: Prices, *, max_carried: int = MAX_CARRIED) -> float:
+    """A latency in ticks that no valid map undercuts, whatever the prices.
+
+    Prices out of range are moved into it first. The result is lowered by a bound on the
+    rounding errors of its own evaluation.
+    """
+    return PricedProgram(program, prices, max_carried=max_carried).bound()
+
+
+class PricedProgram:
+    """A program under fixed prices: access costs, window costs, cheapest lives.
+
+    Args:
+      program: the problem.
+      prices: moved into their range if necessary.
+      lanes: per buffer `lanes_of`, empty where it may not be resident.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        prices: Prices,
+        *,
+        lanes: Sequence[Sequence[Lane]] | None = None,
+        max_carried: int = MAX_CARRIED,
+    ) -> None:
+        self.program = program
+        self.lanes = resident_lanes(program) if lanes is None else lanes
+        self.max_carried = max_carried
+        self.unit = program.machine.alignment_bytes
+        self.space: Floats = np.maximum.accumulate(np.asarray(prices.space, dtype=np.float64))
+        self.space = self.space - self.space[0]
+        self.idle: Floats = np.clip(np.asarray(prices.idle, dtype=np.float64), 0.0, 1.0)
+        weights = np.maximum(np.asarray(prices.lanes, dtype=np.float64), 0.0)
+        self.weights: Floats = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        self.slow_cost: dict[tuple[int, int], float] = {}
+        self.replaceable = {
+            step for step, instruction in enumerate(program.instructions) if instruction.async_copy
+        }
+        self.constant = 0.0
+        self._magnitude = 0.0
+        self._price_steps()
+
+    def bound(self) -> float:
+        """Constant, less the capacity's price, plus every buffer's cheapest life."""
+        program = self.program
+        capacity_cost = (program.capacity_bytes // self.unit) * float(self.space[-1])
+        total = self.constant - capacity_cost
+        self._magnitude += self.constant + capacity_cost + program.all_slow_ticks
+        savings: list[float] = []
+        for buffer, lanes in enumerate(self.lanes):
+            if not lanes:
+                continue
+            life = Life(self, buffer, lanes)
+            cost = life.cost()
+            total += cost
+            self._magnitude += life.magnitude()
+            if self._may_be_carried(buffer, lanes):
+                savings.append(cost - life.carried_cost())
+        carried = sorted((saving for saving in savings if saving > 0), reverse=True)
+        total -= sum(carried[: self.max_carried])
+        return max(total - 1e-12 * self._magnitude, 0.0)
+
+    def _may_be_carried(self, buffer: int, lanes: Sequence[Lane]) -> bool:
+        return self.program.buffers[buffer].is_parameter and not any(
+            item.writes for item in lanes[0].items
+        )
+
+    def _price_steps(self) -> None:
+        for step, instruction in enumerate(self.program.instructions):
+            repeat, idle = instruction.repeat, float(self.idle[step])
+            weights = self.weights[step].tolist()
+            base = sum(
+                w * b for w, b in zip(weights, instruction.base_ticks, strict=False)
+            )
+            constant = repeat * (1 - idle) * base
+            costs = [
+                repeat * ((1 - idle) * _weighed(weights, a) + idle * a.bus_ticks)
+                for a in instruction.accesses
+            ]
+            if step in self.replaceable:
+                scale = self._replacement_scale(step, constant + sum(costs))
+                constant *= scale
+                costs = [scale * cost for cost in costs]
+            self.constant += constant
+            for access, cost in zip(instruction.accesses, costs, strict=True):
+                if self.lanes[access.buffer]:
+                    self.slow_cost[step, access.buffer] = cost
+                else:
+                    self.constant += cost
+
+    def _replacement_scale(self, step: int, full_cost: float) -> float:
+        """Factor on the costs of a step that a copy of the engine may replace.
+
+        Replaced, the step costs its transfer and nothing else. With every cost of the step
+        scaled so that together they do not exceed the transfer, not replacing it is never
+        dearer than replacing it, so lives need not know about replacements.
+        """
+        instruction = self.program.instructions[step]
+        written = [a for a in instruction.accesses if a.kind.writes]
+        if not written or full_cost <= 0:
+            return 0.0 if full_cost > 0 else 1.0
+        ticks = min(least_copy_ticks(self.program, a.buffer) for a in written)
+        first, last = self._replacement_window(step)
+        price = float(self.idle[first:last].min()) if last > first else 1.0
+        transfer = instruction.repeat * ticks * price
+        return min(transfer / full_cost, 1.0)
+
+    def _replacement_window(self, step: int) -> tuple[int, int]:
+        """Steps in which the transfer could be served, at most."""
+        program = self.program
+        loop = program.loop_of_step[step]
+        first = 0 if loop is None else program.loops[loop].start_step
+        last = program.num_steps if loop is None else program.loops[loop].end_step
+        for access in program.instructions[step].accesses:
+            for other, use in program.accesses_of_buffer[access.buffer]:
+                if not (use.kind.writes or access.kind.writes):
+                    continue
+                if other < step:
+                    first = max(first, other + 1)
+                elif other > step:
+                    last = min(last, other)
+        return first, last
+
+
+def least_copy_ticks(program: Program, buffer: int) -> float:
+    """Ticks of a copy of the buffer without rounding up: slices may round differently."""
+    seconds = program.buffers[buffer].size_bytes / program.machine.slow_bytes_per_second
+    return seconds / program.tick_seconds * (1 - 1e-12)
+
+
+def _weighed(weights: Sequence[float], access: Access) -> float:
+    lanes = sum(w * ticks for w, ticks in zip(weights, access.lane_ticks, strict=False))
+    return lanes + weights[-1] * access.bus_ticks
+
+
+def starts_with_read(item: Item) -> bool:
+    """Whether the first access, with every branch taken, needs the content before.
+
+    Weaker than `Item.reads_first`, which lets branches be skipped: the path that takes them all
+    is one of those on which a map must be valid, so lives along it are a relaxation.
+    """
+    return item.uses[0][1].kind.reads
+
+
+def resident_lanes(program: Program) -> list[tuple[Lane, ...]]:
+    """Per buffer its lanes, none where it may not be in fast memory."""
+    return [
+        lanes_of(program, buffer) if program.may_be_resident(buffer) else ()
+        for buffer in range(len(program.buffers))
+    ]
+
+
+def floor_lanes(program: Program) -> list[int]:
+    """Per step the lane that is longest when all that may be is fast; the bus is the last."""
+    longest: list[int] = []
+    for instruction in program.instructions:
+        slow = [a for a in instruction.accesses if not program.may_be_resident(a.buffer)]
+        totals = [
+            base + sum(a.lane_ticks[k] for a in slow)
+            for k, base in enumerate(instruction.base_ticks)
+        ]
+        totals.append(sum(a.bus_ticks for a in slow))
+        longest.append(max(range(len(totals)), key=totals.__getitem__))
+    return longest
+
+
+@dataclass(slots=True)
+class _State:
+    """Cheapest cost of each state of a buffer between two items.
+
+    Resident or not, slow copy current or stale: `away_stale` is a life whose content is gone
+    from fast memory and was not written back.
+    """
+
+    away: float = _INF
+    away_stale: float = _INF
+    here: float = _INF
+    here_stale: float = _INF
+
+    def least(self) -> float:
+        return min(self.away, self.away_stale, self.here, self.here_stale)
+
+
+class Life:
+    """The cheapest life of one buffer: a shortest path through its items, loops nested."""
+
+    def __init__(self, priced: PricedProgram, buffer: int, lanes: Sequence[Lane]) -> None:
+        self.priced = priced
+        self.program = priced.program
+        self.buffer = buffer
+        self.lanes = lanes
+        self.size = self.program.buffers[buffer].size_bytes // priced.unit
+        self.copy_ticks = least_copy_ticks(self.program, buffer)
+        self.space = priced.space
+        self.idle = priced.idle
+        self.child = {
+            lane.parent: index for index, lane in enumerate(lanes) if lane.parent is not None
+        }
+
+    def cost(self) -> float:
+        """Least cost of a life that starts in slow memory, or nowhere."""
+        lane = self.lanes[0]
+        state, end, written = self._walk(0, _State(away=0.0))
+        if not self.program.buffers[self.buffer].live_out:
+            return state.least()
+        flush = self._eviction_cost(lane, written, end, lane.end_step, keep=False)
+        return min(state.away, state.here, state.here_stale + flush)
+
+    def carried_cost(self) -> float:
+        """Least cost of a life that starts in fast memory and ends there."""
+        lane = self.lanes[0]
+        state, end, _ = self._walk(0, _State(here=0.0))
+        fetch = self._prefetch_cost(lane, lane.start_step, lane.end_step)
+        return min(state.here + self._hold(end, lane.end_step), state.away + fetch)
+
+    def magnitude(self) -> float:
+        """Bound on the sum of absolute values added, for the rounding error."""
+        uses = sum(len(lane.items) + 2 for lane in self.lanes)
+        slow = sum(
+            self.priced.slow_cost[step, self.buffer]
+            for item in self.lanes[0].items
+            for step, _ in item.uses
+        )
+        work = self.copy_ticks * max(lane.repeat for lane in self.lanes)
+        return uses * 4 * (self.size * float(self.space[-1]) + work + slow)
+
+    def _walk(self, lane_index: int, state: _State) -> tuple[_State, int, int]:
+        """State after the lane's last item, that item's end, end of the last item that writes."""
+        lane = self.lanes[lane_index]
+        position = written = floor = lane.start_step
+        for index, item in enumerate(lane.items):
+            if starts_with_read(item):
+                state = self._cross_gap(lane, state, floor, written, position, item)
+            if item.loop is None:
+                state = self._direct(item, state)
+            else:
+                state = self._loop(lane, lane_index, index, state)
+            position = item.end_step
+            if item.writes:
+                written = floor = item.end_step
+        return state, position, written
+
+    def _cross_gap(
+        self, lane: Lane, state: _State, floor: int, written: int, position: int, item: Item
+    ) -> _State:
+        hold = self._hold(position, item.start_step)
+        crossed = _State(away_stale=min(state.away_stale, state.here_stale))
+        crossed.away = min(state.away, state.here)
+        crossed.here = state.here + hold
+        crossed.here_stale = state.here_stale + hold
+        if state.here_stale < _INF:
+            drop = self._eviction_cost(lane, written, position, item.start_step, keep=False)
+            keep = self._eviction_cost(lane, written, position, item.start_step, keep=True)
+            crossed.away = min(crossed.away, state.here_stale + drop)
+            crossed.here = min(crossed.here, state.here_stale + hold + keep)
+        fetch = self._prefetch_cost(lane, floor, item.start_step)
+        crossed.here = min(crossed.here, crossed.away + fetch)
+        return crossed
+
+    def _direct(self, item: Item, state: _State) -> _State:
+        step = item.start_step
+        slow = self.priced.slow_cost[step, self.buffer]
+        hold = self._hold(step, step + 1)
+        if item.kind is AccessKind.WRITE:
+            least = state.least()
+            return _State(away=least + slow, here_stale=least + hold)
+        fast, fast_stale = state.here + hold, state.here_stale + hold
+        away_stale = state.away_stale + slow if step in self.priced.replaceable else _INF
+        if item.kind is AccessKind.UPDATE:
+            return _State(
+                away=min(state.away + slow, away_stale), here_stale=min(fast, fast_stale)
+            )
+        return _State(state.away + slow, away_stale, fast, fast_stale)
+
+    def _loop(self, lane: Lane, lane_index: int, index: int, state: _State) -> _State:
+        """Resident throughout, or out of fast memory at the ends of every trip."""
+        item = lane.items[index]
+        hold = self._hold(item.start_step, item.end_step)
+        if starts_with_read(item):
+            left = self._trip(self.child[lane_index, index], state, item)
+            if item.writes:
+                left.here_stale = min(state.here, state.here_stale) + hold
+            else:
+                left.here, left.here_stale = state.here + hold, state.here_stale + hold
+            return left
+        left = self._trip(self.child[lane_index, index], _State(away=state.least()), item)
+        left.here_stale = state.least() + hold
+        return left
+
+    def _trip(self, child: int, entry: _State, item: Item) -> _State:
+        lane = self.lanes[child]
+        start = _State(entry.away, entry.away_stale)
+        state, end, written = self._walk(child, start)
+        drop = self._eviction_cost(lane, written, end, lane.end_step, keep=False)
+        left = _State(min(state.away, state.here, state.here_stale + drop))
+        left.away_stale = min(state.away_stale, state.here_stale)
+        assert item.loop is not None
+        if starts_with_read(item) and self.program.loops[item.loop].trip_count > 1:
+            left.away_stale = _INF  # the next trip reads what this one did not write back
+        return left
+
+    def _hold(self, start: int, end: int) -> float:
+        return self.size * float(self.space[end] - self.space[start])
+
+    def _prefetch_cost(self, lane: Lane, floor: int, ready: int) -> float:
+        """Cheapest way to serve a copy before `ready`: space from its step on, or a stall."""
+        work = self.copy_ticks * lane.repeat
+        if floor >= ready:
+            return work
+        window = work * self.idle[floor:ready] - self.size * self.space[floor:ready]
+        return min(float(window.min()) + self.size * float(self.space[ready]), work)
+
+    def cheapest_services(self) -> Iterator[tuple[int, int, int, bool]]:
+        """Per copy a life could make, (lane, item, cheapest step, whether it is a prefetch).
+
+        Only copies that a step serves more cheaply than a stall are listed.
+        """
+        for lane_index, lane in enumerate(self.lanes):
+            written = lane.start_step
+            has_written = False
+            for index, item in enumerate(lane.items):
+                if starts_with_read(item):
+                    step = self._prefetch_step(lane, written, item.start_step)
+                    if step >= 0:
+                        yield lane_index, index, step, True
+                if item.writes:
+                    written, has_written = item.end_step, True
+                following = lane.items[index + 1 : index + 2]
+                limit = following[0].start_step if following else lane.end_step
+                if has_written and lane.needed_after[index] and limit > written:
+                    yield lane_index, index, self._cheapest_idle(written, limit), False
+
+    def _cheapest_idle(self, start: int, end: int) -> int:
+        return start + int(self.idle[start:end].argmin())
+
+    def _prefetch_step(self, lane: Lane, floor: int, ready: int) -> int:
+        """The step that `_prefetch_cost` chose, -1 for a stall."""
+        if floor >= ready:
+            return -1
+        work = self.copy_ticks * lane.repeat
+        window = work * self.idle[floor:ready] - self.size * self.space[floor:ready]
+        best = int(window.argmin())
+        cost = float(window[best]) + self.size * float(self.space[ready])
+        return floor + best if cost < work else -1
+
+    def _eviction_cost(
+        self, lane: Lane, written: int, position: int, limit: int, *, keep: bool
+    ) -> float:
+        """Cheapest way to serve a copy back: while held anyway, holding longer, or a stall."""
+        work = self.copy_ticks * lane.repeat
+        held_until = limit if keep else position
+        best = work
+        if held_until > written:
+            best = min(best, work * float(self.idle[written:held_until].min()))
+        if not keep and limit > position:
+            longer = work * self.idle[position:limit]
+            longer = longer + self.size * self.space[position + 1 : limit + 1]
+            best = min(best, float(longer.min()) - self.size * float(self.space[position]))
+        return best
