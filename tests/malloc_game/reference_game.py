@@ -280,8 +280,12 @@ class ReferenceGame:
         assert found is not None
         start, offset = found
         writes = turn.access is not None and not turn.access.kind.reads
-        if not writes and start < turn.position:
-            self._reserve(turn.buffer, start)
+        if not writes:
+            if start < turn.position:
+                self._reserve(turn.buffer, start)
+            else:
+                ticks = self.program.copy_ticks(self.program.buffers[turn.buffer].size_bytes)
+                self._stall(turn.position, turn.frame, ticks)
         source = Source.PRODUCED if writes else Source.COPIED
         self._occupy(turn.buffer, offset, start, turn.position, source, turn.frame)
 
@@ -405,11 +409,14 @@ class ReferenceGame:
     def _flush(self, position: int, frame: int | None) -> None:
         """The program waits until the queue is empty."""
         while self.queue:
-            ticks = self.queue[0].remaining_ticks
-            self.stalls.append((position, frame, ticks))
-            self.stall_ticks += ticks * repeat_of_frame(self.program, frame)
-            self.latency += ticks * repeat_of_frame(self.program, frame)
+            self._stall(position, frame, self.queue[0].remaining_ticks)
             self._finish_first(position)
+
+    def _stall(self, position: int, frame: int | None, ticks: int) -> None:
+        """The program waits before `position`, on every trip of `frame`."""
+        self.stalls.append((position, frame, ticks))
+        self.stall_ticks += ticks * repeat_of_frame(self.program, frame)
+        self.latency += ticks * repeat_of_frame(self.program, frame)
 
     def _offer_loop(self, loop: int) -> None:
         """What the finished trip left over is, times the loop's weight, the outer frame's."""
