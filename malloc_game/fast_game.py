@@ -1,0 +1,508 @@
+"""mallocGame compiled for the CPU: thousands of whole games a second, for search without jax.
+
+Source: PROBLEM.md section 4, with sections 2 and 3 for what a finished game means. The rules
+themselves are in `malloc_game.fast_game_kernels`; here are the list of turns, the arrays and
+the door. `docs/game.md` has the order of turns; `tests/malloc_game/reference_game.py` is the
+slow witness that both are tested against.
+
+**Preferences, not moves.** A player hands in one action per turn of the *static* list of turns
+(`FastGame.turns`), before the game begins. When a turn comes up, the action that is played is
+the first legal one of
+
+- Keep wanted: Keep, Copy, Drop (Keep and Copy need the same window and place, so Copy is only
+  reached where there is no next turn to keep the buffer for; at loop entry there is no Copy);
+- Copy wanted: Copy, Drop;
+- Drop wanted: Drop.
+
+Turns that do not come up (a buffer held for a whole loop takes no turns inside; one that was
+not held has none at the loop's exit) ignore what was wanted. So every array of wishes is a
+legal game, and wishing for what was played gives the same game again.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import Access, AccessKind, Program
+from malloc_game import fast_game_kernels as kernels
+from malloc_game.fast_game_kernels import Actions, Floats, Integers
+from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+
+DEFAULT_MAX_CARRIED = 1
+"""Carried parameters allowed by default (PROBLEM.md section 2 rule 6)."""
+
+DEFAULT_CARRIED_CANDIDATES = 8
+"""Parameters that get a turn before step 0: those whose residency saves most."""
+
+WEIGHT_DENOMINATOR = 1024
+"""Loop weights that are not whole numbers are rounded down to multiples of 1/1024."""
+
+
+class Action(enum.IntEnum):
+    """What to do with a buffer at its turn (PROBLEM.md section 4)."""
+
+    DROP = kernels.DROP
+    COPY = kernels.COPY
+    KEEP = kernels.KEEP
+
+
+NOT_ASKED = kernels.NOT_ASKED
+"""Stands for the action of a turn that did not come up."""
+
+
+class TurnKind(enum.IntEnum):
+    """What a turn is about."""
+
+    CARRY = kernels.KIND_CARRY
+    ENTRY = kernels.KIND_ENTRY
+    ACCESS = kernels.KIND_ACCESS
+    EXIT = kernels.KIND_EXIT
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the static list.
+
+    Attributes:
+      kind: before the program, at a loop's entry, an access, or at a loop's exit.
+      buffer: the buffer that moves.
+      step: of the access; the loop's first step at its entry, one past its last at its exit.
+      loop: the loop that is entered or left; around an access the innermost loop; else None.
+      access: row of the access in `Program.instructions[step].accesses`, -1 for other kinds.
+      may_keep: there is a next turn of the buffer for which it can be kept.
+      needed_after: content that leaves now is still needed (PROBLEM.md section 1).
+    """
+
+    kind: TurnKind
+    buffer: int
+    step: int
+    loop: int | None
+    access: int
+    may_keep: bool
+    needed_after: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GameRecord:
+    """One finished game.
+
+    Attributes:
+      latency_ticks: sum of `repeat` times (elapsed + stall), in ticks.
+      stall_ticks: the part of it in which the program waits for copies.
+      taken: `[num_turns]` int8 action played at each turn, `NOT_ASKED` where none came up.
+    """
+
+    latency_ticks: float
+    stall_ticks: float
+    taken: Actions
+
+
+class FastGame:
+    """The game on one program; not for use by several threads at once.
+
+    Args:
+      program: what is played.
+      max_carried: most parameters that may be carried over from the previous run.
+      carried_candidates: how many parameters get a turn before step 0.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        max_carried: int = DEFAULT_MAX_CARRIED,
+        carried_candidates: int = DEFAULT_CARRIED_CANDIDATES,
+    ) -> None:
+        self.program = program
+        self.max_carried = max_carried
+        candidates = carried_candidates if max_carried > 0 else 0
+        self._script = _Script(program, _carried_candidates(program, candidates))
+        self.tables = _tables(program, self._script, max_carried)
+        self._state = new_state(self.tables)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The static list of turns, in the order of play."""
+        return tuple(self._script.turns)
+
+    @property
+    def num_turns(self) -> int:
+        """Length of `turns` and of every array of actions."""
+        return len(self._script.turns)
+
+    @property
+    def num_events(self) -> int:
+        """Rows of the event table: turns, ends of steps, loops entered and left, the end."""
+        return int(self.tables.events.shape[0])
+
+    @cached_property
+    def event_of_turn(self) -> Integers:
+        """`[num_turns]` row of each turn in the event table."""
+        events = self.tables.events
+        rows = np.flatnonzero(events[:, kernels.EVENT_KIND] <= kernels.KIND_EXIT)
+        return rows.astype(np.int64)
+
+    def wishes(self, action: Action = Action.DROP) -> Actions:
+        """`[num_turns]` int8, everywhere `action`."""
+        return np.full(self.num_turns, int(action), dtype=np.int8)
+
+    def latency_ticks(self, actions: Actions) -> float:
+        """Latency of the game with these wishes (`[num_turns]` int8)."""
+        return self.play(actions).latency_ticks
+
+    def play(self, actions: Actions) -> GameRecord:
+        """Plays one game with these wishes (`[num_turns]` int8).
+
+        Raises:
+          InputError: if there is not one action per turn.
+        """
+        wanted = self._checked(actions)
+        taken = np.full(self.num_turns, NOT_ASKED, dtype=np.int8)
+        latency = kernels.play(self.tables, self._state, wanted, taken)
+        return GameRecord(float(latency), float(self._state.sums[1]), taken)
+
+    def legal_masks(self, actions: Actions) -> tuple[Actions, Actions]:
+        """Plays one game and says what was legal at each turn on the way.
+
+        Returns:
+          (`[num_turns]` int8 with bit `1 << action` set where legal, 0 where the turn did not
+          come up; `[num_turns]` int8 the actions taken).
+        """
+        wanted = self._checked(actions)
+        taken = np.full(self.num_turns, NOT_ASKED, dtype=np.int8)
+        masks = np.zeros(self.num_turns, dtype=np.int8)
+        kernels.masks_along(self.tables, self._state, wanted, taken, masks)
+        return masks, taken
+
+    def play_many(self, actions: Actions) -> Floats:
+        """Latencies `[games]` of wishes `[games, num_turns]` int8."""
+        batch = np.ascontiguousarray(actions, dtype=np.int8)
+        if batch.ndim != 2 or batch.shape[1] != self.num_turns:
+            raise InputError(f"actions have shape {batch.shape}, expected [_, {self.num_turns}]")
+        latencies = np.empty(batch.shape[0])
+        kernels.play_many(self.tables, self._state, batch, self.wishes(), latencies)
+        return latencies
+
+    def sample(
+        self, probabilities: Floats, num_games: int, rng: np.random.Generator
+    ) -> tuple[Floats, Actions]:
+        """Plays games whose wishes are drawn turn by turn.
+
+        Args:
+          probabilities: `[num_turns, 3]` of Drop, Copy and Keep.
+          num_games: how many.
+          rng: gives the seed of the draws.
+
+        Returns:
+          (`[num_games]` latencies in ticks, `[num_games, num_turns]` int8 actions taken).
+        """
+        table = np.ascontiguousarray(probabilities, dtype=np.float64)
+        taken = np.full((num_games, self.num_turns), NOT_ASKED, dtype=np.int8)
+        latencies = np.empty(num_games)
+        seed = int(rng.integers(1, 2**62))
+        kernels.sample(self.tables, self._state, table, seed, self.wishes(), taken, latencies)
+        return latencies, taken
+
+    def map_of(self, actions: Actions) -> MemoryMap:
+        """The memory map that the game with these wishes amounts to."""
+        self.play(actions)
+        return memory_map_of(self.program, self._state)
+
+    def _checked(self, actions: Actions) -> Actions:
+        wanted = np.ascontiguousarray(actions, dtype=np.int8)
+        if wanted.shape != (self.num_turns,):
+            raise InputError(f"actions have shape {wanted.shape}, expected ({self.num_turns},)")
+        return wanted
+
+
+def memory_map_of(program: Program, state: kernels.State) -> MemoryMap:
+    """The memory map of a finished game's state."""
+    unit = program.machine.alignment_bytes
+    sources = (Source.PRODUCED, Source.COPIED, Source.CARRIED)
+    residencies = [
+        Residency(
+            buffer=row[kernels.END_BUFFER],
+            offset_bytes=row[kernels.END_OFFSET] * unit,
+            start=row[kernels.END_START],
+            end=row[kernels.END_STEP],
+            source=sources[row[kernels.END_SOURCE]],
+            ready=row[kernels.END_READY],
+            loop=None if row[kernels.END_LOOP] < 0 else row[kernels.END_LOOP],
+        )
+        for row in state.ended[: state.counters[kernels.CNT_ENDED]].tolist()
+    ]
+    evictions = [
+        Eviction(row[kernels.QUE_BUFFER], row[kernels.QUE_ISSUE], row[kernels.QUE_DONE])
+        for row in state.queue[: state.counters[kernels.CNT_QUEUE_TAIL]].tolist()
+    ]
+    residencies.sort(key=lambda r: (r.start, r.end, r.buffer))
+    evictions.sort(key=lambda e: (e.issue, e.done, e.buffer))
+    return MemoryMap(tuple(residencies), tuple(evictions))
+
+
+def new_state(tables: kernels.Tables) -> kernels.State:
+    """Arrays for a game, large enough for any play."""
+    num_turns = int(np.count_nonzero(tables.events[:, kernels.EVENT_KIND] <= kernels.KIND_EXIT))
+    num_steps = tables.step_ticks.shape[0]
+    num_buffers = tables.sizes.shape[0]
+
+    def rows(count: int, columns: int) -> Integers:
+        return np.zeros((count, columns), dtype=np.int64)
+
+    return kernels.State(
+        counters=np.zeros(kernels.NUM_COUNTERS, dtype=np.int64),
+        sums=np.zeros(2),
+        current=np.zeros(tables.step_ticks.shape[1], dtype=np.int64),
+        idle=rows(num_steps + 1, 2),
+        bases=np.zeros(tables.offers.shape[0] + 1, dtype=np.int64),
+        buffers=rows(num_buffers, kernels.NUM_BUFFER_COLUMNS),
+        live=rows(num_buffers + 1, 3),
+        ended=rows(num_turns + 1, kernels.NUM_ENDED_COLUMNS),
+        queue=rows(num_turns + 1, kernels.NUM_QUEUE_COLUMNS),
+        leavers=np.zeros(num_buffers + 1, dtype=np.int64),
+        scratch=rows(num_buffers + num_turns + 2, 3),
+    )
+
+
+def _takes_turns(program: Program, buffer: int) -> bool:
+    return program.may_be_resident(buffer) and program.buffers[buffer].size_bytes > 0
+
+
+def _carried_candidates(program: Program, limit: int) -> list[int]:
+    """Read-only parameters that would save most, at most `limit`, in order of first use."""
+    order: dict[int, None] = {}
+    for instruction in program.instructions:
+        for access in instruction.accesses:
+            order.setdefault(access.buffer)
+    savings: dict[int, float] = {}
+    for buffer in order:
+        accesses = program.accesses_of_buffer[buffer]
+        writes = any(access.kind.writes for _, access in accesses)
+        if program.buffers[buffer].is_parameter and not writes and _takes_turns(program, buffer):
+            savings[buffer] = math.fsum(_saving_alone(program, *use) for use in accesses)
+    best = set(sorted(savings, key=lambda buffer: -savings[buffer])[:limit])
+    return [buffer for buffer in savings if buffer in best]
+
+
+def _saving_alone(program: Program, step: int, access: Access) -> float:
+    """Ticks that the program is faster when only this access is fast."""
+    instruction = program.instructions[step]
+    others = [other for other in instruction.accesses if other is not access]
+    gain = instruction.elapsed_ticks(instruction.accesses) - instruction.elapsed_ticks(others)
+    return instruction.repeat * gain
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A buffer's access, or a loop that uses it with its uses inside."""
+
+    step: int
+    kind: AccessKind | None
+    loop: int | None
+    inside: tuple[_Use, ...]
+
+
+class _Script:
+    """Builds the list of events and turns of a program."""
+
+    def __init__(self, program: Program, carried: Sequence[int]) -> None:
+        self.program = program
+        self.turns: list[Turn] = []
+        self.events: list[tuple[int, ...]] = []
+        self.num_accesses = 0
+        self._facts: dict[tuple[TurnKind, int, int, int], tuple[bool, bool]] = {}
+        self._allowed = [_takes_turns(program, b) for b in range(len(program.buffers))]
+        for buffer, allowed in enumerate(self._allowed):
+            if allowed:
+                live_out = program.buffers[buffer].live_out
+                self._learn(buffer, _uses(program, buffer), live_out)
+        self._users = _buffers_by_first_use(program, self._allowed)
+        for buffer in carried:
+            self._turn(TurnKind.CARRY, buffer, 0, None)
+        self._steps()
+
+    def _learn(self, buffer: int, uses: Sequence[_Use], after: bool) -> bool:
+        """Records for each turn whether there is a next one and whether content is needed.
+
+        Returns whether the buffer is needed before the first of `uses`, given whether it is
+        needed after the last.
+        """
+        needed = after
+        for position in range(len(uses) - 1, -1, -1):
+            use = uses[position]
+            has_next = position + 1 < len(uses)
+            if use.loop is None:
+                assert use.kind is not None
+                self._facts[TurnKind.ACCESS, buffer, use.step, -1] = (has_next, needed)
+                needed = use.kind.reads
+                continue
+            loop = self.program.loops[use.loop]
+            self._facts[TurnKind.EXIT, buffer, loop.end_step, use.loop] = (has_next, needed)
+            inside = self._learn(buffer, use.inside, needed)
+            runs_again = not loop.is_branch or loop.trip_count > 1
+            if inside and not needed and runs_again:
+                inside = self._learn(buffer, use.inside, True)
+            needed = inside or (needed and loop.is_branch)
+            self._facts[TurnKind.ENTRY, buffer, loop.start_step, use.loop] = (True, needed)
+        return needed
+
+    def _steps(self) -> None:
+        program = self.program
+        open_loops: list[int] = []
+        starts: dict[int, list[int]] = {}
+        for index, loop in enumerate(program.loops):
+            starts.setdefault(loop.start_step, []).append(index)
+        for step in range(program.num_steps):
+            for loop_index in starts.get(step, ()):
+                self._enter(loop_index)
+                open_loops.append(loop_index)
+            for row, access in enumerate(program.instructions[step].accesses):
+                if self._allowed[access.buffer]:
+                    loop_around = open_loops[-1] if open_loops else None
+                    self._turn(TurnKind.ACCESS, access.buffer, step, loop_around, row)
+                self.num_accesses += 1
+            self._event(kernels.KIND_STEP_END, step=step)
+            while open_loops and program.loops[open_loops[-1]].end_step == step + 1:
+                self._exit(open_loops.pop())
+        self._event(kernels.KIND_END, step=program.num_steps)
+
+    def _enter(self, index: int) -> None:
+        loop = self.program.loops[index]
+        for buffer in self._users[index]:
+            self._turn(TurnKind.ENTRY, buffer, loop.start_step, index)
+        outer = -1 if loop.parent is None else loop.parent
+        self._event(kernels.KIND_ENTER_LOOP, step=loop.start_step, loop=index, access=outer)
+
+    def _exit(self, index: int) -> None:
+        loop = self.program.loops[index]
+        self._event(
+            kernels.KIND_LEAVE_LOOP, step=loop.end_step, loop=index, access=loop.start_step
+        )
+        for buffer in self._users[index]:
+            self._turn(TurnKind.EXIT, buffer, loop.end_step, index)
+
+    def _turn(
+        self, kind: TurnKind, buffer: int, step: int, loop: int | None, row: int = -1
+    ) -> None:
+        marker = loop if kind in (TurnKind.ENTRY, TurnKind.EXIT) else None
+        facts = (True, False)
+        if kind is not TurnKind.CARRY:
+            facts = self._facts[kind, buffer, step, -1 if marker is None else marker]
+        may_keep, needed = facts
+        flags = may_keep * kernels.FLAG_KEEP | needed * kernels.FLAG_NEEDED
+        around = loop
+        reference = self.num_accesses
+        if kind is TurnKind.ACCESS:
+            access = self.program.instructions[step].accesses[row]
+            flags |= access.kind.reads * kernels.FLAG_READS
+            flags |= access.kind.writes * kernels.FLAG_WRITES
+        elif loop is not None:
+            around = self.program.loops[loop].parent
+            reference = loop
+        turn = len(self.turns)
+        self.turns.append(Turn(kind, buffer, step, loop, row, may_keep, needed))
+        self._event(
+            kind, buffer, turn, step, -1 if around is None else around, reference, flags
+        )
+
+    def _event(
+        self,
+        kind: int,
+        buffer: int = -1,
+        turn: int = -1,
+        step: int = -1,
+        loop: int = -1,
+        access: int = -1,
+        flags: int = 0,
+    ) -> None:
+        self.events.append((int(kind), buffer, turn, step, loop, access, flags))
+
+
+def _uses(program: Program, buffer: int) -> tuple[_Use, ...]:
+    """The buffer's accesses, those inside loops grouped by loop."""
+    accesses = [(step, access.kind) for step, access in program.accesses_of_buffer[buffer]]
+    return _group(program, accesses, None)
+
+
+def _group(
+    program: Program, accesses: Sequence[tuple[int, AccessKind]], around: int | None
+) -> tuple[_Use, ...]:
+    uses: list[_Use] = []
+    position = 0
+    while position < len(accesses):
+        step, kind = accesses[position]
+        chain = list(program.loops_around(program.loop_of_step[step]))
+        if around is not None:
+            chain = chain[: chain.index(around)]
+        if not chain:
+            uses.append(_Use(step, kind, None, ()))
+            position += 1
+            continue
+        loop = chain[-1]
+        end = position
+        while end < len(accesses) and program.loops[loop].contains_step(accesses[end][0]):
+            end += 1
+        uses.append(_Use(step, None, loop, _group(program, accesses[position:end], loop)))
+        position = end
+    return tuple(uses)
+
+
+def _buffers_by_first_use(program: Program, allowed: Sequence[bool]) -> list[list[int]]:
+    """Per loop the allowed buffers used inside, in order of first use."""
+    users: list[dict[int, None]] = [{} for _ in program.loops]
+    for step, instruction in enumerate(program.instructions):
+        for loop in program.loops_around(program.loop_of_step[step]):
+            for access in instruction.accesses:
+                if allowed[access.buffer]:
+                    users[loop].setdefault(access.buffer)
+    return [list(found) for found in users]
+
+
+def _tables(program: Program, script: _Script, max_carried: int) -> kernels.Tables:
+    unit = program.machine.alignment_bytes
+    limits = (program.capacity_bytes // unit, max_carried, program.num_steps)
+    sizes = [(b.size_bytes // unit, program.copy_ticks(b.size_bytes)) for b in program.buffers]
+    lanes = program.num_lanes
+    step_ticks = np.zeros((program.num_steps + 1, 1 + lanes), dtype=np.int64)
+    access_ticks = np.zeros((script.num_accesses, 1 + lanes), dtype=np.int64)
+    row = 0
+    for step, instruction in enumerate(program.instructions):
+        step_ticks[step, 1:] = instruction.base_ticks
+        for access in instruction.accesses:
+            access_ticks[row] = (access.bus_ticks, *access.lane_ticks)
+            step_ticks[step] += access_ticks[row]
+            row += 1
+    repeats = [1.0]
+    for loop in program.loops:
+        repeats.append(loop.weight * repeats[0 if loop.parent is None else loop.parent + 1])
+    return kernels.Tables(
+        limits=np.array(limits, dtype=np.int64),
+        events=np.array(script.events, dtype=np.int64).reshape(-1, kernels.NUM_EVENT_COLUMNS),
+        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        step_ticks=step_ticks,
+        access_ticks=access_ticks,
+        repeats=np.array([*(i.repeat for i in program.instructions), 0.0]),
+        loop_repeats=np.array(repeats),
+        offers=_offers(program),
+    )
+
+
+def _offers(program: Program) -> Integers:
+    """Per loop how the idle time that a trip leaves over counts outside (docs/game.md)."""
+    rows = np.zeros((len(program.loops), kernels.NUM_OFFER_COLUMNS), dtype=np.int64)
+    for row, loop in zip(rows, program.loops, strict=True):
+        weight = float(loop.weight)
+        exact = weight.is_integer()
+        scale = 1 if exact or weight >= WEIGHT_DENOMINATOR else WEIGHT_DENOMINATOR
+        row[kernels.OFFER_NUMERATOR] = math.floor(weight * scale)
+        row[kernels.OFFER_DENOMINATOR] = scale
+        row[kernels.OFFER_ROUNDING] = 0 if exact else loop.end_step - loop.start_step
+        row[kernels.OFFER_LIMIT] = kernels.IDLE_LIMIT_TICKS // len(program.loops)
+    return rows

@@ -1,0 +1,826 @@
+"""The compiled inner loop of `malloc_game.fast_game`: mallocGame's rules over flat integer arrays.
+
+Source: PROBLEM.md sections 3 and 4. `FastGame` builds the tables, owns the arrays and documents
+the rules; nobody else should call these functions. All of them live in one file on purpose:
+numba's on-disk cache watches only the file that a function stands in, so a caller compiled from
+another file would keep running yesterday's rules.
+
+A game is a list of *events* (`EVENT_*` kinds) played in order by `run`. Its state is a handful
+of arrays (`State`), each used up to a counter, so that a checkpoint is a copy of prefixes:
+
+- `counters`: the scalars, `CNT_*`.
+- `sums`: latency and stalls so far, in ticks weighted by `repeat`.
+- `current`: bus ticks and lane ticks of the step being played, its fast accesses taken off.
+- `idle`: stack of (step, running total of unreserved idle ticks). A prefetch takes idle time
+  latest first, so it pops what it exhausts: each step is pushed and popped once.
+- `bases`: where the stack of each open loop begins; a window never reaches below.
+- `buffers`: per buffer `BUF_*`.
+- `live`: (offset, offset end, buffer) of what is resident now, sorted by offset.
+- `ended`: finished residencies, `END_*`, in order of their ends.
+- `queue`: evictions ever queued, `QUE_*`; those from `CNT_QUEUE_HEAD` on are unfinished.
+- `leavers`: buffers whose place falls free when the step is over.
+- `scratch`: intervals while a place is sought.
+
+Offsets and sizes are in alignment units, times in ticks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Actions = npt.NDArray[np.int8]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(function: _Function) -> _Function:
+    """Compiles `function` to machine code, kept on disk between runs."""
+    jit = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+    return cast(_Function, jit(function))
+
+
+# Actions; the values of `malloc_game.fast_game.Action`.
+DROP = 0
+COPY = 1
+KEEP = 2
+NOT_ASKED = -1
+
+# Columns of the event table.
+EVENT_KIND = 0
+EVENT_BUFFER = 1
+EVENT_TURN = 2
+EVENT_STEP = 3
+EVENT_LOOP = 4
+EVENT_ACCESS = 5
+EVENT_FLAGS = 6
+NUM_EVENT_COLUMNS = 7
+
+# Kinds of events. The first four are turns.
+KIND_CARRY = 0
+KIND_ENTRY = 1
+KIND_ACCESS = 2
+KIND_EXIT = 3
+KIND_ENTER_LOOP = 4
+KIND_STEP_END = 5
+KIND_LEAVE_LOOP = 6
+KIND_END = 7
+
+# Bits of EVENT_FLAGS.
+FLAG_KEEP = 1  # there is a next turn to keep it for
+FLAG_NEEDED = 2  # leaving now, the content is still needed
+FLAG_READS = 4
+FLAG_WRITES = 8
+
+# Counters.
+CNT_IDLE_TOP = 0
+CNT_IDLE_BASE = 1
+CNT_LOOP_DEPTH = 2
+CNT_LIVE = 3
+CNT_ENDED = 4
+CNT_QUEUE_HEAD = 5
+CNT_QUEUE_TAIL = 6
+CNT_LEAVERS = 7
+CNT_CARRIED = 8
+CNT_COPIES = 9
+NUM_COUNTERS = 10
+
+# Columns of the idle stack.
+IDLE_STEP = 0
+IDLE_TOTAL = 1
+
+# Columns of the buffer states.
+BUF_OFFSET = 0  # -1: not resident
+BUF_START = 1
+BUF_READY = 2
+BUF_SOURCE = 3
+BUF_LOOP = 4
+BUF_EARLIEST = 5  # first step at whose beginning a prefetch may be issued
+BUF_STALE = 6  # resident, and the slow copy is not current
+BUF_LEAVING = 7  # resident only until its evictions are served or the step is over
+BUF_PENDING = 8  # unfinished evictions
+BUF_LAST_QUEUED = 9  # row of its latest eviction
+BUF_HELD = 10  # loop it was kept for, HELD_ALWAYS for carried ones, NOT_HELD
+NUM_BUFFER_COLUMNS = 11
+
+NOT_HELD = -2
+HELD_ALWAYS = -1
+
+# Columns of `live` and `scratch`.
+LIVE_OFFSET = 0
+LIVE_OFFSET_END = 1
+LIVE_BUFFER = 2
+
+# Columns of `ended`.
+END_OFFSET = 0
+END_OFFSET_END = 1
+END_STEP = 2
+END_BUFFER = 3
+END_START = 4
+END_READY = 5
+END_SOURCE = 6
+END_LOOP = 7
+NUM_ENDED_COLUMNS = 8
+
+SOURCE_PRODUCED = 0
+SOURCE_COPIED = 1
+SOURCE_CARRIED = 2
+
+# Columns of the eviction queue.
+QUE_BUFFER = 0
+QUE_ISSUE = 1
+QUE_REMAINING = 2
+QUE_DONE = 3
+QUE_SPOILED = 4
+NUM_QUEUE_COLUMNS = 5
+
+# Columns of the limits.
+LIMIT_CAPACITY = 0
+LIMIT_CARRIED = 1
+LIMIT_STEPS = 2
+NUM_LIMITS = 3
+
+# Columns of the loops' offers.
+OFFER_NUMERATOR = 0
+OFFER_DENOMINATOR = 1
+OFFER_ROUNDING = 2
+OFFER_LIMIT = 3
+NUM_OFFER_COLUMNS = 4
+
+IDLE_LIMIT_TICKS = 2**30
+"""No loop offers more idle time than this (docs/game.md), so that 32 bits suffice elsewhere."""
+
+
+class Tables(NamedTuple):
+    """What does not change between games.
+
+    Attributes:
+      limits: `[NUM_LIMITS]`.
+      events: `[num_events, NUM_EVENT_COLUMNS]`.
+      sizes: `[num_buffers, 2]` size in alignment units, ticks of a copy.
+      step_ticks: `[num_steps + 1, 1 + num_lanes]` bus ticks and lane ticks, all slow.
+      access_ticks: `[num_accesses, 1 + num_lanes]` what an access takes off when fast.
+      repeats: `[num_steps + 1]` weight of each step.
+      loop_repeats: `[num_loops + 1]` weight of a stall in loop `i` at `i + 1`; `[0]` is 1.
+      offers: `[num_loops, NUM_OFFER_COLUMNS]` how a trip's idle time counts outside.
+    """
+
+    limits: Integers
+    events: Integers
+    sizes: Integers
+    step_ticks: Integers
+    access_ticks: Integers
+    repeats: Floats
+    loop_repeats: Floats
+    offers: Integers
+
+
+class State(NamedTuple):
+    """What a game changes; see the module's docstring."""
+
+    counters: Integers
+    sums: Floats
+    current: Integers
+    idle: Integers
+    bases: Integers
+    buffers: Integers
+    live: Integers
+    ended: Integers
+    queue: Integers
+    leavers: Integers
+    scratch: Integers
+
+
+@compiled
+def reset(tables: Tables, state: State) -> None:
+    """The state before the first event."""
+    for each in range(NUM_COUNTERS):
+        state.counters[each] = 0
+    state.sums[0] = 0.0
+    state.sums[1] = 0.0
+    for column in range(state.current.size):
+        state.current[column] = tables.step_ticks[0, column]
+    state.idle[0, IDLE_STEP] = -1
+    state.idle[0, IDLE_TOTAL] = 0
+    for buffer in range(state.buffers.shape[0]):
+        for column in range(NUM_BUFFER_COLUMNS):
+            state.buffers[buffer, column] = 0
+        state.buffers[buffer, BUF_OFFSET] = -1
+        state.buffers[buffer, BUF_HELD] = NOT_HELD
+
+
+@compiled
+def _copy_rows(source: Integers, target: Integers, count: int) -> None:
+    for row in range(count):
+        for column in range(source.shape[1]):
+            target[row, column] = source[row, column]
+
+
+@compiled
+def _copy_items(source: Integers, target: Integers, count: int) -> None:
+    for each in range(count):
+        target[each] = source[each]
+
+
+@compiled
+def copy_state(source: State, target: State) -> None:
+    """Makes `target` equal to `source`, copying only what is in use."""
+    counters = source.counters
+    _copy_items(counters, target.counters, NUM_COUNTERS)
+    target.sums[0] = source.sums[0]
+    target.sums[1] = source.sums[1]
+    _copy_items(source.current, target.current, source.current.size)
+    _copy_items(source.bases, target.bases, counters[CNT_LOOP_DEPTH])
+    _copy_items(source.leavers, target.leavers, counters[CNT_LEAVERS])
+    _copy_rows(source.buffers, target.buffers, source.buffers.shape[0])
+    _copy_rows(source.idle, target.idle, counters[CNT_IDLE_TOP] + 1)
+    _copy_rows(source.live, target.live, counters[CNT_LIVE])
+    _copy_rows(source.ended, target.ended, counters[CNT_ENDED])
+    _copy_rows(source.queue, target.queue, counters[CNT_QUEUE_TAIL])
+
+
+@compiled
+def _window(state: State, ticks: int, earliest: int) -> int:
+    """Row of the idle stack where the latest window that carries a copy begins, or -1."""
+    idle = state.idle
+    top = state.counters[CNT_IDLE_TOP]
+    target = idle[top, IDLE_TOTAL] - ticks
+    low = state.counters[CNT_IDLE_BASE]
+    if target < idle[low, IDLE_TOTAL]:
+        return -1
+    # The last row whose predecessor's total is at most `target`: gallop down, then halve.
+    reach = 1
+    high = top
+    while high - reach > low and idle[high - reach, IDLE_TOTAL] > target:
+        high -= reach
+        reach *= 2
+    low = max(low, high - reach)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if idle[middle, IDLE_TOTAL] > target:
+            high = middle
+        else:
+            low = middle
+    return high if idle[high, IDLE_STEP] >= earliest else -1
+
+
+@compiled
+def _reserve(state: State, row: int, ticks: int) -> None:
+    """Takes `ticks` of idle time, latest first; `row` is `_window`'s answer."""
+    idle = state.idle
+    left = idle[state.counters[CNT_IDLE_TOP], IDLE_TOTAL] - ticks
+    idle[row, IDLE_TOTAL] = left
+    state.counters[CNT_IDLE_TOP] = row if left > idle[row - 1, IDLE_TOTAL] else row - 1
+
+
+@compiled
+def _push_idle(state: State, step: int, ticks: int) -> None:
+    if ticks > 0:
+        top = state.counters[CNT_IDLE_TOP]
+        state.idle[top + 1, IDLE_STEP] = step
+        state.idle[top + 1, IDLE_TOTAL] = state.idle[top, IDLE_TOTAL] + ticks
+        state.counters[CNT_IDLE_TOP] = top + 1
+
+
+@compiled
+def _best_gap(intervals: Integers, count: int, capacity: int, size: int) -> int:
+    """Offset of the smallest gap that holds `size`, the lowest among equals, or -1."""
+    best = -1
+    smallest = capacity + 1
+    cursor = 0
+    for row in range(count):
+        gap = intervals[row, LIVE_OFFSET] - cursor
+        if size <= gap < smallest:
+            smallest = gap
+            best = cursor
+        cursor = intervals[row, LIVE_OFFSET_END]
+    if size <= capacity - cursor < smallest:
+        best = cursor
+    return best
+
+
+@compiled
+def _cover(intervals: Integers, count: int, start: int, end: int) -> int:
+    """Adds `[start, end)` to sorted disjoint intervals, merging; returns their new number."""
+    low = 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if intervals[middle, LIVE_OFFSET_END] < start:
+            low = middle + 1
+        else:
+            high = middle
+    past = low
+    while past < count and intervals[past, LIVE_OFFSET] <= end:
+        start = min(start, intervals[past, LIVE_OFFSET])
+        end = max(end, intervals[past, LIVE_OFFSET_END])
+        past += 1
+    _shift(intervals, past, count, low + 1 - past)
+    intervals[low, LIVE_OFFSET] = start
+    intervals[low, LIVE_OFFSET_END] = end
+    return count + low + 1 - past
+
+
+@compiled
+def _shift(rows: Integers, first: int, count: int, by: int) -> None:
+    """Moves rows `[first, count)` by `by` rows (-1, 0, 1 or further down)."""
+    if by > 0:
+        for row in range(count - 1, first - 1, -1):
+            for column in range(3):
+                rows[row + by, column] = rows[row, column]
+    elif by < 0:
+        for row in range(first, count):
+            for column in range(3):
+                rows[row + by, column] = rows[row, column]
+
+
+@compiled
+def _place(tables: Tables, state: State, size: int, start: int) -> int:
+    """Best fit over what is free from `start` to the present and on; an offset or -1.
+
+    Every reservation begins at or before the present, so whatever lives now is in the way for
+    as long as one likes, and the past adds what ended after `start`.
+    """
+    capacity = tables.limits[LIMIT_CAPACITY]
+    count = state.counters[CNT_LIVE]
+    found = _best_gap(state.live, count, capacity, size)
+    row = state.counters[CNT_ENDED] - 1
+    if found < 0 or row < 0 or state.ended[row, END_STEP] <= start:
+        return found
+    scratch = state.scratch
+    for each in range(count):
+        scratch[each, LIVE_OFFSET] = state.live[each, LIVE_OFFSET]
+        scratch[each, LIVE_OFFSET_END] = state.live[each, LIVE_OFFSET_END]
+    while row >= 0 and state.ended[row, END_STEP] > start:
+        ended = state.ended[row]
+        count = _cover(scratch, count, ended[END_OFFSET], ended[END_OFFSET_END])
+        row -= 1
+    return _best_gap(scratch, count, capacity, size)
+
+
+@compiled
+def _live_row(state: State, offset: int) -> int:
+    """First row of `live` at or above `offset`."""
+    low = 0
+    high = state.counters[CNT_LIVE]
+    while low < high:
+        middle = (low + high) // 2
+        if state.live[middle, LIVE_OFFSET] < offset:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _occupy(
+    tables: Tables,
+    state: State,
+    buffer: int,
+    offset: int,
+    start: int,
+    ready: int,
+    source: int,
+    loop: int,
+) -> None:
+    """Begins a residency."""
+    row = _live_row(state, offset)
+    count = state.counters[CNT_LIVE]
+    _shift(state.live, row, count, 1)
+    state.live[row, LIVE_OFFSET] = offset
+    state.live[row, LIVE_OFFSET_END] = offset + tables.sizes[buffer, 0]
+    state.live[row, LIVE_BUFFER] = buffer
+    state.counters[CNT_LIVE] = count + 1
+    mine = state.buffers[buffer]
+    mine[BUF_OFFSET] = offset
+    mine[BUF_START] = start
+    mine[BUF_READY] = ready
+    mine[BUF_SOURCE] = source
+    mine[BUF_LOOP] = loop
+    mine[BUF_LEAVING] = 0
+
+
+@compiled
+def _release(state: State, buffer: int, end: int) -> None:
+    """Ends a residency: `end` is one past its last step."""
+    mine = state.buffers[buffer]
+    row = _live_row(state, mine[BUF_OFFSET])
+    ended = state.ended[state.counters[CNT_ENDED]]
+    ended[END_OFFSET] = mine[BUF_OFFSET]
+    ended[END_OFFSET_END] = state.live[row, LIVE_OFFSET_END]
+    ended[END_STEP] = end
+    ended[END_BUFFER] = buffer
+    ended[END_START] = mine[BUF_START]
+    ended[END_READY] = mine[BUF_READY]
+    ended[END_SOURCE] = mine[BUF_SOURCE]
+    ended[END_LOOP] = mine[BUF_LOOP]
+    state.counters[CNT_ENDED] += 1
+    count = state.counters[CNT_LIVE]
+    _shift(state.live, row + 1, count, -1)
+    state.counters[CNT_LIVE] = count - 1
+    mine[BUF_OFFSET] = -1
+    mine[BUF_LEAVING] = 0
+    mine[BUF_STALE] = 0  # what is stale and leaves is not needed
+    mine[BUF_EARLIEST] = max(mine[BUF_EARLIEST], end)
+
+
+@compiled
+def _leave(tables: Tables, state: State, buffer: int, issue: int, needed: bool) -> bool:
+    """Sends a resident buffer away, by the eviction queue if need be.
+
+    Returns whether it may go at once, i.e. no eviction of it is unfinished.
+    """
+    mine = state.buffers[buffer]
+    mine[BUF_LEAVING] = 1
+    pending = mine[BUF_PENDING]
+    if mine[BUF_STALE] and needed:
+        under_way = pending > 0 and state.queue[mine[BUF_LAST_QUEUED], QUE_SPOILED] == 0
+        if not under_way:
+            tail = state.counters[CNT_QUEUE_TAIL]
+            row = state.queue[tail]
+            row[QUE_BUFFER] = buffer
+            row[QUE_ISSUE] = issue
+            row[QUE_REMAINING] = tables.sizes[buffer, 1]
+            row[QUE_SPOILED] = 0
+            state.counters[CNT_QUEUE_TAIL] = tail + 1
+            mine[BUF_LAST_QUEUED] = tail
+            pending += 1
+            mine[BUF_PENDING] = pending
+    return pending == 0
+
+
+@compiled
+def _evicted(state: State, row: int, done: int) -> None:
+    """The eviction in `row` of the queue is complete before step `done`."""
+    entry = state.queue[row]
+    entry[QUE_DONE] = done
+    buffer = entry[QUE_BUFFER]
+    mine = state.buffers[buffer]
+    mine[BUF_PENDING] -= 1
+    if entry[QUE_SPOILED] == 0:
+        mine[BUF_STALE] = 0
+        mine[BUF_EARLIEST] = done
+    if mine[BUF_LEAVING] and mine[BUF_PENDING] == 0:
+        _release(state, buffer, done)
+
+
+@compiled
+def _flush(state: State, point: int, repeat: float) -> None:
+    """The program waits before step `point` until the eviction queue is empty."""
+    head = state.counters[CNT_QUEUE_HEAD]
+    tail = state.counters[CNT_QUEUE_TAIL]
+    stall = 0
+    for row in range(head, tail):
+        stall += state.queue[row, QUE_REMAINING]
+        _evicted(state, row, point)
+    state.counters[CNT_QUEUE_HEAD] = tail
+    state.sums[0] += repeat * stall
+    state.sums[1] += repeat * stall
+
+
+@compiled
+def _serve(state: State, step: int, idle_ticks: int) -> int:
+    """Serves evictions queued before `step`, first in, first out; returns the idle time left."""
+    head = state.counters[CNT_QUEUE_HEAD]
+    tail = state.counters[CNT_QUEUE_TAIL]
+    while idle_ticks > 0 and head < tail and state.queue[head, QUE_ISSUE] <= step:
+        served = min(idle_ticks, state.queue[head, QUE_REMAINING])
+        idle_ticks -= served
+        state.queue[head, QUE_REMAINING] -= served
+        if state.queue[head, QUE_REMAINING] == 0:
+            _evicted(state, head, step + 1)
+            head += 1
+    state.counters[CNT_QUEUE_HEAD] = head
+    return idle_ticks
+
+
+@compiled
+def _end_step(tables: Tables, state: State, step: int) -> None:
+    """The step takes its time, serves evictions, and what it was the last to need leaves."""
+    current = state.current
+    elapsed = current[0]
+    for lane in range(1, current.size):
+        elapsed = max(elapsed, current[lane])
+    state.sums[0] += tables.repeats[step] * elapsed
+    idle_ticks = _serve(state, step, elapsed - current[0])
+    for each in range(state.counters[CNT_LEAVERS]):
+        buffer = state.leavers[each]
+        mine = state.buffers[buffer]
+        if mine[BUF_OFFSET] >= 0 and mine[BUF_LEAVING] and mine[BUF_PENDING] == 0:
+            _release(state, buffer, step + 1)
+    state.counters[CNT_LEAVERS] = 0
+    _push_idle(state, step, idle_ticks)
+    for column in range(current.size):
+        current[column] = tables.step_ticks[step + 1, column]
+
+
+@compiled
+def _enter_loop(tables: Tables, state: State, loop: int, outer: int, step: int) -> None:
+    _flush(state, step, tables.loop_repeats[outer + 1])
+    depth = state.counters[CNT_LOOP_DEPTH]
+    state.bases[depth] = state.counters[CNT_IDLE_BASE]
+    state.counters[CNT_IDLE_BASE] = state.counters[CNT_IDLE_TOP]
+    state.counters[CNT_LOOP_DEPTH] = depth + 1
+
+
+@compiled
+def _leave_loop(tables: Tables, state: State, loop: int, start: int, end: int) -> None:
+    """Ends a trip: from outside, the loop is one stretch of idle time at its first step."""
+    _flush(state, end, tables.loop_repeats[loop + 1])
+    base = state.counters[CNT_IDLE_BASE]
+    inside = state.idle[state.counters[CNT_IDLE_TOP], IDLE_TOTAL] - state.idle[base, IDLE_TOTAL]
+    offers = tables.offers
+    offer = inside * offers[loop, OFFER_NUMERATOR] // offers[loop, OFFER_DENOMINATOR]
+    offer = max(0, min(offer, IDLE_LIMIT_TICKS) - offers[loop, OFFER_ROUNDING])
+    depth = state.counters[CNT_LOOP_DEPTH] - 1
+    state.counters[CNT_IDLE_TOP] = base
+    state.counters[CNT_LOOP_DEPTH] = depth
+    state.counters[CNT_IDLE_BASE] = state.bases[depth]
+    _push_idle(state, start, min(offer, offers[loop, OFFER_LIMIT]))
+
+
+@compiled
+def _place_at_entry(
+    tables: Tables, state: State, size: int, step: int, row: int
+) -> tuple[int, int]:
+    """Offset and window row at a loop's entry: without window or place the copy is a stall."""
+    if row >= 0:
+        offset = _place(tables, state, size, state.idle[row, IDLE_STEP])
+        if offset >= 0:
+            return offset, row
+    return _place(tables, state, size, step), -1
+
+
+@compiled
+def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
+    """Where the event's buffer, not resident, would go: (offset, row of its window).
+
+    The offset is -1 if the rules do not allow it. The row is -1 where nothing hides the copy:
+    for a buffer that is produced in place, or at loop entry, where the copy is paid as a stall.
+    """
+    buffer = event[EVENT_BUFFER]
+    step = event[EVENT_STEP]
+    flags = event[EVENT_FLAGS]
+    size = tables.sizes[buffer, 0]
+    is_access = event[EVENT_KIND] == KIND_ACCESS
+    if is_access and not flags & FLAG_READS:
+        return _place(tables, state, size, step), -1
+    row = _window(state, tables.sizes[buffer, 1], state.buffers[buffer, BUF_EARLIEST])
+    if is_access:
+        if row < 0:
+            return -1, -1
+        return _place(tables, state, size, state.idle[row, IDLE_STEP]), row
+    if not flags & FLAG_NEEDED:
+        return -1, -1
+    return _place_at_entry(tables, state, size, step, row)
+
+
+@compiled
+def _fetch(tables: Tables, state: State, event: Integers) -> bool:
+    """Brings the event's buffer into fast memory if the rules allow it; whether they did."""
+    offset, row = _plan(tables, state, event)
+    if offset < 0:
+        return False
+    buffer = event[EVENT_BUFFER]
+    step = event[EVENT_STEP]
+    loop = event[EVENT_LOOP]
+    if event[EVENT_KIND] == KIND_ACCESS and not event[EVENT_FLAGS] & FLAG_READS:
+        _occupy(tables, state, buffer, offset, step, step, SOURCE_PRODUCED, loop)
+        return True
+    ticks = tables.sizes[buffer, 1]
+    start = step
+    if row >= 0:
+        start = state.idle[row, IDLE_STEP]
+        _reserve(state, row, ticks)
+    else:
+        stall = tables.loop_repeats[loop + 1] * ticks
+        state.sums[0] += stall
+        state.sums[1] += stall
+    state.counters[CNT_COPIES] += 1
+    _occupy(tables, state, buffer, offset, start, step, SOURCE_COPIED, loop)
+    return True
+
+
+@compiled
+def _make_fast(tables: Tables, state: State, event: Integers) -> None:
+    """The step's access is served from fast memory; a write makes the slow copy stale."""
+    current = state.current
+    access = event[EVENT_ACCESS]
+    for column in range(current.size):
+        current[column] -= tables.access_ticks[access, column]
+    if event[EVENT_FLAGS] & FLAG_WRITES:
+        mine = state.buffers[event[EVENT_BUFFER]]
+        mine[BUF_STALE] = 1
+        if mine[BUF_PENDING] > 0:
+            state.queue[mine[BUF_LAST_QUEUED], QUE_SPOILED] = 1
+
+
+@compiled
+def _access(tables: Tables, state: State, event: Integers, wanted: int) -> int:
+    """Plays the turn of an access; returns the action taken, NOT_ASKED if it had no turn."""
+    buffer = event[EVENT_BUFFER]
+    step = event[EVENT_STEP]
+    flags = event[EVENT_FLAGS]
+    mine = state.buffers[buffer]
+    if mine[BUF_HELD] != NOT_HELD:
+        _make_fast(tables, state, event)
+        return NOT_ASKED
+    if mine[BUF_OFFSET] >= 0:
+        taken = KEEP if wanted == KEEP and flags & FLAG_KEEP else DROP
+    elif wanted != DROP and _fetch(tables, state, event):
+        taken = KEEP if wanted == KEEP and flags & FLAG_KEEP else COPY
+    else:
+        if flags & FLAG_WRITES:
+            mine[BUF_EARLIEST] = step + 1
+        return DROP
+    _make_fast(tables, state, event)
+    if taken == KEEP:
+        mine[BUF_LEAVING] = 0
+    elif _leave(tables, state, buffer, step + 1, flags & FLAG_NEEDED != 0):
+        state.leavers[state.counters[CNT_LEAVERS]] = buffer
+        state.counters[CNT_LEAVERS] += 1
+    return taken
+
+
+@compiled
+def _entry(tables: Tables, state: State, event: Integers, wanted: int, loop: int) -> int:
+    """Plays a turn at loop entry: Keep holds the buffer through all trips of `loop`."""
+    buffer = event[EVENT_BUFFER]
+    step = event[EVENT_STEP]
+    mine = state.buffers[buffer]
+    if mine[BUF_HELD] != NOT_HELD:
+        return NOT_ASKED
+    if mine[BUF_OFFSET] < 0:
+        if wanted != KEEP or not _fetch(tables, state, event):
+            return DROP
+    elif wanted != KEEP:
+        if _leave(tables, state, buffer, step, event[EVENT_FLAGS] & FLAG_NEEDED != 0):
+            _release(state, buffer, step)
+        return DROP
+    mine[BUF_HELD] = loop
+    mine[BUF_LEAVING] = 0
+    return KEEP
+
+
+@compiled
+def _exit(tables: Tables, state: State, event: Integers, wanted: int, loop: int) -> int:
+    """Plays a turn at loop exit, which only a buffer held through that loop has."""
+    buffer = event[EVENT_BUFFER]
+    step = event[EVENT_STEP]
+    flags = event[EVENT_FLAGS]
+    mine = state.buffers[buffer]
+    if mine[BUF_HELD] != loop:
+        return NOT_ASKED
+    mine[BUF_HELD] = NOT_HELD
+    if wanted == KEEP and flags & FLAG_KEEP:
+        return KEEP
+    if _leave(tables, state, buffer, step, flags & FLAG_NEEDED != 0):
+        _release(state, buffer, step)
+    return DROP
+
+
+@compiled
+def _carry(tables: Tables, state: State, event: Integers, wanted: int) -> int:
+    """Plays the turn of a candidate to be carried over from the previous run."""
+    buffer = event[EVENT_BUFFER]
+    if wanted != KEEP or state.counters[CNT_CARRIED] >= tables.limits[LIMIT_CARRIED]:
+        return DROP
+    offset = _place(tables, state, tables.sizes[buffer, 0], 0)
+    if offset < 0:
+        return DROP
+    _occupy(tables, state, buffer, offset, 0, 0, SOURCE_CARRIED, -1)
+    state.buffers[buffer, BUF_HELD] = HELD_ALWAYS
+    state.counters[CNT_CARRIED] += 1
+    return KEEP
+
+
+@compiled
+def _finish(tables: Tables, state: State) -> None:
+    """The virtual last step: the queue is flushed, carried parameters have come through."""
+    num_steps = tables.limits[LIMIT_STEPS]
+    _flush(state, num_steps, 1.0)
+    for row in range(state.counters[CNT_LIVE] - 1, -1, -1):
+        _release(state, state.live[row, LIVE_BUFFER], num_steps + 1)
+
+
+@compiled
+def legal_mask(tables: Tables, state: State, event: Integers) -> int:
+    """Bit `1 << action` per legal action of the turn; 0 if the event asks nothing now."""
+    kind = event[EVENT_KIND]
+    if kind > KIND_EXIT:
+        return 0
+    buffer = event[EVENT_BUFFER]
+    mine = state.buffers[buffer]
+    keep = event[EVENT_FLAGS] & FLAG_KEEP != 0
+    if kind == KIND_CARRY:
+        free = state.counters[CNT_CARRIED] < tables.limits[LIMIT_CARRIED]
+        keep = free and _place(tables, state, tables.sizes[buffer, 0], 0) >= 0
+        return (1 << DROP) | (keep << KEEP)
+    if kind == KIND_EXIT:
+        return (1 << DROP) | (keep << KEEP) if mine[BUF_HELD] == event[EVENT_ACCESS] else 0
+    if mine[BUF_HELD] != NOT_HELD:
+        return 0
+    if mine[BUF_OFFSET] >= 0:
+        return (1 << DROP) | (keep << KEEP)
+    possible = _plan(tables, state, event)[0] >= 0
+    copy = possible and kind == KIND_ACCESS
+    return (1 << DROP) | (copy << COPY) | ((possible and keep) << KEEP)
+
+
+@compiled
+def masks_along(
+    tables: Tables, state: State, actions: Actions, taken: Actions, masks: Actions
+) -> None:
+    """Plays a game and writes `legal_mask` of every turn as it comes up."""
+    reset(tables, state)
+    for index in range(tables.events.shape[0]):
+        event = tables.events[index]
+        if event[EVENT_KIND] <= KIND_EXIT:
+            masks[event[EVENT_TURN]] = legal_mask(tables, state, event)
+        run(tables, state, actions, taken, index, index + 1)
+
+
+@compiled
+def run(
+    tables: Tables, state: State, actions: Actions, taken: Actions, first: int, last: int
+) -> None:
+    """Plays events `[first, last)`; `taken` receives per turn the action that was played."""
+    for index in range(first, last):
+        event = tables.events[index]
+        kind = event[EVENT_KIND]
+        turn = event[EVENT_TURN]
+        if kind == KIND_ACCESS:
+            taken[turn] = _access(tables, state, event, actions[turn])
+        elif kind == KIND_STEP_END:
+            _end_step(tables, state, event[EVENT_STEP])
+        elif kind == KIND_ENTRY:
+            taken[turn] = _entry(tables, state, event, actions[turn], event[EVENT_ACCESS])
+        elif kind == KIND_EXIT:
+            taken[turn] = _exit(tables, state, event, actions[turn], event[EVENT_ACCESS])
+        elif kind == KIND_ENTER_LOOP:
+            _enter_loop(
+                tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP]
+            )
+        elif kind == KIND_LEAVE_LOOP:
+            _leave_loop(
+                tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP]
+            )
+        elif kind == KIND_CARRY:
+            taken[turn] = _carry(tables, state, event, actions[turn])
+        else:
+            _finish(tables, state)
+
+
+@compiled
+def play(tables: Tables, state: State, actions: Actions, taken: Actions) -> float:
+    """One whole game; returns its latency in ticks."""
+    reset(tables, state)
+    run(tables, state, actions, taken, 0, tables.events.shape[0])
+    return state.sums[0]
+
+
+@compiled
+def play_many(
+    tables: Tables, state: State, actions: Actions, taken: Actions, latencies: Floats
+) -> None:
+    """One game per row of `actions`; `latencies` receives their ticks, `taken` the last game."""
+    for game in range(actions.shape[0]):
+        latencies[game] = play(tables, state, actions[game], taken)
+
+
+@compiled
+def _next_random(seed: np.uint64) -> np.uint64:
+    """One step of Marsaglia's 64-bit xorshift; never 0 for a seed that is not."""
+    seed ^= seed << np.uint64(13)
+    seed ^= seed >> np.uint64(7)
+    seed ^= seed << np.uint64(17)
+    return seed
+
+
+@compiled
+def sample(
+    tables: Tables,
+    state: State,
+    probabilities: Floats,
+    seed: int,
+    wishes: Actions,
+    taken: Actions,
+    latencies: Floats,
+) -> None:
+    """One game per row of `taken`, its wishes drawn from `probabilities` `[turns, 3]`."""
+    num_turns = probabilities.shape[0]
+    random = np.uint64(seed)
+    for game in range(taken.shape[0]):
+        for turn in range(num_turns):
+            random = _next_random(random)
+            drawn = (random >> np.uint64(11)) * 2.0**-53 - probabilities[turn, DROP]
+            wishes[turn] = DROP
+            if drawn >= 0.0:
+                wishes[turn] = COPY if drawn < probabilities[turn, COPY] else KEEP
+        latencies[game] = play(tables, state, wishes, taken[game])
