@@ -10,28 +10,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from hlo_graphs.checks import async_start_expected, missing_attribute
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
-from hlo_graphs.opcodes import split_async_opcode
+from hlo_graphs.opcodes import OPCODES, split_async_opcode
 
-_KEPT_ON_START = ("async_execution_thread", "metadata", "frontend_attributes", "backend_config")
+_ON_START = ("async_execution_thread", "metadata", "frontend_attributes", "backend_config")
 _ONLY_ON_START = ("async_execution_thread", "control-predecessors")
-_PHASES = ("async-start", "async-update", "async-done")
+_CHAIN_OPCODES = ("async-start", "async-update")
 
 
-def computation_of(
-    name: str,
-    instructions: list[HloInstruction],
-    is_entry: bool = False,
-    execution_thread: str | None = None,
-) -> HloComputation:
-    """A computation whose root is the instruction marked so, or the last one."""
-    marked = [index for index, instruction in enumerate(instructions) if instruction.is_root]
-    root = marked[-1] if marked else len(instructions) - 1
-    for index in marked[:-1]:
-        instructions[index] = replace(instructions[index], is_root=False)
-    if not marked:
-        instructions[root] = replace(instructions[root], is_root=True)
-    return HloComputation(name, tuple(instructions), instructions[root], is_entry, execution_thread)
+def fresh_name(wanted: str, *taken: Collection[str]) -> str:
+    """`wanted`, with a number behind it where it is taken."""
+    name, number = wanted, 0
+    while any(name in names for names in taken):
+        number += 1
+        name = f"{wanted}.{number}"
+    return name
 
 
 @dataclass(slots=True)
@@ -41,8 +35,7 @@ class _Chain:
     Attributes:
       computation: name of the computation to make.
       opcode: what it wraps.
-      start: the async-start.
-      attributes: of the wrapped instruction.
+      start: as written, with the attributes of the wrapped instruction.
       operands: names of all operands bound so far.
       output: shape of the result, as far as known.
     """
@@ -50,7 +43,6 @@ class _Chain:
     computation: str
     opcode: str
     start: HloInstruction
-    attributes: Mapping[str, str]
     operands: tuple[str, ...]
     output: Shape
 
@@ -60,12 +52,11 @@ class AsyncChains:
     """The async chains of one computation under construction."""
 
     _by_member: dict[str, _Chain] = field(default_factory=dict)
-    _chains: list[_Chain] = field(default_factory=list)
+    _chains: dict[str, _Chain] = field(default_factory=dict)
 
     def resolve(
         self,
         instruction: HloInstruction,
-        values: Mapping[str, str],
         known: Mapping[str, HloInstruction],
         taken: Collection[str],
     ) -> HloInstruction | str:
@@ -73,95 +64,114 @@ class AsyncChains:
 
         Args:
           instruction: as read.
-          values: its attributes.
           known: the instructions above it.
           taken: names of computations that exist.
         """
+        if instruction.opcode in OPCODES:
+            return self._resolve_plain(instruction, known)
         split = split_async_opcode(instruction.opcode)
         if split is None:
-            if instruction.opcode in ("async-update", "async-done"):
-                return self._continue(instruction, None, known)
             return instruction
         wrapped, phase = split
         if phase == "start":
-            return self._begin(instruction, wrapped, values, taken)
-        renamed = replace(instruction, opcode=f"async-{phase}")
+            return self._begin(instruction, wrapped, taken)
+        native = f"{wrapped}-start"
+        if native in OPCODES:
+            return f"{native} has no {phase}; an opcode"
+        renamed = replace(instruction, opcode=f"async-{phase}", called_computations=())
         return self._continue(renamed, wrapped, known)
 
-    def _begin(
-        self,
-        instruction: HloInstruction,
-        wrapped: str,
-        values: Mapping[str, str],
-        taken: Collection[str],
+    def _resolve_plain(
+        self, instruction: HloInstruction, known: Mapping[str, HloInstruction]
     ) -> HloInstruction | str:
-        elements = instruction.shape.elements
-        if len(elements) < 2 or not elements[0].is_tuple:
-            return "an async shape: ((operands), output, context...)"
-        used = {chain.computation for chain in self._chains} | set(taken)
-        number = 0
-        name = "async_wrapped"
-        while name in used:
-            number += 1
-            name = f"async_wrapped.{number}"
-        kept = {key: values[key] for key in _KEPT_ON_START if key in values}
-        kept |= {key: values[key] for key in _ONLY_ON_START if key in values}
-        text = "".join(f", {key}={value}" for key, value in kept.items())
-        start = replace(
+        if instruction.opcode in ("async-start", "async-update"):
+            expected = async_start_expected(instruction.shape.elements)
+            if expected is not None:
+                return f"{expected}, before"
+        if instruction.opcode in ("async-update", "async-done"):
+            return self._continue(instruction, None, known)
+        return instruction
+
+    def _begin(
+        self, instruction: HloInstruction, wrapped: str, taken: Collection[str]
+    ) -> HloInstruction | str:
+        expected = async_start_expected(instruction.shape.elements) or missing_attribute(
+            wrapped, instruction.attributes
+        )
+        if expected is not None:
+            return f"{expected}, before"
+        name = fresh_name("async_wrapped", taken, self._chains)
+        written = instruction.attributes
+        kept = {key: written[key] for key in (*_ON_START, *_ONLY_ON_START) if key in written}
+        chain = _Chain(
+            name, wrapped, instruction, instruction.operands, instruction.shape.elements[1]
+        )
+        self._chains[name] = chain
+        self._by_member[instruction.name] = chain
+        return replace(
             instruction,
             opcode="async-start",
-            attribute_text=f", calls=%{name}{text}",
+            attributes={"calls": f"%{name}", **kept},
             called_computations=(name,),
         )
-        inner = {key: value for key, value in values.items() if key not in _ONLY_ON_START}
-        chain = _Chain(name, wrapped, instruction, inner, instruction.operands, elements[1])
-        self._chains.append(chain)
-        self._by_member[instruction.name] = chain
-        return start
 
     def _continue(
         self, instruction: HloInstruction, wrapped: str | None, known: Mapping[str, HloInstruction]
     ) -> HloInstruction | str:
         first = known.get(instruction.operands[0]) if instruction.operands else None
-        if first is None or first.opcode not in ("async-start", "async-update"):
-            return "an async-start or async-update as its first operand"
+        if first is None or first.opcode not in _CHAIN_OPCODES:
+            return "an async-start or async-update as its first operand, before"
         chain = self._by_member.get(first.name)
         if chain is None:
             return instruction
         if wrapped is not None and wrapped != chain.opcode:
-            return f"the end of {chain.opcode}-start"
+            return f"the end of {chain.opcode}-start, not"
         self._by_member[instruction.name] = chain
         chain.operands += instruction.operands[1:]
-        is_done = instruction.opcode == "async-done"
-        elements = instruction.shape.elements
-        output = instruction.shape if is_done else elements[1] if len(elements) > 1 else None
-        if output is not None and (is_done or output.elements or not output.is_tuple):
-            chain.output = output
+        _update_output(chain, instruction)
         return instruction
 
     def computations(
         self, known: Mapping[str, HloInstruction]
     ) -> Iterator[tuple[str, HloComputation]]:
         """The wrapped computations, by name, once every chain is complete."""
-        for chain in self._chains:
-            yield chain.computation, _wrapped_computation(chain, known)
+        for name, chain in self._chains.items():
+            yield name, _wrapped_computation(chain, known)
+
+
+def _update_output(chain: _Chain, instruction: HloInstruction) -> None:
+    """Learns the output's shape; `()` in an update means that it is still open."""
+    elements = instruction.shape.elements
+    if instruction.opcode == "async-done":
+        chain.output = instruction.shape
+    elif len(elements) > 1 and not (elements[1].is_tuple and not elements[1].elements):
+        chain.output = elements[1]
 
 
 def _wrapped_computation(chain: _Chain, known: Mapping[str, HloInstruction]) -> HloComputation:
     line = chain.start.line
-    body = [
-        HloInstruction(
-            f"param_{i}", "parameter", known[name].shape, (), str(i), "", (), False, line
-        )
-        for i, name in enumerate(chain.operands)
-    ]
-    parameters = tuple(parameter.name for parameter in body)
-    text = "".join(f", {key}={value}" for key, value in chain.attributes.items())
-    called = chain.start.called_computations
-    body.append(
-        HloInstruction(
-            chain.opcode, chain.opcode, chain.output, parameters, "", text, called, True, line
-        )
+    body: list[HloInstruction] = []
+    for number, operand in enumerate(chain.operands):
+        name = fresh_name("async_param", [parameter.name for parameter in body])
+        shape = known[operand].shape
+        body.append(HloInstruction(name, "parameter", shape, (), str(number), {}, (), False, line))
+    written = chain.start.attributes
+    wrapped = HloInstruction(
+        chain.opcode,
+        chain.opcode,
+        chain.output,
+        tuple(parameter.name for parameter in body),
+        "",
+        {key: value for key, value in written.items() if key not in _ONLY_ON_START},
+        chain.start.called_computations,
+        True,
+        line,
     )
-    thread = chain.start.attributes.get("async_execution_thread")
-    return computation_of(chain.computation, body, False, thread.strip('"') if thread else None)
+    thread = written.get("async_execution_thread")
+    return HloComputation(
+        chain.computation,
+        (*body, wrapped),
+        wrapped,
+        False,
+        None if thread is None else thread.strip("\"'"),
+    )

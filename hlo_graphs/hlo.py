@@ -178,8 +178,9 @@ class HloInstruction:
       shape: of the result.
       operands: names of instructions of the same computation.
       argument_text: what stood between the parentheses, for parameters and constants.
-      attribute_text: the attributes as written, from the first comma on.
-      called_computations: names, in the order of XLA's own list.
+      attributes: raw text of each attribute by name; strings keep their quotes.
+      called_computations: names; condition before body, true branch before false branch, else
+        as written. Only the start of an async chain has any.
       is_root: whether its value is the computation's.
       line: where it stands in its file, from 1.
     """
@@ -189,17 +190,10 @@ class HloInstruction:
     shape: Shape
     operands: tuple[str, ...]
     argument_text: str
-    attribute_text: str
+    attributes: Mapping[str, str] = field(hash=False)
     called_computations: tuple[str, ...]
     is_root: bool
     line: int = field(compare=False)
-
-    @cached_property
-    def attributes(self) -> Mapping[str, str]:
-        """Raw text of each attribute by name; strings keep their quotes."""
-        from hlo_graphs.attributes import split_attributes
-
-        return split_attributes(self.attribute_text)
 
     @property
     def parameter_number(self) -> int | None:

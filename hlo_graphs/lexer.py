@@ -10,15 +10,20 @@ from typing import NoReturn
 
 from hlo_graphs.errors import HloSyntaxError, SourceLocation
 
-NAME = r"[A-Za-z_][\w.\-]*"
+NAME = r"[A-Za-z_][\w.\-]*+"
 STRING = r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'"
+COMMENT = r"//[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/"
 
-_BLANK = re.compile(r"(?:\s++|//[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)*+")
-_NAME = re.compile(NAME, re.ASCII)
+_BLANK = re.compile(rf"(?:\s++|{COMMENT})*+")
+_NAME = re.compile(rf"%?+{NAME}", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]+")
 _STRING = re.compile(STRING, re.DOTALL)
-_FOUND = re.compile(r"[\w.%\-]{1,60}|[^\S\n]*\S")
-_NEXT_OF_INTEREST = re.compile(r"[{}()\[\]\"']|//|/\*")
+_FOUND = re.compile(r"[\w.%\-]{1,60}")
+_BRACKET_OR_QUOTE = {
+    "{": re.compile(r"[{}\"']|//|/\*"),
+    "(": re.compile(r"[()\"']|//|/\*"),
+    "[": re.compile(r"[\[\]\"']|//|/\*"),
+}
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 
 
@@ -26,6 +31,12 @@ class Cursor:
     """A position in a text.
 
     Comments count as blanks. `expect_*` raise HloSyntaxError, `accept_*` report failure.
+
+    Attributes:
+      text: the whole file, so that places are counted from its start.
+      path: name of the file, for messages.
+      position: index of the next character.
+      end: where to stop.
     """
 
     __slots__ = ("end", "path", "position", "text")
@@ -97,16 +108,12 @@ class Cursor:
         return match.group()
 
     def accept_name(self) -> str | None:
-        """A name with or without `%`."""
-        start = self.position
-        self.accept("%")
+        """A name, returned without its `%`."""
         name = self.accept_pattern(_NAME)
-        if name is None:
-            self.position = start
-        return name
+        return None if name is None else name.removeprefix("%")
 
     def expect_name(self, expected: str) -> str:
-        """A name, without its `%`."""
+        """A name, returned without its `%`."""
         name = self.accept_name()
         if name is None:
             self.fail(expected)
@@ -119,8 +126,17 @@ class Cursor:
             self.fail(expected)
         if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
             start = self.position - len(text)
-            self.fail(f"{expected} of at most 64 bits", start, f"{text[:40]!r}")
+            self.fail(f"{expected} that fits 64 bits", start, f"{text[:40]!r}")
         return int(text)
+
+    def expect_size(self, expected: str) -> int:
+        """An integer that is not negative."""
+        self.skip_blanks()
+        start = self.position
+        value = self.expect_integer(expected)
+        if value < 0:
+            self.fail(f"{expected}, at least 0", start, repr(str(value)))
+        return value
 
     def expect_string(self, expected: str) -> str:
         """A quoted string, returned with its quotes."""
@@ -130,36 +146,33 @@ class Cursor:
         return text
 
     def skip_balanced(self) -> None:
-        """Moves over a bracketed piece of text that starts here, strings and comments respected.
+        """Moves over the bracketed piece of text that starts here.
 
-        Works without recursion, so any depth is fine.
+        Only brackets of the first one's kind are counted, as XLA does in JSON; those in strings
+        and comments are not. Works without recursion, so any depth is fine.
         """
-        opened: list[tuple[str, int]] = []
+        start = self.position
+        opening = self.text[start]
+        of_interest = _BRACKET_OR_QUOTE[opening]
+        depth = 0
         while True:
-            match = _NEXT_OF_INTEREST.search(self.text, self.position, self.end)
+            match = of_interest.search(self.text, self.position, self.end)
             if match is None:
-                bracket, start = opened[-1]
-                self.fail(f"a {_CLOSING[bracket]!r} to close it", start)
+                self.fail(f"a {_CLOSING[opening]!r} to close it", start)
             token = match.group()
             self.position = match.start()
-            if token in _CLOSING:
-                opened.append((token, self.position))
-                self.position += 1
-            elif token in ("//", "/*"):
+            if token in ("//", "/*"):
                 self._skip_comment()
             elif token in "\"'":
                 self.expect_string("a string that ends")
             else:
-                bracket, start = opened.pop()
-                if token != _CLOSING[bracket]:
-                    place = self.location(start)
-                    self.fail(f"{_CLOSING[bracket]!r} for the {bracket!r} of line {place.line}")
                 self.position += 1
-                if not opened:
+                depth += 1 if token == opening else -1
+                if depth == 0:
                     return
 
     def _skip_comment(self) -> None:
         start = self.position
         self.skip_blanks()
         if self.position == start:
-            self.fail("a comment that ends", start)
+            self.fail("a comment that ends", start, "'/*'")

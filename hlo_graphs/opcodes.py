@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
     return frozenset(text.split())
 
 
-UNARY = _words("""
+UNARY = words("""
     abs acos acosh asin asinh atanh bitcast-convert cbrt ceil cholesky convert copy cosh cosine
     count-leading-zeros erf exponential exponential-minus-one floor imag is-finite log log-plus-one
     logistic negate not opt-barrier popcnt real reduce-precision round-nearest-afz
@@ -20,13 +21,13 @@ UNARY = _words("""
 """)
 """One operand; elementwise but for opt-barrier and cholesky, which keep their operand's shape."""
 
-BINARY = _words("""
+BINARY = words("""
     add and atan2 compare complex divide maximum minimum mulhi multiply or power remainder
     shift-left shift-right-arithmetic shift-right-logical subtract xor
 """)
 """Two operands of one shape, elementwise."""
 
-COLLECTIVE_AND_ASYNC = _words("""
+COLLECTIVE_AND_ASYNC = words("""
     all-gather all-gather-done all-gather-start all-reduce all-reduce-done all-reduce-start
     all-to-all async-done async-start async-update collective-broadcast collective-permute
     collective-permute-done collective-permute-start copy-done copy-start infeed outfeed
@@ -34,7 +35,7 @@ COLLECTIVE_AND_ASYNC = _words("""
 """)
 """What talks to other devices or runs beside the program."""
 
-OTHER = _words("""
+OTHER = words("""
     add-dependency after-all batch-norm-grad batch-norm-inference batch-norm-training bitcast
     broadcast call clamp concatenate conditional constant convolution custom-call domain dot
     dynamic-reshape dynamic-slice dynamic-update-slice fft fusion gather get-dimension-size

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hlo_graphs.attributes import read_attribute
+from hlo_graphs.checks import compatible
 from hlo_graphs.errors import InputError
-from hlo_graphs.hlo import HloComputation, HloModule, InputOutputAlias, ShapeIndex
+from hlo_graphs.hlo import HloComputation, HloModule, InputOutputAlias, Shape, ShapeIndex
 from hlo_graphs.instruction_text import BodyReader
 from hlo_graphs.lexer import Cursor
 from hlo_graphs.shape_text import ShapeReader
@@ -46,14 +47,22 @@ def parse_module(text: str, path: str = "<string>") -> HloModule:
     return modules[0]
 
 
-def parse_modules(text: str, path: str = "<string>") -> tuple[HloModule, ...]:
+def parse_modules(
+    text: str, path: str = "<string>", *, use_fast_lines: bool = True
+) -> tuple[HloModule, ...]:
     """All modules of `text`, separated by `// -----` lines or by their headers.
+
+    Args:
+      text: HLO text.
+      path: its name in errors.
+      use_fast_lines: read lines that XLA printed with regular expressions. The result is the
+        same without, only slower.
 
     Raises:
       HloSyntaxError: where the text does not follow the grammar.
       InputError: if it holds no module.
     """
-    modules = tuple(_modules(text, path, fast=True))
+    modules = tuple(_modules(text, path, use_fast_lines))
     if not modules:
         raise InputError(f"{path}: no HLO module: the text is empty")
     return modules
@@ -97,24 +106,24 @@ def require_scheduled(module: HloModule) -> HloModule:
     return module
 
 
-def _modules(text: str, path: str, fast: bool) -> Iterator[HloModule]:
+def _modules(text: str, path: str, use_fast_lines: bool) -> Iterator[HloModule]:
     start = 0
     ends = [match.start() for match in _SEPARATOR.finditer(text)]
     for end in [*ends, len(text)]:
         cursor = Cursor(text, path, start, end)
         while not cursor.at_end():
-            yield _ModuleReader(cursor, fast).read()
+            yield _ModuleReader(cursor, use_fast_lines).read()
         start = end
 
 
 class _ModuleReader:
     """Reads one module from the cursor on."""
 
-    def __init__(self, cursor: Cursor, fast: bool) -> None:
+    def __init__(self, cursor: Cursor, use_fast_lines: bool) -> None:
         self._cursor = cursor
         self._shapes = ShapeReader()
         self._computations: dict[str, HloComputation] = {}
-        self._bodies = BodyReader(cursor, self._shapes, self._computations, fast)
+        self._bodies = BodyReader(cursor, self._shapes, self._computations, use_fast_lines)
         self._attributes: dict[str, str] = {}
         self._aliases: tuple[InputOutputAlias, ...] = ()
 
@@ -184,10 +193,13 @@ class _ModuleReader:
         name = cursor.expect_name("a computation")
         if name in self._computations:
             cursor.fail("a computation name not used before", start, repr(name))
-        if cursor.accept("("):
-            self._read_signature()
+        result = self._read_signature() if cursor.accept("(") else None
         cursor.expect("{", f"before the instructions of {name!r}")
         computation = self._bodies.read(name, is_entry)
+        root = computation.root
+        if result is not None and not compatible(result, root.shape):
+            found = f"the result shape {result} of {name!r}"
+            cursor.fail(f"{root.shape}, the shape of its root {root.name!r}", start, found)
         while cursor.accept(","):
             attribute = read_attribute(cursor)
             if attribute.name == "execution_thread":
@@ -195,8 +207,8 @@ class _ModuleReader:
         self._computations[name] = computation
         return computation
 
-    def _read_signature(self) -> None:
-        """`name: shape, ...) -> shape`; only its form is checked."""
+    def _read_signature(self) -> Shape:
+        """The result's shape of `name: shape, ...) -> shape`; the parameters' are passed over."""
         cursor = self._cursor
         first = True
         while not cursor.accept(")"):
@@ -207,7 +219,7 @@ class _ModuleReader:
             cursor.expect(":", "after a parameter's name")
             self._shapes.read(cursor)
         cursor.expect("->", "and the result's shape after the parameters")
-        self._shapes.read(cursor)
+        return self._shapes.read(cursor)
 
 
 def _read_aliases(cursor: Cursor) -> Iterator[InputOutputAlias]:

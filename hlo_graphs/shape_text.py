@@ -6,12 +6,13 @@ Source: XLA_MSA.md section G.4 (`HloParserImpl::ParseShape`, `ParseLayout`).
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from hlo_graphs.hlo import COMBINED_TILE_DIMENSION, UNBOUNDED_DIMENSION, Layout, Shape
 from hlo_graphs.lexer import Cursor
 from hlo_graphs.shapes import ELEMENT_BITS
 
-MAX_NESTING = 200
+MAX_NESTING = 100
 """Deepest tuple nesting read; real modules stay under ten."""
 
 _SIMPLE = re.compile(
@@ -74,7 +75,7 @@ class ShapeReader:
             inner = self.read(cursor, depth + 1)
             cursor.expect(")", "after the shape of a buffer")
             return Shape("buffer", elements=(inner,))
-        return self._read_array(cursor)
+        return self._read_array(cursor, depth)
 
     def _read_members(self, cursor: Cursor, depth: int) -> tuple[Shape, ...]:
         members: list[Shape] = []
@@ -86,7 +87,7 @@ class ShapeReader:
                 return tuple(members)
             cursor.expect(",", "or ')' in a tuple shape")
 
-    def _read_array(self, cursor: Cursor) -> Shape:
+    def _read_array(self, cursor: Cursor, depth: int) -> Shape:
         start = cursor.position
         name = cursor.accept_pattern(_TYPE_NAME)
         if name is None:
@@ -97,12 +98,12 @@ class ShapeReader:
         dimensions, dynamic = _read_dimensions(cursor)
         layout = None
         if _LAYOUT_AHEAD.match(cursor.text, cursor.position, cursor.end):
-            layout = self._read_layout(cursor, len(dimensions))
+            layout = self._read_layout(cursor, len(dimensions), depth)
         elif name not in _HANDLES:
             layout = Layout(tuple(reversed(range(len(dimensions)))))
         return Shape(name, dimensions, layout, (), dynamic)
 
-    def _read_layout(self, cursor: Cursor, rank: int) -> Layout:
+    def _read_layout(self, cursor: Cursor, rank: int, depth: int) -> Layout:
         cursor.expect("{", "before a layout")
         start = cursor.position
         minor_to_major: list[int] = []
@@ -111,14 +112,16 @@ class ShapeReader:
         if sorted(minor_to_major) != list(range(rank)):
             found = f"{{{','.join(map(str, minor_to_major))}}}"
             cursor.fail(f"each of the {rank} dimensions once", start, found)
-        properties: dict[str, object] = {}
+        properties: dict[str, Any] = {}
         if cursor.accept(":"):
             while not cursor.peek("}"):
-                self._read_property(cursor, properties)
+                self._read_property(cursor, properties, depth)
         cursor.expect("}", "after a layout")
-        return Layout(tuple(minor_to_major), **properties)  # type: ignore[arg-type]
+        if "physical_shape" in properties and set(properties.get("dim_levels", "D")) == {"D"}:
+            cursor.fail("a sparse dimension level D(...) beside P(...)", start)
+        return Layout(tuple(minor_to_major), **properties)
 
-    def _read_property(self, cursor: Cursor, properties: dict[str, object]) -> None:
+    def _read_property(self, cursor: Cursor, properties: dict[str, Any], depth: int) -> None:
         """One letter and its brackets."""
         if cursor.accept("T"):
             tiles = [_read_tile(cursor)]
@@ -131,7 +134,7 @@ class ShapeReader:
             properties["dim_levels"] = _read_dim_levels(cursor)
         elif cursor.accept("P"):
             cursor.expect("(", "after P")
-            properties["physical_shape"] = self.read(cursor)
+            properties["physical_shape"] = self.read(cursor, depth + 1)
             cursor.expect(")", "after the physical shape")
         else:
             _read_scalar_property(cursor, properties)
@@ -146,12 +149,12 @@ _INTEGER_PROPERTIES = {
 _TYPE_PROPERTIES = {"#": "index_type", "*": "pointer_type"}
 
 
-def _read_scalar_property(cursor: Cursor, properties: dict[str, object]) -> None:
+def _read_scalar_property(cursor: Cursor, properties: dict[str, Any]) -> None:
     letter = cursor.text[cursor.position : cursor.position + 1]
     if letter in _INTEGER_PROPERTIES:
         cursor.accept(letter)
         cursor.expect("(", f"after {letter}")
-        value: object = _read_size(cursor, f"the number of {letter}(...)")
+        value: Any = cursor.expect_size(f"the number of {letter}(...)")
         properties[_INTEGER_PROPERTIES[letter]] = value
     elif letter in _TYPE_PROPERTIES:
         cursor.accept(letter)
@@ -163,19 +166,10 @@ def _read_scalar_property(cursor: Cursor, properties: dict[str, object]) -> None
     cursor.expect(")", f"after the value of {letter}(")
 
 
-def _read_size(cursor: Cursor, expected: str) -> int:
-    cursor.skip_blanks()
-    start = cursor.position
-    value = cursor.expect_integer(expected)
-    if value < 0:
-        cursor.fail(f"{expected}, at least 0", start)
-    return value
-
-
 def _read_integers(cursor: Cursor, expected: str) -> list[int]:
-    numbers = [_read_size(cursor, expected)]
+    numbers = [cursor.expect_size(expected)]
     while cursor.accept(","):
-        numbers.append(_read_size(cursor, expected))
+        numbers.append(cursor.expect_size(expected))
     return numbers
 
 
@@ -191,7 +185,7 @@ def _read_dimensions(cursor: Cursor) -> tuple[tuple[int, ...], tuple[bool, ...]]
             dynamic.append(True)
         else:
             dynamic.append(cursor.accept("<="))
-            sizes.append(_read_size(cursor, "a dimension's size"))
+            sizes.append(cursor.expect_size("a dimension's size"))
     return tuple(sizes), tuple(dynamic) if any(dynamic) else ()
 
 
@@ -204,7 +198,7 @@ def _read_tile(cursor: Cursor) -> tuple[int, ...]:
         if cursor.accept("*"):
             sizes.append(COMBINED_TILE_DIMENSION)
         else:
-            sizes.append(_read_size(cursor, "a tile's size"))
+            sizes.append(cursor.expect_size("a tile's size"))
     return tuple(sizes)
 
 
@@ -224,7 +218,7 @@ def _read_dim_levels(cursor: Cursor) -> tuple[str, ...]:
 def _read_split_configs(cursor: Cursor) -> tuple[tuple[int, tuple[int, ...]], ...]:
     configs: list[tuple[int, tuple[int, ...]]] = []
     while cursor.accept("("):
-        dimension = _read_size(cursor, "a dimension number")
+        dimension = cursor.expect_size("a dimension number")
         cursor.expect(":", "after the split dimension")
         configs.append((dimension, tuple(_read_integers(cursor, "a split index"))))
         cursor.expect(")", "after the split indices")
