@@ -1,34 +1,108 @@
-"""Times from the compiler's own cycle estimates.
+"""Times from the compiler's own cycle estimates, for placements it was never asked about.
 
-The TPU compiler states `estimated_cycles` for most instructions, for the placement it compiled.
-Compiled without fast memory that is an instruction's all-slow time; the least over all compiles
-is its floor, taken for the all-fast time (TPU_AOT.md). Between the two, and for every other
-placement, a form with few coefficients decides; `docs/times.md` has its error on placements it
-was not fitted on.
+The TPU compiler states `estimated_cycles` for most instructions, for the placement it compiled
+(TPU_AOT.md). Compiled without fast memory that is an instruction's all-slow time N; the least
+over the compiles is its floor F, taken for the all-fast time. A *pipeline* of two lanes says what
+lies between:
+
+    compute  =  F  + sum over slow leaves of a little (the first and last tile, which nothing hides)
+    memory   =  M0 + sum over slow leaves of their share of N - M0
+
+The memory lane meets N exactly. Its base M0 is F for work that does not overlap with transfers
+(everything but matrix products, in the compiler's estimates) and less where the matrix units set
+the floor. What each leaf takes of N - M0: an output its bytes at streaming speed, then an operand
+likewise, and what is left over is the operands of the matrix product being read again for every
+tile of the result. Further compiles of the same program (`points`) correct these shares for the
+instructions they show in between. `docs/times.md` gives the errors on placements not fitted on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from hlo_graphs.bundle import CyclePoint, CycleTable
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from hlo_graphs.bundle import CyclePoint, CycleTable, Placement
 from hlo_graphs.chips import Chip
-from hlo_graphs.hlo import HloModule
+from hlo_graphs.costs import leaves, matrix_operands
+from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
 from hlo_graphs.times import AnalyticTimes, LeafKey, LeafTimes, StepTimes, analytic_times
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Anchors:
-    """What the compiler's cycles say of one instruction.
+class PipelineForm:
+    """The coefficients that all instructions of all programs share.
 
     Attributes:
-      slow_seconds: everything in slow memory.
-      floor_seconds: the least over the compiles, at most `slow_seconds`.
+      streaming: slow seconds of one undisturbed pass over a leaf, per second of bytes / bandwidth.
+      exposed: the part of a pass that not even a compute-bound instruction hides.
+      reread_power: how the repeated reads divide among the operands of a matrix product:
+        in proportion to size to this power (0 = evenly, 1 = by size).
+      overlap_ratio: transfers begin to overlap with the matrix units where their time is this
+        part of the floor; at 1 all of it overlaps.
     """
 
+    streaming: float = 1.11
+    exposed: float = 0.05
+    reread_power: float = 0.25
+    overlap_ratio: float = 0.6
+
+    def overlapped_seconds(self, floor_seconds: float, matrix_seconds: float) -> float:
+        """F - M0: the part of the floor during which transfers can proceed."""
+        ratio = min(1.0, matrix_seconds / floor_seconds) if floor_seconds > 0 else 0.0
+        hidden = max(0.0, (ratio - self.overlap_ratio) / (1.0 - self.overlap_ratio))
+        return floor_seconds * hidden
+
+
+COMPILER_FORM = PipelineForm()
+"""Fitted on the cycles of TPU v5e compiles (`experiments/benchmarks/cost_model.py --fit`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The compiler's figure for one placement.
+
+    Attributes:
+      slow: per leaf, in the order of `times.leaf_keys`, whether it lay in slow memory.
+      seconds: what the compiler stated.
+    """
+
+    slow: tuple[bool, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """An instruction whose cycles are stated, in numbers."""
+
+    name: str
+    keys: tuple[LeafKey, ...]
+    sizes_bytes: tuple[int, ...]
+    bus_seconds: Array
+    is_output: NDArray[np.bool_]
+    is_matrix: NDArray[np.bool_]
+    is_copy: bool
+    matrix_seconds: float
     slow_seconds: float
     floor_seconds: float
+    observations: tuple[Observation, ...] = ()
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """Equal for instructions that the compiler costs alike: the layers of a network."""
+        return (
+            self.is_copy,
+            self.sizes_bytes,
+            tuple(self.is_matrix),
+            self.slow_seconds,
+            self.matrix_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -37,11 +111,13 @@ class CalibratedTimes:
 
     Attributes:
       analytic: stands in, and gives the bytes.
-      anchors: by instruction name.
+      stated: by instruction name.
+      form: the shared coefficients.
     """
 
     analytic: AnalyticTimes
-    anchors: Mapping[str, Anchors]
+    stated: Mapping[str, _Stated]
+    form: PipelineForm
     _steps: dict[tuple[str, str], StepTimes] = field(default_factory=dict, repr=False)
 
     @property
@@ -51,7 +127,7 @@ class CalibratedTimes:
 
     @property
     def num_lanes(self) -> int:
-        """Floor and memory."""
+        """Compute and memory."""
         return 2
 
     def step(self, computation: str, instruction: str) -> StepTimes:
@@ -59,22 +135,12 @@ class CalibratedTimes:
         key = (computation, instruction)
         if key not in self._steps:
             plain = self.analytic.step(computation, instruction)
-            anchors = self.anchors.get(instruction)
-            self._steps[key] = plain if anchors is None else _two_point(plain, anchors)
+            stated = self.stated.get(instruction)
+            if stated is None or set(stated.keys) != set(plain.leaves):
+                self._steps[key] = _streaming(plain, self.form)
+            else:
+                self._steps[key] = _pipeline(stated, self.form)
         return self._steps[key]
-
-
-def _two_point(plain: StepTimes, anchors: Anchors) -> StepTimes:
-    """max(floor, slow time x slow bytes / all bytes)."""
-    total_bytes = sum(leaf.size_bytes for leaf in plain.leaves.values())
-    total_bus = sum(leaf.bus_seconds for leaf in plain.leaves.values())
-    scale = min(1.0, anchors.slow_seconds / total_bus) if total_bus else 1.0
-    leaves: dict[LeafKey, LeafTimes] = {}
-    for key, leaf in plain.leaves.items():
-        share = leaf.size_bytes / total_bytes if total_bytes else 0.0
-        slow = anchors.slow_seconds * share
-        leaves[key] = LeafTimes(leaf.size_bytes, leaf.bus_seconds * scale, (0.0, slow))
-    return StepTimes((anchors.floor_seconds, 0.0), leaves, stated=True)
 
 
 def calibrated_times(
@@ -84,6 +150,7 @@ def calibrated_times(
     points: Sequence[CyclePoint] = (),
     *,
     with_production: bool = False,
+    form: PipelineForm = COMPILER_FORM,
 ) -> CalibratedTimes:
     """Times of `module` on `chip` from the compiler's cycles.
 
@@ -91,20 +158,258 @@ def calibrated_times(
       module: the program before memory-space assignment.
       table: the bundle's cycles.
       chip: of the bundle; gives the clock, and the analytic times of what states no cycles.
-      points: further compiles of the same program.
-      with_production: use the production compile's cycles too. Off by default, so that the error
-        at production's placement is an error on a placement that was not fitted; where no
-        other compile has an instruction's floor, production's is used all the same.
+      points: further compiles of the same program, with other placements.
+      with_production: learn from the production compile too. Off by default, so that the error
+        at production's placement is an error on a placement that was not fitted. Where no other
+        compile shows fast memory at all, production's cycles still give the floors.
+      form: the shared coefficients.
     """
+    analytic = analytic_times(module, chip)
     used = [table.none, *([table.huge] if table.huge else []), *points]
-    if with_production or len(used) == 1:
+    if with_production:
         used.append(table.production)
-    return CalibratedTimes(analytic_times(module, chip), _anchors(table.none, used, chip))
+    elif len(used) == 1:
+        used.append(replace(table.production, placements=None))
+    stated = list(_read_stated(analytic, table.none, used, chip))
+    return CalibratedTimes(analytic, {item.name: item for item in _pooled(stated)}, form)
 
 
-def _anchors(none: CyclePoint, used: Sequence[CyclePoint], chip: Chip) -> dict[str, Anchors]:
-    anchors: dict[str, Anchors] = {}
-    for name, slow_cycles in none.cycles.items():
-        floor = min(point.cycles.get(name, slow_cycles) for point in used)
-        anchors[name] = Anchors(chip.seconds(slow_cycles), chip.seconds(min(floor, slow_cycles)))
-    return anchors
+# --- what the compiler states --------------------------------------------------------------------
+
+
+def _read_stated(
+    analytic: AnalyticTimes, none: CyclePoint, used: Sequence[CyclePoint], chip: Chip
+) -> Iterable[_Stated]:
+    module = analytic.costs.module
+    for computation in module.computations.values():
+        for instruction in computation.instructions:
+            if instruction.name in none.cycles:
+                yield _stated(analytic, computation, instruction, none, used, chip)
+
+
+def _stated(
+    analytic: AnalyticTimes,
+    computation: HloComputation,
+    instruction: HloInstruction,
+    none: CyclePoint,
+    used: Sequence[CyclePoint],
+    chip: Chip,
+) -> _Stated:
+    name = instruction.name
+    times = analytic.step(computation.name, name)
+    cost = analytic.costs.cost(computation.name, name)
+    matrix = matrix_operands(analytic.costs, computation.name, name)
+    keys = tuple(times.leaves)
+    slow_cycles = none.cycles[name]
+    floor_cycles = min(point.cycles.get(name, slow_cycles) for point in used)
+    return _Stated(
+        name=name,
+        keys=keys,
+        sizes_bytes=tuple(times.leaves[key].size_bytes for key in keys),
+        bus_seconds=np.array([times.leaves[key].bus_seconds for key in keys], dtype=np.float64),
+        is_output=np.array([key[0] == "output" for key in keys], dtype=bool),
+        is_matrix=np.array(
+            [key[0] == "operand" and (key[1], key[2]) in matrix for key in keys], dtype=bool
+        ),
+        is_copy=instruction.opcode == "copy",
+        matrix_seconds=cost.matrix_flops / chip.matrix_flops_per_second(cost.matrix_type),
+        slow_seconds=chip.seconds(slow_cycles),
+        floor_seconds=chip.seconds(floor_cycles),
+        observations=tuple(_observations(name, len(keys), used, chip)),
+    )
+
+
+def _observations(
+    name: str, count: int, used: Sequence[CyclePoint], chip: Chip
+) -> Iterable[Observation]:
+    for point in used:
+        if point.placements is None or name not in point.cycles:
+            continue
+        placement = point.placements.get(name)
+        slow = (True,) * count if placement is None else slow_leaves(placement)
+        if len(slow) == count:
+            yield Observation(slow, chip.seconds(point.cycles[name]))
+
+
+def slow_leaves(placement: Placement) -> tuple[bool, ...]:
+    """Per leaf, operands first, whether a placement leaves it in slow memory."""
+    return tuple(character == "0" for character in placement.operands + placement.outputs)
+
+
+def _pooled(stated: Sequence[_Stated]) -> Iterable[_Stated]:
+    """Instructions that are costed alike share their floor and their observations."""
+    groups: dict[tuple[object, ...], list[_Stated]] = defaultdict(list)
+    for item in stated:
+        groups[item.signature].append(item)
+    for group in groups.values():
+        floor_seconds = min(item.floor_seconds for item in group)
+        seen = tuple(dict.fromkeys(seen for item in group for seen in item.observations))
+        for item in group:
+            yield replace(item, floor_seconds=floor_seconds, observations=seen)
+
+
+# --- the pipeline of one instruction -------------------------------------------------------------
+
+
+def _pipeline(stated: _Stated, form: PipelineForm) -> StepTimes:
+    """The two lanes; both exact with everything slow and with everything fast."""
+    overlapped = form.overlapped_seconds(stated.floor_seconds, stated.matrix_seconds)
+    base_seconds = stated.floor_seconds - overlapped
+    shares = memory_shares(stated, stated.slow_seconds - base_seconds, form)
+    base_seconds, shares = _corrected(stated, base_seconds, shares)
+    exposed = _exposed(stated, shares, form)
+    total_bus = float(stated.bus_seconds.sum())
+    shrink = min(1.0, stated.slow_seconds / total_bus) if total_bus > 0 else 1.0
+    leaf_times: dict[LeafKey, LeafTimes] = {}
+    for position, key in enumerate(stated.keys):
+        lanes = (float(exposed[position]), float(shares[position]))
+        bus_seconds = float(stated.bus_seconds[position]) * shrink
+        leaf_times[key] = LeafTimes(stated.sizes_bytes[position], bus_seconds, lanes)
+    return StepTimes((stated.floor_seconds, base_seconds), leaf_times, stated=True)
+
+
+def memory_shares(stated: _Stated, available_seconds: float, form: PipelineForm) -> Array:
+    """Divides the memory lane's time among the leaves; the sum is `available_seconds`."""
+    bus = stated.bus_seconds
+    if stated.is_copy:
+        return _divided(available_seconds, bus)
+    writes = form.streaming * bus * stated.is_output
+    reads = form.streaming * bus * ~stated.is_output
+    left_seconds = available_seconds - float(writes.sum())
+    if left_seconds <= 0:
+        return _divided(available_seconds, writes)
+    rest_seconds = left_seconds - float(reads.sum())
+    if rest_seconds <= 0:
+        return writes + _divided(left_seconds, reads)
+    weights = stated.is_matrix * bus**form.reread_power
+    for candidate in (weights, reads, writes, np.ones_like(bus)):
+        if candidate.sum() > 0:
+            return writes + reads + _divided(rest_seconds, candidate)
+    return writes + reads
+
+
+def _divided(seconds: float, weights: Array) -> Array:
+    total = float(weights.sum())
+    if total > 0:
+        return weights * (seconds / total)
+    return np.full_like(weights, seconds / len(weights)) if len(weights) else weights
+
+
+def _exposed(stated: _Stated, shares: Array, form: PipelineForm) -> Array:
+    """What the compute lane adds per slow leaf; never lifts it over the all-slow time."""
+    room_seconds = stated.slow_seconds - stated.floor_seconds
+    total = float(shares.sum())
+    limit = shares * (room_seconds / total) if total > 0 else np.zeros_like(shares)
+    return np.minimum(form.exposed * stated.bus_seconds, limit)
+
+
+_PRIOR_WEIGHT = 0.03
+"""How firmly the shares hold to the form where observations contradict it."""
+
+_ANCHOR_WEIGHT = 100.0
+"""How firmly base and shares together hold to the all-slow time."""
+
+_AT_FLOOR = 1.005
+"""An observation up to this many floors says only that the memory lane is no longer."""
+
+
+def _corrected(stated: _Stated, base_seconds: float, shares: Array) -> tuple[float, Array]:
+    """Moves the memory lane towards what the compiler stated for placements in between.
+
+    Least squares with non-negative shares, pulled weakly to the form's: an observation above the
+    floor is met, one at the floor only bounds the lane from above.
+    """
+    between = [seen for seen in stated.observations if any(seen.slow) and not all(seen.slow)]
+    if not between or stated.slow_seconds <= 0:
+        return base_seconds, shares
+    unit = stated.slow_seconds
+    prior = np.concatenate([[base_seconds], shares]) / unit
+    solution = prior
+    for _ in range(2):
+        rows = [_equation(seen, solution, stated) for seen in between]
+        used = [row for row in rows if row is not None]
+        if not used:
+            return base_seconds, shares
+        solution = _solve(used, prior)
+    base = min(float(solution[0]) * unit, stated.floor_seconds)
+    return base, _divided(stated.slow_seconds - base, solution[1:])
+
+
+def _equation(seen: Observation, solution: Array, stated: _Stated) -> tuple[Array, float] | None:
+    row = np.concatenate([[1.0], np.array(seen.slow, dtype=np.float64)])
+    target = seen.seconds / stated.slow_seconds
+    at_floor = seen.seconds <= _AT_FLOOR * stated.floor_seconds
+    return None if at_floor and float(row @ solution) <= target else (row, target)
+
+
+def _solve(equations: Sequence[tuple[Array, float]], prior: Array) -> Array:
+    """Non-negative least squares for base and shares, as parts of the all-slow time."""
+    matrix = np.vstack(
+        [
+            _ANCHOR_WEIGHT * np.ones((1, len(prior))),
+            np.array([row for row, _ in equations]),
+            _PRIOR_WEIGHT * np.eye(len(prior)),
+        ]
+    )
+    targets = np.concatenate(
+        [[_ANCHOR_WEIGHT], [target for _, target in equations], _PRIOR_WEIGHT * prior]
+    )
+    solution, _ = nnls(matrix, targets)
+    return np.asarray(solution, dtype=np.float64)
+
+
+# --- what the compiler does not state ------------------------------------------------------------
+
+
+def _streaming(plain: StepTimes, form: PipelineForm) -> StepTimes:
+    """The analytic time with slow accesses at the streaming speed that stated ones show."""
+    scaled = {
+        key: replace(
+            leaf, lane_seconds=tuple(form.streaming * seconds for seconds in leaf.lane_seconds)
+        )
+        for key, leaf in plain.leaves.items()
+    }
+    return replace(plain, leaves=scaled)
+
+
+def placements_of(before: HloModule, placed: HloModule, memory_space: int) -> dict[str, Placement]:
+    """Where a compiled module put the leaves of each instruction, by name.
+
+    For bundles that state cycles but no placements. Instructions that the compiled module lacks,
+    or has with another opcode or other leaves, are left out.
+    """
+    originals = {
+        instruction.name: (computation, instruction)
+        for computation in before.computations.values()
+        for instruction in computation.instructions
+    }
+    found: dict[str, Placement] = {}
+    for computation in placed.computations.values():
+        for instruction in computation.instructions:
+            if instruction.name not in originals:
+                continue
+            place, original = originals[instruction.name]
+            placement = _placement(computation, instruction, memory_space)
+            if instruction.opcode == original.opcode and _same_leaves(
+                placement, _placement(place, original, memory_space)
+            ):
+                found[instruction.name] = placement
+    return found
+
+
+def _placement(
+    computation: HloComputation, instruction: HloInstruction, memory_space: int
+) -> Placement:
+    def bits(name: str) -> str:
+        shape = computation.instruction(name).shape
+        return "".join(
+            "1" if leaf.layout is not None and leaf.layout.memory_space == memory_space else "0"
+            for _, leaf in leaves(shape)
+        )
+
+    operands = "".join(bits(operand) for operand in instruction.operands)
+    return Placement(operands, bits(instruction.name))
+
+
+def _same_leaves(one: Placement, other: Placement) -> bool:
+    return len(one.operands) == len(other.operands) and len(one.outputs) == len(other.outputs)

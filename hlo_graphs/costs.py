@@ -3,7 +3,8 @@
 Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3), tested against the
 `HloCostAnalysis` inside jaxlib. Deliberate differences: a custom call counts its operands and
 outputs in full (XLA: -1 for everything); every array leaf of a tuple has its own bytes (XLA keeps
-those of fusions only); an `opt-barrier` moves nothing; a `ragged-dot` counts the products it does.
+those of fusions only); an `opt-barrier` moves nothing; a `ragged-dot` and a `reduce-window` over a
+whole dimension count the operations they do, where XLA's short cuts miscount.
 
 Sizes come from a function, so that the same rules give XLA's unpadded bytes (`byte_size_of`, for
 the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`, for times).
@@ -327,8 +328,27 @@ def _map(place: _Place) -> InstructionCost:
 
 def _reduce_window(place: _Place) -> InstructionCost:
     window = parse_window(place.instruction.attributes.get("window", "{}"))
+    shape = place.operand_shape(0)
+    whole = _whole_dimension(window, shape)
+    if whole is not None:
+        length = shape.dimensions[whole]
+        return _applied(place, float(elements(shape) // max(1, length) * (length - 1)))
     size = math.prod(dimension.size for dimension in window)
     return _applied(place, float(elements(place.instruction.shape) * max(0, size - 1)))
+
+
+def _whole_dimension(window: tuple[WindowDimension, ...], shape: Shape) -> int | None:
+    """The one dimension that every window covers whole: a reduction, then a broadcast.
+
+    XLA knows this case too, and adds up sizes where they multiply; here the reduction counts.
+    """
+    wide = [number for number, dimension in enumerate(window) if dimension.size > 1]
+    if len(wide) != 1:
+        return None
+    length, dimension = shape.dimensions[wide[0]], window[wide[0]]
+    covers = dimension.size == 2 * length - 1
+    centred = dimension.pad_low == dimension.pad_high == length - 1
+    return wide[0] if covers and centred and dimension.stride == 1 else None
 
 
 def _applied(place: _Place, times: float) -> InstructionCost:
@@ -684,3 +704,59 @@ _HANDLERS: Mapping[str, Callable[[_Place], InstructionCost]] = {
     "conditional": _conditional,
     "fusion": _fusion,
 }
+
+
+# --- roles of operands ---------------------------------------------------------------------------
+
+_MATRIX = frozenset(["convolution", "dot", "ragged-dot", "scaled-dot"])
+
+
+def matrix_operands(
+    analysis: CostAnalysis, computation: str, instruction: str
+) -> frozenset[tuple[int, ShapeIndex]]:
+    """The (operand, leaf index) pairs whose values reach the matrix units.
+
+    That is a dot's or convolution's own operands, or a fusion's parameters that flow into one
+    through any other operations. Such operands may be read again for every tile of the result.
+    """
+    place = analysis.module.computations[computation]
+    found = place.instruction(instruction)
+    if found.opcode in _MATRIX:
+        return frozenset((position, ()) for position in range(len(found.operands)))
+    if found.opcode != "fusion":
+        return frozenset()
+    inner = analysis.module.computations[found.called_computations[0]]
+    reaching = _reaching_matrix(analysis, inner)
+    return frozenset(
+        (parameter.parameter_number or 0, index)
+        for parameter in inner.parameters
+        for value, index in _leaf_values(analysis, inner, parameter)
+        if value.name in reaching
+    )
+
+
+def _leaf_values(
+    analysis: CostAnalysis, inner: HloComputation, parameter: HloInstruction
+) -> Iterator[tuple[HloInstruction, ShapeIndex]]:
+    if parameter.shape.is_tuple:
+        yield from _elements_of(analysis, inner, parameter, ())
+    else:
+        yield parameter, ()
+
+
+def _reaching_matrix(analysis: CostAnalysis, inner: HloComputation) -> frozenset[str]:
+    """Names of the values of a fused computation that flow into a dot or convolution."""
+    reaching: set[str] = set()
+    for user in reversed(inner.instructions):
+        if user.opcode in _MATRIX or user.name in reaching:
+            reaching.update(user.operands)
+        elif user.opcode == "fusion":
+            callee = analysis.module.computations[user.called_computations[0]]
+            inside = _reaching_matrix(analysis, callee)
+            parameters = [parameter.name for parameter in callee.parameters]
+            reaching.update(
+                operand
+                for operand, parameter in zip(user.operands, parameters, strict=True)
+                if parameter in inside
+            )
+    return frozenset(reaching)
