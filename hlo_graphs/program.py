@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hlo_graphs.errors import InputError
 
 if TYPE_CHECKING:
@@ -182,6 +185,33 @@ class Machine:
     slow_bytes_per_second: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AccessTable:
+    """The accesses of a program as arrays, for readers that sum over thousands of them.
+
+    With `A` accesses in program order, `T` steps and `K` lanes:
+
+    Attributes:
+      step: [A] step of each access.
+      buffer: [A] its buffer.
+      size_bytes: [A] bytes moved.
+      bus_ticks: [A] bus time when slow.
+      lane_ticks: [A, K] what it adds per lane when slow.
+      base_ticks: [T, K] ticks per lane with every access fast.
+      by_buffer: [A] the accesses ordered by buffer, then step.
+      keys: [A] `buffer * (T + 1) + step` in that order, for binary search.
+    """
+
+    step: NDArray[np.int64]
+    buffer: NDArray[np.int64]
+    size_bytes: NDArray[np.int64]
+    bus_ticks: NDArray[np.int64]
+    lane_ticks: NDArray[np.int64]
+    base_ticks: NDArray[np.int64]
+    by_buffer: NDArray[np.int64]
+    keys: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Program:
     """A scheduled program over tensors; the input of every solver.
@@ -255,6 +285,28 @@ class Program:
             for access in instruction.accesses:
                 found[access.buffer].append((step, access))
         return tuple(tuple(accesses) for accesses in found)
+
+    @cached_property
+    def access_table(self) -> AccessTable:
+        """The accesses as arrays, made once."""
+        pairs = [(step, a) for step, i in enumerate(self.instructions) for a in i.accesses]
+        lanes = self.num_lanes
+        step = np.array([step for step, _ in pairs], dtype=np.int64)
+        buffer = np.array([a.buffer for _, a in pairs], dtype=np.int64)
+        keys = buffer * (self.num_steps + 1) + step
+        by_buffer = np.argsort(keys, kind="stable")
+        lane_rows = [a.lane_ticks for _, a in pairs]
+        base_rows = [i.base_ticks for i in self.instructions]
+        return AccessTable(
+            step=step,
+            buffer=buffer,
+            size_bytes=np.array([a.size_bytes for _, a in pairs], dtype=np.int64),
+            bus_ticks=np.array([a.bus_ticks for _, a in pairs], dtype=np.int64),
+            lane_ticks=np.array(lane_rows, dtype=np.int64).reshape(len(pairs), lanes),
+            base_ticks=np.array(base_rows, dtype=np.int64).reshape(self.num_steps, lanes),
+            by_buffer=by_buffer,
+            keys=keys[by_buffer],
+        )
 
     @cached_property
     def all_slow_ticks(self) -> float:

@@ -99,6 +99,11 @@ class ReplacedCopy:
     issue: int
     done: int
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Steps `[start, end)` in which it needs both of its ends in place: at least one."""
+        return self.issue, max(self.done, self.issue + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryMap:

@@ -29,11 +29,6 @@ from malloc_game.residency_index import ResidencyIndex
 from malloc_game.violations import Rule, Violation
 
 
-def replaced_window(copy: ReplacedCopy) -> tuple[int, int]:
-    """Steps at which the transfer's ends must be in place; one step if nothing hides it."""
-    return copy.issue, max(copy.done, copy.issue + 1)
-
-
 class WriteTimes:
     """When each buffer is written: by steps, and by the transfers of replaced copies."""
 
@@ -46,7 +41,7 @@ class WriteTimes:
             for access in program.instructions[copy.step].accesses:
                 if access.kind.writes:
                     windows = self._transfers.setdefault(access.buffer, [])
-                    windows.append(replaced_window(copy))
+                    windows.append(copy.window)
         self._steps: dict[int, list[int]] = {}
 
     def steps(self, buffer: int) -> list[int]:
@@ -222,7 +217,7 @@ class _BufferChecker:
     def _add_transfer(self, copy: ReplacedCopy) -> None:
         """A replaced copy's reads happen as it begins; its writes last from begin to end."""
         scope = self._program.loop_of_step[copy.step]
-        start, end = replaced_window(copy)
+        start, end = copy.window
         residency = self._index.ready_at(self._buffer, start)
         fast = residency is not None and end <= residency.end
         instruction = self._program.instructions[copy.step]

@@ -27,7 +27,7 @@ from hlo_graphs.program import AccessKind, Program
 from malloc_game.loop_nest import LoopNest
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.residency_index import ResidencyIndex
-from malloc_game.staleness import WriteTimes, check_contents, replaced_window
+from malloc_game.staleness import WriteTimes, check_contents
 from malloc_game.violations import InvalidMapError, Rule, Violation
 
 __all__ = ["InvalidMapError", "Rule", "Violation", "check", "validate"]
@@ -372,7 +372,7 @@ def _malformed_copy(program: Program, copy: ReplacedCopy) -> str | None:
 
 
 def _hull(copy: ReplacedCopy) -> tuple[int, int]:
-    low, high = replaced_window(copy)
+    low, high = copy.window
     return min(low, copy.step), max(high, copy.step + 1)
 
 
@@ -417,7 +417,7 @@ def _is_torn(copy: ReplacedCopy, index: ResidencyIndex, buffer: int, written: bo
     A source may be resident for a part of it as long as it can be read from slow memory, which
     the contents' check sees to.
     """
-    low, high = replaced_window(copy)
+    low, high = copy.window
     residency = index.ready_at(buffer, low)
     wholly_fast = residency is not None and high <= residency.end
     return written and not wholly_fast and bool(index.overlapping(buffer, low, high))
