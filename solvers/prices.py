@@ -157,7 +157,7 @@ class PricedProgram:
 
         Replaced, the step costs its transfer and nothing else. With every cost of the step
         scaled so that together they do not exceed the transfer, not replacing it is never
-        dearer than replacing it, so lives need not know about replacements.
+        dearer than replacing it: a life pays its scaled slow access in both cases.
         """
         instruction = self.program.instructions[step]
         written = [a for a in instruction.accesses if a.kind.writes]
@@ -177,7 +177,7 @@ class PricedProgram:
         last = program.num_steps if loop is None else program.loops[loop].end_step
         for access in program.instructions[step].accesses:
             for other, use in program.accesses_of_buffer[access.buffer]:
-                if not (use.kind.writes or access.kind.writes):
+                if other in self.replaceable or not (use.kind.writes or access.kind.writes):
                     continue
                 if other < step:
                     first = max(first, other + 1)
@@ -291,22 +291,32 @@ class Life:
     def _walk(self, lane_index: int, state: _State) -> tuple[_State, int, int]:
         """State after the lane's last item, that item's end, end of the last item that writes."""
         lane = self.lanes[lane_index]
-        position = written = floor = lane.start_step
+        position = written = lane.start_step
+        late = False
         for index, item in enumerate(lane.items):
             if starts_with_read(item):
-                state = self._cross_gap(lane, state, floor, written, position, item)
+                state = self._cross_gap(lane, state, written, position, item, late)
             if item.loop is None:
                 state = self._direct(item, state)
             else:
                 state = self._loop(lane, lane_index, index, state)
             position = item.end_step
-            if item.writes:
-                written = floor = item.end_step
+            late = self._may_be_replaced(item) and item.writes
+            if item.writes and not late:
+                written = item.end_step
         return state, position, written
 
+    def _may_be_replaced(self, item: Item) -> bool:
+        return item.loop is None and item.start_step in self.priced.replaceable
+
     def _cross_gap(
-        self, lane: Lane, state: _State, floor: int, written: int, position: int, item: Item
+        self, lane: Lane, state: _State, written: int, position: int, item: Item, late: bool
     ) -> _State:
+        """From after one item to before the next, which reads.
+
+        `late`: the item before writes and may be a replaced copy, whose transfer, paid as a slow
+        access, may fill fast memory any time before the next item.
+        """
         hold = self._hold(position, item.start_step)
         crossed = _State(away_stale=min(state.away_stale, state.here_stale))
         crossed.away = min(state.away, state.here)
@@ -317,7 +327,9 @@ class Life:
             keep = self._eviction_cost(lane, written, position, item.start_step, keep=True)
             crossed.away = min(crossed.away, state.here_stale + drop)
             crossed.here = min(crossed.here, state.here_stale + hold + keep)
-        fetch = self._prefetch_cost(lane, floor, item.start_step)
+        if late:
+            crossed.here_stale = min(crossed.here_stale, state.away)
+        fetch = self._prefetch_cost(lane, written, item.start_step)
         crossed.here = min(crossed.here, crossed.away + fetch)
         return crossed
 
@@ -325,16 +337,16 @@ class Life:
         step = item.start_step
         slow = self.priced.slow_cost[step, self.buffer]
         hold = self._hold(step, step + 1)
-        if item.kind is AccessKind.WRITE:
+        replaceable = step in self.priced.replaceable
+        if item.kind is AccessKind.WRITE or (replaceable and item.writes):
             least = state.least()
-            return _State(away=least + slow, here_stale=least + hold)
-        fast, fast_stale = state.here + hold, state.here_stale + hold
-        away_stale = state.away_stale + slow if step in self.priced.replaceable else _INF
+            fast = min(hold, slow) if replaceable else hold
+            return _State(away=least + slow, here_stale=least + fast)
         if item.kind is AccessKind.UPDATE:
-            return _State(
-                away=min(state.away + slow, away_stale), here_stale=min(fast, fast_stale)
-            )
-        return _State(state.away + slow, away_stale, fast, fast_stale)
+            fast = min(state.here, state.here_stale) + hold
+            return _State(away=state.away + slow, here_stale=fast)
+        away_stale = state.away_stale + slow if replaceable else _INF
+        return _State(state.away + slow, away_stale, state.here + hold, state.here_stale + hold)
 
     def _loop(self, lane: Lane, lane_index: int, index: int, state: _State) -> _State:
         """Resident throughout, or out of fast memory at the ends of every trip."""
