@@ -1,9 +1,10 @@
-"""Lower bounds on latency and on traffic: anytime, certified, in a second for real programs.
+"""Lower bounds on latency: anytime, certified, in seconds for programs of thousands of accesses.
 
 `bound_program` alternates between a linear program, which finds prices, and `price_bound`,
 which certifies what they prove (`solvers.prices`); each round adds the services that the
 cheapest lives would have liked. The bound only grows, and stopping early loses nothing else.
-Source: PROBLEM.md section 6.
+The bytes that every map must move are
+`malloc_game.simulate.compulsory_bus_bytes`. Source: PROBLEM.md section 6.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hlo_graphs.program import AccessKind, Program
+from hlo_graphs.program import Program
 from solvers.prices import Prices, price_bound, uniform_prices
 from solvers.relaxation import Relaxation, RelaxedSolution
 from solvers.solver import Deadline
@@ -71,37 +72,3 @@ def bound_program(
         if tight or (rounds > 1 and not improved) or not relaxation.add_services(found.prices):
             break
     return Bound(best, prices, relaxed, rounds, deadline.elapsed_seconds)
-
-
-def compulsory_bytes(program: Program) -> int:
-    """Bytes that cross the slow memory's bus under every valid map, in one run.
-
-    A parameter's content must be read from slow memory and an output must be written to it:
-    at least once wholly, or as many bytes as their accesses move if that is less. One parameter
-    may be carried over from the previous run, so the largest read-only one is not counted.
-    Accesses of buffers that may not be resident all cross the bus; loops and branches count as
-    often as they run, branches that may be skipped not at all.
-    """
-    total = 0
-    carried = 0
-    for index, buffer in enumerate(program.buffers):
-        uses = program.accesses_of_buffer[index]
-        certain = [
-            (step, access) for step, access in uses if program.instructions[step].repeat >= 1
-        ]
-        if not program.may_be_resident(index):
-            total += sum(
-                int(program.instructions[step].repeat) * access.size_bytes
-                for step, access in certain
-                if not program.instructions[step].async_copy
-            )
-            continue
-        if not certain or program.instructions[certain[0][0]].async_copy:
-            continue
-        first = certain[0][1]
-        if first.kind.reads and certain[0] == uses[0]:
-            moved = min(buffer.size_bytes, first.size_bytes)
-            total += moved
-            if buffer.is_parameter and all(a.kind is AccessKind.READ for _, a in uses):
-                carried = max(carried, moved)
-    return total - carried

@@ -1,0 +1,417 @@
+"""The default solver: several solvers beside each other, sharing incumbents and one bound.
+
+Greedy runs first, in this process, so that there is always an answer. Then a schedule of
+members runs in child processes, as many at a time as there are workers; each improvement is
+validated and timed here, by code that did not make it, before it becomes the incumbent and is
+handed to the others. A member that fails is noted and the portfolio goes on. The answer is
+never worse than greedy, than any map handed in, or than any member's. Source: issue "Bounds,
+and opponents nobody can call weak", item 5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from hlo_graphs.program import Program
+from malloc_game.memory_map import MemoryMap
+from malloc_game.validate import validate
+from solvers.evaluate import simulated_latency
+from solvers.greedy import GreedySolver
+from solvers.solver import (
+    Deadline,
+    Progress,
+    Solution,
+    Solver,
+    SolveRequest,
+    gap_between,
+    solver_named,
+    status_of,
+)
+
+BOUND = "bound"
+"""The schedule's name for the certified lower bound, which is not a solver."""
+
+_RESERVE_SECONDS = 0.15
+"""Kept back from the time limit for collecting the answer."""
+
+_GRACE_SECONDS = 0.3
+"""How long a member may take to end by itself once its time is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of the schedule.
+
+    Attributes:
+      solver: a registered name, `BOUND`, or a solver handed in from outside.
+      share: of the time that is left when it starts; 1 is all of it.
+      seed: added to the request's seed.
+    """
+
+    solver: str | Solver
+    share: float = 1.0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """For messages and for the solution's `solver`."""
+        return self.solver if isinstance(self.solver, str) else self.solver.name
+
+
+DEFAULT_SCHEDULE = (
+    Member("xla-msa", share=0.2),
+    Member(BOUND, share=0.4),
+    Member("large-neighbourhood", share=0.5),
+    Member("milp", share=0.5),
+    Member("cross-entropy", share=0.5),
+    Member("large-neighbourhood", seed=1),
+    Member("local-search", seed=1),
+    Member("large-neighbourhood", seed=2),
+    Member("cross-entropy", seed=2),
+)
+"""Members in the order in which workers take them up; it is gone through again while time lasts."""
+
+_MAX_ROUNDS = 20
+
+
+class PortfolioSolver:
+    """Runs a schedule of solvers; see the module's docstring.
+
+    Args:
+      schedule: members in order; by default all classical solvers.
+      extra: solvers handed in from outside (a trained agent), taken up first.
+    """
+
+    name = "portfolio"
+
+    def __init__(
+        self,
+        schedule: Sequence[Member] = DEFAULT_SCHEDULE,
+        extra: Sequence[Solver] = (),
+    ) -> None:
+        self.schedule = (*(Member(solver) for solver in extra), *schedule)
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The best map any member found, with the best certified bound."""
+        run = _PortfolioRun(request, self.schedule)
+        try:
+            run.begin()
+            run.loop()
+        except KeyboardInterrupt:
+            run.notes.append("interrupted: the best map so far")
+        finally:
+            run.stop_all()
+        return run.solution()
+
+
+@dataclass
+class _Incumbent:
+    """The best map so far and who found it."""
+
+    memory_map: MemoryMap
+    ticks: float
+    who: str
+
+
+@dataclass(eq=False)
+class _Running:
+    """A member at work, in a child process or in a thread."""
+
+    member: Member
+    deadline: Deadline
+    inbox: Connection | None = None
+    process: Any = None
+    thread: threading.Thread | None = None
+    events: queue.Queue[object] = field(default_factory=queue.Queue)
+    offered: MemoryMap | None = None
+
+
+class _PortfolioRun:
+    """One call of `PortfolioSolver.solve`."""
+
+    def __init__(self, request: SolveRequest, schedule: Sequence[Member]) -> None:
+        self.request = request
+        self.program: Program = request.program
+        self.deadline = Deadline.after(max(request.time_limit_seconds - _RESERVE_SECONDS, 0.0))
+        self.best = _Incumbent(MemoryMap(), self.program.all_slow_ticks, "all-slow")
+        self.bound: float | None = None
+        self.notes: list[str] = []
+        self.games = 0
+        self.running: list[_Running] = []
+        self.failed: set[str] = set()
+        self.useless: set[str] = set()
+        self.pending = [member for _ in range(_MAX_ROUNDS) for member in schedule]
+        self.context = multiprocessing.get_context("spawn")
+
+    def begin(self) -> None:
+        """The maps handed in, and greedy."""
+        for memory_map in self.request.initial_maps:
+            self._offer(memory_map, "given")
+        started = Deadline.after(self.deadline.remaining_seconds)
+        limited = replace(
+            self.request,
+            time_limit_seconds=started.limit_seconds,
+            initial_maps=(),
+            on_progress=None,
+            best_known=None,
+        )
+        solution = GreedySolver().solve(limited)
+        self.games += solution.games_played
+        self._offer(solution.memory_map, solution.solver)
+
+    def loop(self) -> None:
+        """Starts members and listens to them until time is up or the optimum is proven."""
+        while not self.deadline.expired and not self._proven():
+            self._start_members()
+            if not self.running:
+                return
+            self._listen(min(self.deadline.remaining_seconds, 0.2))
+            self._stop_overdue()
+
+    def stop_all(self) -> None:
+        """Ends whatever still runs; what it sent is kept."""
+        for running in list(self.running):
+            self._drain(running)
+            self._stop(running)
+
+    def solution(self) -> Solution:
+        """The incumbent, timed with the requested copy order."""
+        return Solution(
+            memory_map=self.best.memory_map,
+            latency_ticks=self.best.ticks,
+            lower_bound_ticks=self.bound,
+            status=status_of(self.best.ticks, self.bound, self.request.gap),
+            solver=f"portfolio/{self.best.who}",
+            wall_seconds=self.deadline.elapsed_seconds,
+            games_played=self.games,
+            notes=tuple(self.notes),
+        )
+
+    def _proven(self) -> bool:
+        gap = gap_between(self.best.ticks, self.bound)
+        return gap is not None and gap <= self.request.gap + 1e-12
+
+    # -- members ------------------------------------------------------------------------------
+
+    def _start_members(self) -> None:
+        while self.pending and len(self.running) < self.request.workers:
+            member = self.pending.pop(0)
+            busy = any(other.member.name == member.name for other in self.running)
+            if member.name in self.failed or (member.name in self.useless):
+                continue
+            if busy and member.name in (BOUND, "milp", "xla-msa"):
+                continue
+            self._start(member)
+
+    def _start(self, member: Member) -> None:
+        seconds = max(self.deadline.remaining_seconds * member.share, 0.05)
+        request = replace(
+            self.request,
+            time_limit_seconds=seconds,
+            seed=self.request.seed + member.seed,
+            workers=1,
+            initial_maps=(self.best.memory_map,),
+            on_progress=None,
+            best_known=None,
+        )
+        running = _Running(member, Deadline.after(seconds + _GRACE_SECONDS))
+        running.offered = self.best.memory_map
+        if isinstance(member.solver, str) or _can_be_sent(member.solver):
+            self._start_process(running, request)
+        else:
+            self._start_thread(running, member.solver, request)
+        self.running.append(running)
+
+    def _start_process(self, running: _Running, request: SolveRequest) -> None:
+        inbox, outbox = self.context.Pipe()
+        process = self.context.Process(
+            target=_child, args=(outbox, running.member.solver, request), daemon=True
+        )
+        process.start()
+        outbox.close()
+        running.inbox, running.process = inbox, process
+
+    def _start_thread(self, running: _Running, solver: Solver, request: SolveRequest) -> None:
+        """A solver that cannot be sent to another process (a jax agent) runs in this one."""
+        connected = replace(
+            request,
+            on_progress=running.events.put,
+            best_known=lambda: self.best.memory_map,
+        )
+
+        def work() -> None:
+            running.events.put(_guarded(lambda: solver.solve(connected)))
+
+        running.thread = threading.Thread(target=work, daemon=True)
+        running.thread.start()
+
+    def _listen(self, seconds: float) -> None:
+        inboxes = [running.inbox for running in self.running if running.inbox is not None]
+        if inboxes:
+            wait(inboxes, timeout=max(seconds, 0.0))
+        else:
+            time.sleep(min(seconds, 0.02))
+        for running in list(self.running):
+            self._drain(running)
+            if running.inbox is not None and running.offered is not self.best.memory_map:
+                running.offered = self.best.memory_map
+                with contextlib.suppress(OSError):
+                    running.inbox.send(self.best.memory_map)
+
+    def _drain(self, running: _Running) -> None:
+        """Handles every message that has arrived from a member."""
+        while True:
+            try:
+                message = self._next_message(running)
+            except (EOFError, OSError):
+                if running in self.running:
+                    self._fail(running, "its process ended without an answer")
+                return
+            if message is None or not self._handle(running, message):
+                return
+
+    def _next_message(self, running: _Running) -> object | None:
+        if running.inbox is None:
+            with contextlib.suppress(queue.Empty):
+                return running.events.get_nowait()
+            return None
+        return running.inbox.recv() if running.inbox.poll() else None
+
+    def _handle(self, running: _Running, message: object) -> bool:
+        """Takes in one message; False if the member has ended."""
+        if isinstance(message, Progress):
+            self._take_bound(message.bound_ticks)
+            if message.memory_map is not None:
+                self._offer(message.memory_map, running.member.name)
+            return True
+        if isinstance(message, Solution):
+            self.games += message.games_played
+            self.notes.extend(f"{message.solver}: {note}" for note in message.notes)
+            self._take_bound(message.lower_bound_ticks)
+            self._offer(message.memory_map, running.member.name)
+            if running.member.name in (BOUND, "xla-msa"):
+                self.useless.add(running.member.name)  # the same answer every time
+            self._stop(running)
+            return False
+        self._fail(running, str(message))
+        return False
+
+    def _offer(self, memory_map: MemoryMap, who: str) -> None:
+        """Makes a map the incumbent if it is valid and faster."""
+        ticks = self._checked_latency(memory_map, who)
+        if ticks is None or ticks >= self.best.ticks:
+            return
+        self.best = _Incumbent(memory_map, ticks, who)
+        self._report()
+
+    def _checked_latency(self, memory_map: MemoryMap, who: str) -> float | None:
+        if memory_map == self.best.memory_map:
+            return None
+        broken = validate(self.program, memory_map)
+        if broken:
+            self.notes.append(f"{who}: an invalid map was refused: {broken[0]}")
+            return None
+        return simulated_latency(self.program, memory_map, self.request.copy_order)
+
+    def _take_bound(self, ticks: float | None) -> None:
+        if ticks is not None and (self.bound is None or ticks > self.bound):
+            self.bound = ticks
+            self._report()
+
+    def _report(self) -> None:
+        self.request.report(
+            Progress(
+                seconds=self.deadline.elapsed_seconds,
+                who=self.best.who,
+                incumbent_ticks=self.best.ticks,
+                bound_ticks=self.bound,
+                memory_map=self.best.memory_map,
+            )
+        )
+
+    def _fail(self, running: _Running, why: str) -> None:
+        self.failed.add(running.member.name)
+        self.notes.append(f"{running.member.name} failed: {why}")
+        self._stop(running)
+
+    def _stop_overdue(self) -> None:
+        for running in list(self.running):
+            if running.deadline.expired:
+                self._drain(running)
+                self._stop(running)
+
+    def _stop(self, running: _Running) -> None:
+        if running in self.running:
+            self.running.remove(running)
+        if running.process is not None:
+            running.process.terminate()
+            running.process.join(timeout=_GRACE_SECONDS)
+            if running.process.is_alive():
+                running.process.kill()
+        if running.inbox is not None:
+            running.inbox.close()
+
+
+def _can_be_sent(solver: Solver) -> bool:
+    try:
+        pickle.dumps(solver)
+    except Exception:  # whatever pickling raises, the answer is no
+        return False
+    return True
+
+
+def _guarded(work: Callable[[], Solution]) -> object:
+    """The solution, or what went wrong as text: a member must not take the portfolio down."""
+    try:
+        return work()
+    except Exception as error:  # reported in the solution's notes
+        return f"{type(error).__name__}: {error}"
+
+
+def _child(outbox: Connection, solver: str | Solver, request: SolveRequest) -> None:
+    """Runs one member in its own process and sends what it finds."""
+    known: list[MemoryMap] = []
+
+    def best_known() -> MemoryMap | None:
+        while outbox.poll():
+            known[:] = [outbox.recv()]
+        return known[0] if known else None
+
+    connected = replace(request, on_progress=outbox.send, best_known=best_known)
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        outbox.send(_guarded(lambda: _member_solution(solver, connected)))
+
+
+def _member_solution(solver: str | Solver, request: SolveRequest) -> Solution:
+    if solver == BOUND:
+        return _bound_as_solution(request)
+    made = solver_named(solver) if isinstance(solver, str) else solver
+    return made.solve(request)
+
+
+def _bound_as_solution(request: SolveRequest) -> Solution:
+    from solvers.bounds import bound_program
+
+    deadline = Deadline.after(request.time_limit_seconds)
+
+    def tell(ticks: float) -> None:
+        request.report(Progress(deadline.elapsed_seconds, BOUND, bound_ticks=ticks))
+
+    bound = bound_program(request.program, request.time_limit_seconds, on_bound=tell)
+    return Solution(
+        memory_map=MemoryMap(),
+        latency_ticks=request.program.all_slow_ticks,
+        lower_bound_ticks=bound.ticks,
+        status=status_of(request.program.all_slow_ticks, bound.ticks, request.gap),
+        solver=BOUND,
+        wall_seconds=deadline.elapsed_seconds,
+    )
