@@ -233,6 +233,11 @@ def find_bundle(path_or_name: str | Path) -> Bundle:
     return bundle_in(path.parent, stem)
 
 
+def is_part(path: Path) -> bool:
+    """Whether a file is named like a part of a bundle."""
+    return _bundle_stem(path.name) is not None
+
+
 def bundle_in(directory: Path, key: str) -> Bundle:
     """The bundle whose files in `directory` begin with `key` (`NAME.CHIP[.64MiB]`)."""
     paths = {part: _part_path(directory, key, suffix) for part, suffix in PART_SUFFIXES.items()}
