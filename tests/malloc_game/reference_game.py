@@ -320,8 +320,7 @@ class ReferenceGame:
         after = turn.position + 1 if turn.kind is TurnKind.ACCESS else turn.position
         underway = any(p.buffer == buffer and not p.spoiled for p in self.queue)
         if buffer in self.stale and not underway and self._needed(buffer, after, turn.frame):
-            ticks = self.program.copy_ticks(self.program.buffers[buffer].size_bytes)
-            self.queue.append(PendingCopy(buffer, after, ticks))
+            self.queue.append(PendingCopy(buffer, after, self._copy_ticks(buffer)))
         self.leaving.add(buffer)
         self._release_if_done(buffer, after)
 
@@ -454,7 +453,7 @@ class ReferenceGame:
 
     def _window_start(self, turn: Turn) -> int | None:
         """The latest step from which the frame's unreserved idle time carries the whole copy."""
-        wanted = self.program.copy_ticks(self.program.buffers[turn.buffer].size_bytes)
+        wanted = self._copy_ticks(turn.buffer)
         start = turn.position
         for supply in reversed(self.supplies[-1]):
             if wanted <= 0:
@@ -467,7 +466,7 @@ class ReferenceGame:
 
     def _reserve(self, buffer: int, start: int) -> None:
         """Takes the copy's ticks from the frame's idle time, latest first."""
-        wanted = self.program.copy_ticks(self.program.buffers[buffer].size_bytes)
+        wanted = self._copy_ticks(buffer)
         for supply in reversed(self.supplies[-1]):
             taken = min(wanted, supply.ticks)
             supply.ticks -= taken
