@@ -154,13 +154,12 @@ def _read_scalar_property(cursor: Cursor, properties: dict[str, Any]) -> None:
     if letter in _INTEGER_PROPERTIES:
         cursor.accept(letter)
         cursor.expect("(", f"after {letter}")
-        value: Any = cursor.expect_size(f"the number of {letter}(...)")
-        properties[_INTEGER_PROPERTIES[letter]] = value
+        size = cursor.expect_size(f"the number of {letter}(...)")
+        properties[_INTEGER_PROPERTIES[letter]] = size
     elif letter in _TYPE_PROPERTIES:
         cursor.accept(letter)
         cursor.expect("(", f"after {letter}")
-        value = cursor.expect_name("an element type")
-        properties[_TYPE_PROPERTIES[letter]] = value
+        properties[_TYPE_PROPERTIES[letter]] = cursor.expect_name("an element type")
     else:
         cursor.fail("a layout property (one of D T L # * E S SC P M) or '}'")
     cursor.expect(")", f"after the value of {letter}(")
