@@ -417,6 +417,9 @@ class ReferenceGame:
         self.stall_ticks += ticks * repeat_of_frame(self.program, frame)
         self.latency += ticks * repeat_of_frame(self.program, frame)
 
+    def _copy_ticks(self, buffer: int) -> int:
+        return self.program.copy_ticks(self.program.buffers[buffer].size_bytes)
+
     def _offer_loop(self, loop: int) -> None:
         """What the finished trip left over is, times the loop's weight, the outer frame's."""
         inside = sum(s.ticks for s in self.supplies.pop())
