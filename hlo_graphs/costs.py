@@ -2,9 +2,9 @@
 
 Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3), tested against the
 `HloCostAnalysis` inside jaxlib. Deliberate differences: a custom call counts its operands and
-outputs in full (XLA: -1 for everything); every array leaf of a tuple has its own bytes (XLA keeps
-those of fusions only); an `opt-barrier` moves nothing; a `ragged-dot` and a `reduce-window` over a
-whole dimension count the operations they do, where XLA's short cuts miscount.
+outputs in full (XLA: -1 for everything); updates in place are recognised through bitcasts and
+nested fusions; an `opt-barrier` moves nothing; a `ragged-dot` and a `reduce-window` over a whole
+dimension count the operations they do, where XLA's short cuts miscount.
 
 Sizes come from a function, so that the same rules give XLA's unpadded bytes (`byte_size_of`, for
 the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`, for times).
@@ -218,7 +218,7 @@ def _default(
         if reads is not None and position in reads:
             operands.append({(): reads[position]})
         else:
-            operands.append(_leaf_sizes(analysis, place.operand_shape(position)))
+            operands.append(_operand_sizes(analysis, place.operand_shape(position)))
     outputs = _leaf_sizes(analysis, instruction.shape)
     if written is not None:
         outputs = {(): written}
@@ -231,6 +231,13 @@ def _default(
         operands=tuple(operands),
         outputs=outputs,
     )
+
+
+def _operand_sizes(analysis: CostAnalysis, shape: Shape) -> dict[ShapeIndex, float]:
+    """An array is read whole; of a tuple only the pointer table, whoever uses it."""
+    if shape.is_tuple:
+        return {(): float(POINTER_BYTES * len(shape.elements))}
+    return _leaf_sizes(analysis, shape)
 
 
 def _leaf_sizes(analysis: CostAnalysis, shape: Shape) -> dict[ShapeIndex, float]:
@@ -380,7 +387,7 @@ def _log2_ceiling(count: int) -> int:
 def _fft(place: _Place) -> InstructionCost:
     lengths = braces(place.instruction.attributes.get("fft_length", "{}"))
     depth = math.prod(max(0, length.bit_length() - 1) for length in lengths)
-    return _default(place, flops=8.0 * depth * elements(place.instruction.shape))
+    return _default(place, flops=8.0 * depth * elements(place.operand_shape(0)))
 
 
 def _triangular_solve(place: _Place) -> InstructionCost:
@@ -431,7 +438,13 @@ def _custom_call(place: _Place) -> InstructionCost:
     target = place.instruction.attributes.get("custom_call_target", "").strip('"')
     if target in _FREE_TARGETS:
         return _nothing(place)
-    return replace(_default(place), known=False)
+    operands = tuple(
+        _leaf_sizes(place.analysis, place.operand_shape(position))
+        for position in range(len(place.instruction.operands))
+    )
+    outputs = _leaf_sizes(place.analysis, place.instruction.shape)
+    total = sum(sum(sizes.values()) for sizes in (*operands, outputs))
+    return InstructionCost(total_bytes=total, operands=operands, outputs=outputs, known=False)
 
 
 def _while(place: _Place) -> InstructionCost:
@@ -589,12 +602,23 @@ def _fusion_writes(
         producer = inner.root
         if len(index) == 1 and producer.opcode == "tuple":
             producer = inner.instruction(producer.operands[index[0]])
-        if producer.opcode == "dynamic-update-slice":
-            update = inner.instruction(producer.operands[1])
-            written[index] = float(analysis.size_of(update.shape))
-        else:
-            written[index] = float(analysis.size_of(leaf))
+        update = _update_of(analysis, inner, producer)
+        written[index] = float(analysis.size_of(update.shape if update else leaf))
     return written
+
+
+def _update_of(
+    analysis: CostAnalysis, inner: HloComputation, producer: HloInstruction
+) -> HloInstruction | None:
+    """What is written where a fusion's value is an update in place, seen through bitcasts."""
+    if producer.opcode == "bitcast":
+        return _update_of(analysis, inner, inner.instruction(producer.operands[0]))
+    if producer.opcode == "fusion":
+        callee = analysis.module.computations[producer.called_computations[0]]
+        return _update_of(analysis, callee, callee.root)
+    if producer.opcode == "dynamic-update-slice":
+        return inner.instruction(producer.operands[1])
+    return None
 
 
 def _parameter_reads(
@@ -623,13 +647,26 @@ def _elements_of(
 
 def _value_reads(analysis: CostAnalysis, inner: HloComputation, value: HloInstruction) -> float:
     """XLA's FusionParameterReadBytes: slices read their result, the others share one full read."""
-    size = float(analysis.size_of(value.shape))
-    read, shared = 0.0, False
+    read, shared = _reads(analysis, inner, value, float(analysis.size_of(value.shape)))
+    return read + (float(analysis.size_of(value.shape)) if shared else 0.0)
+
+
+def _reads(
+    analysis: CostAnalysis, inner: HloComputation, value: HloInstruction, size: float
+) -> tuple[float, bool]:
+    """Bytes read by users that read on their own, and whether any user shares a full read.
+
+    Bitcasts and fusions that only copy or bitcast are looked through (XLA: the latter only).
+    """
+    read, shared = 0.0, inner.root is value
     for user, position in analysis.users(inner.name).get(value.name, ()):
         opcode = user.opcode
-        if opcode == "fusion":
+        if opcode == "bitcast" or (opcode == "fusion" and _only_forwards(analysis, user)):
+            below, below_shared = _reads(analysis, inner, user, size)
+            read, shared = read + below, shared or below_shared
+        elif opcode == "fusion":
             callee = analysis.module.computations[user.called_computations[0]]
-            read += _value_reads(analysis, callee, _parameter(callee, position))
+            read += _value_reads(analysis, callee, callee.parameters[position])
         elif opcode in ("slice", "dynamic-slice") and position == 0:
             read += analysis.size_of(user.shape)
         elif opcode == "dynamic-update-slice" and position == 0:
@@ -638,11 +675,12 @@ def _value_reads(analysis: CostAnalysis, inner: HloComputation, value: HloInstru
             read += size
         else:
             shared = True
-    return read + (size if shared else 0.0)
+    return read, shared
 
 
-def _parameter(computation: HloComputation, number: int) -> HloInstruction:
-    return next(i for i in computation.instructions if i.parameter_number == number)
+def _only_forwards(analysis: CostAnalysis, fusion: HloInstruction) -> bool:
+    inner = analysis.module.computations[fusion.called_computations[0]]
+    return all(i.opcode in ("parameter", "bitcast", "copy") for i in inner.instructions)
 
 
 # --- the opcodes ---------------------------------------------------------------------------------
