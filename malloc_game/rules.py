@@ -1,0 +1,570 @@
+"""The rules of mallocGame in pure JAX: from one decision to the next.
+
+Source: docs/game.md (PROBLEM.md section 4). A game is a list of items that is the same in every
+play of a program (`malloc_game.turn_table`); `advance` plays the item at hand with the action
+given and then item after item until one asks for a decision. All lanes of a batch go through
+the items in step; lanes that wait for a decision change nothing, by writing outside of their
+arrays: selecting between old and new arrays would cost more than the game itself. That is why
+`advance` brings its own rule for `jax.vmap`.
+
+Three data structures keep a turn cheap. Idle time is a stack of running sums: prefetches take
+the latest first, so they only ever cut its top, and a window is a binary search. Addresses
+are a sorted list of segments that know since when they are free: no reservation begins after
+the present, so that is all a place must know. The eviction queue is the running sum of ticks
+queued, against which the ticks served are compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from malloc_game.state import (
+    LIVE,
+    NOBODY,
+    SEARCH_CHUNK,
+    Action,
+    Holding,
+    Plan,
+    ProgramArrays,
+    State,
+)
+from malloc_game.turn_table import IDLE_LIMIT_TICKS, NEVER, NUM_COLUMNS, Column, Flush, ItemKind
+
+Tree = TypeVar("Tree")
+
+
+class _Outcome(NamedTuple):
+    """What a turn did, all `[]`: the buffer's new row and what follows for the other arrays.
+
+    `brings`, `leaves`, `queues`: a residency begins, its end is decided, an eviction is queued.
+    `fast`: the access is. `touches`: the segment at the buffer's offset gets `code`.
+    """
+
+    row: jax.Array
+    came_up: jax.Array
+    action: jax.Array
+    brings: jax.Array
+    leaves: jax.Array
+    queues: jax.Array
+    fast: jax.Array
+    touches: jax.Array
+    code: jax.Array
+    birth: jax.Array
+
+
+class _Clock(NamedTuple):
+    """Time after an item, all `[]`: ticks served, the queue's head, idle left, ticks waited."""
+
+    served_ticks: jax.Array
+    head: jax.Array
+    idle_ticks: jax.Array
+    stall_ticks: jax.Array
+
+
+class _Question(NamedTuple):
+    """The item at hand before places are known, all `[]` (`hand` is the buffer's row)."""
+
+    hand: jax.Array
+    comes_up: jax.Array
+    resident: jax.Array
+    feasible: jax.Array
+    wants_place: jax.Array
+    hides: jax.Array
+    start: jax.Array
+    position: jax.Array
+    size_units: jax.Array
+    stack_index: jax.Array
+
+
+# --- one item ------------------------------------------------------------------------------------
+
+
+def _item_at(arrays: ProgramArrays, cursor: jax.Array, active: jax.Array) -> jax.Array:
+    """The item's row; where not active, item 0, which does nothing."""
+    return arrays.items[jnp.where(active & (cursor < arrays.num_items), cursor, 0)]
+
+
+def _is(item: jax.Array, *kinds: ItemKind) -> jax.Array:
+    found = item[Column.KIND] == kinds[0]
+    for kind in kinds[1:]:
+        found |= item[Column.KIND] == kind
+    return found
+
+
+def _process(
+    arrays: ProgramArrays, state: State, action: jax.Array, active: jax.Array
+) -> tuple[State, jax.Array]:
+    """Plays the item at hand; the new state, not yet asked what comes next, and the reward."""
+    item = _item_at(arrays, state.cursor, active)
+    weights = arrays.weights[jnp.where(active, state.cursor, 0)]
+    out = _take_turn(state, item, action)
+    before = _elapsed(item, state.fast_lanes, state.fast_bus)
+    num_lanes = arrays.bucket.num_lanes
+    fast_lanes = state.fast_lanes + out.fast * item[NUM_COLUMNS : NUM_COLUMNS + num_lanes]
+    fast_bus = state.fast_bus + out.fast * item[Column.BUS]
+    elapsed = _elapsed(item, fast_lanes, fast_bus)
+    saved = jnp.where(out.fast, before - elapsed, 0)
+    queued_ticks = state.queued_ticks + out.queues * item[Column.COPY_TICKS]
+    here = jnp.where(active, state.cursor, arrays.bucket.num_items)
+    state = dataclasses.replace(
+        state,
+        queued_ticks=queued_ticks,
+        queued_log=state.queued_log.at[here].set(queued_ticks, mode="drop"),
+    )
+    idle = elapsed - (item[Column.SLOW_BUS] - fast_bus)
+    late = out.brings & _is(item, ItemKind.ENTRY) & (state.plan[Plan.RESERVED_TICKS] == 0)
+    clock = _pass_time(state, item, idle)
+    stall_share = (clock.stall_ticks + late * item[Column.COPY_TICKS]) * weights[1]
+    state = _write_logs(state, item, out, here, clock.head)
+    state = _update_idle(state, item, out, clock.idle_ticks)
+    state = _update_segments(state, item, out, clock.head)
+    ends_step = item[Column.ENDS_STEP] > 0
+    waits = active & ~ends_step & _is(item, ItemKind.ACCESS)
+    state = dataclasses.replace(
+        state,
+        cursor=state.cursor + active,
+        served_ticks=clock.served_ticks,
+        head=clock.head,
+        eligible_item=jnp.where(active & ~waits, state.cursor + 1, state.eligible_item),
+        eligible_ticks=jnp.where(active & ~waits, queued_ticks, state.eligible_ticks),
+        fast_bus=jnp.where(ends_step, 0, fast_bus),
+        fast_lanes=jnp.where(ends_step, 0, fast_lanes),
+        num_carried=state.num_carried + (out.brings & _is(item, ItemKind.CARRIED)),
+        stall_share=state.stall_share + stall_share,
+    )
+    return state, saved * weights[0] - stall_share
+
+
+def _elapsed(item: jax.Array, fast_lanes: jax.Array, fast_bus: jax.Array) -> jax.Array:
+    """Ticks of the item's step when accesses of these lane and bus ticks are fast."""
+    slow = item[NUM_COLUMNS + 2 * fast_lanes.shape[0] :]
+    return jnp.maximum(jnp.max(slow - fast_lanes), item[Column.SLOW_BUS] - fast_bus)
+
+
+def _take_turn(state: State, item: jax.Array, action: jax.Array) -> _Outcome:
+    """The turn of `item` (none: nothing happens) with `action`, Drop if that is not legal."""
+    hand = state.hand
+    held = state.cursor < hand[Holding.HELD_UNTIL]
+    came_up = (item[Column.KIND] != ItemKind.NONE) & ~held
+    action = jnp.where(jnp.any(state.legal & (jnp.arange(3) == action)), action, Action.DROP)
+    resident = hand[Holding.BIRTH] != NOBODY
+    brings = came_up & ~resident & (action != Action.DROP)
+    there = came_up & (resident | brings)
+    keeps = there & (action == Action.KEEP)
+    leaves = there & (action != Action.KEEP)
+    access = _is(item, ItemKind.ACCESS)
+    fast = access & (resident | brings)
+    writes = access & (item[Column.WRITES] > 0)
+    good = jnp.where(fast & writes, NOBODY, hand[Holding.GOOD_COPY])
+    stale = (hand[Holding.STALE] > 0) | (fast & writes)
+    queues = leaves & stale & (item[Column.NEEDED] > 0) & (good < state.head)
+    good = jnp.where(queues, state.cursor, good)
+    last = jnp.where(queues, state.cursor, hand[Holding.LAST_COPY])
+    waits = leaves & (last >= state.head)
+    gone = leaves & ~waits
+    birth = jnp.where(brings, state.cursor, hand[Holding.BIRTH])
+    after = item[Column.AFTER]
+    row = [jnp.int32(0)] * len(Holding)
+    row[Holding.BIRTH] = jnp.where(gone, NOBODY, birth)
+    row[Holding.OFFSET] = jnp.where(brings, state.plan[Plan.OFFSET], hand[Holding.OFFSET])
+    row[Holding.STALE] = (stale & ~gone).astype(jnp.int32)
+    row[Holding.LEAVING] = jnp.where(keeps, 0, jnp.where(leaves, waits, hand[Holding.LEAVING]))
+    row[Holding.GOOD_COPY] = good
+    row[Holding.LAST_COPY] = last
+    freed = gone | (writes & ~fast)
+    row[Holding.EARLIEST] = jnp.where(freed, after, hand[Holding.EARLIEST])
+    holds = keeps & _is(item, ItemKind.ENTRY, ItemKind.CARRIED)
+    row[Holding.HELD_UNTIL] = jnp.where(holds, item[Column.EXIT_ITEM], hand[Holding.HELD_UNTIL])
+    code = jnp.where(keeps, LIVE, jnp.where(waits, -1 - last, after))
+    return _Outcome(
+        jnp.stack(row), came_up, action, brings, leaves, queues, fast, there, code, birth
+    )
+
+
+def _pass_time(state: State, item: jax.Array, idle: jax.Array) -> _Clock:
+    """The end of a step serves the queue; a flush waits for it."""
+    ends_step = item[Column.ENDS_STEP] > 0
+    backlog = state.eligible_ticks - state.served_ticks
+    now_served = jnp.where(ends_step, jnp.minimum(idle, backlog), 0)
+    served = state.served_ticks + now_served
+    low = jnp.maximum(state.head - 1, 0)
+    last_done = _last_at_most(state.queued_log, served, low, state.eligible_item - 1)
+    head = jnp.where(ends_step, jnp.maximum(state.head, last_done + 1), state.head)
+    flushes = item[Column.FLUSH] != Flush.NONE
+    stall = jnp.where(flushes, state.queued_ticks - served, 0)
+    return _Clock(
+        served_ticks=served + stall,
+        head=jnp.where(flushes, state.cursor + 1, head),
+        idle_ticks=jnp.where(ends_step, idle - now_served, 0),
+        stall_ticks=stall,
+    )
+
+
+def _last_at_most(values: jax.Array, limit: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """The largest index in `[low, high]` whose value is at most `limit`; `low` if none is.
+
+    `values` `[n]` ascends between `low` and `high`.
+    """
+    found = low
+    for bit in reversed(range(values.shape[0].bit_length())):
+        candidate = found + (1 << bit)
+        fits = (candidate <= high) & (values[jnp.minimum(candidate, high)] <= limit)
+        found = jnp.where(fits, candidate, found)
+    return found
+
+
+def _write_logs(
+    state: State, item: jax.Array, out: _Outcome, here: jax.Array, head: jax.Array
+) -> State:
+    """Writes the buffer's row and what the finished map is made of; nowhere if not active."""
+    nowhere = state.actions.shape[0]
+    born = jnp.where(out.brings, here, nowhere)
+    left = jnp.where(out.leaves, out.birth, nowhere)
+    turns = item[Column.KIND] != ItemKind.NONE
+    buffer = jnp.where(turns, item[Column.BUFFER], state.buffers.shape[0])
+    last = out.row[Holding.LAST_COPY]
+    birth = jnp.stack([out.row[Holding.OFFSET], state.plan[Plan.START]])
+    leave = jnp.stack([state.cursor, jnp.where(last >= state.head, last, NOBODY)])
+    played = jnp.where(out.came_up, out.action + 4 * out.queues, NOBODY)
+    return dataclasses.replace(
+        state,
+        buffers=state.buffers.at[buffer].set(out.row, mode="drop"),
+        head_log=state.head_log.at[here].set(head, mode="drop"),
+        births=state.births.at[born].set(birth, mode="drop"),
+        leaves=state.leaves.at[left].set(leave, mode="drop"),
+        actions=state.actions.at[here].set(played, mode="drop"),
+    )
+
+
+def _update_idle(state: State, item: jax.Array, out: _Outcome, idle: jax.Array) -> State:
+    """Reserves a prefetch's ticks, adds the step's, turns a finished trip's into an offer."""
+    nowhere = state.idle_sum.shape[0]
+    top = jnp.where(out.brings, state.plan[Plan.STACK_INDEX], state.idle_top)
+    total = state.idle_sum[state.idle_top]
+    total -= jnp.where(out.brings, state.plan[Plan.RESERVED_TICKS], 0)
+    sums = state.idle_sum.at[jnp.where(out.brings, top, nowhere)].set(total, mode="drop")
+    flush = item[Column.FLUSH]
+    trip_ends, enters = flush == Flush.TRIP_END, flush == Flush.LOOP_ENTRY
+    pushes = (item[Column.ENDS_STEP] > 0) | trip_ends
+    total += idle
+    base = state.frame_base[state.depth]
+    below = sums[base]
+    top = jnp.where(trip_ends, base, top) + pushes
+    total = jnp.where(trip_ends, below + _offer(item, total - below), total)
+    position = jnp.where(trip_ends, item[Column.OFFER_START], item[Column.POSITION])
+    pushed = jnp.where(pushes, top, nowhere)
+    depth = state.depth + enters - trip_ends
+    opened = jnp.where(enters, depth, state.frame_base.shape[0])
+    return dataclasses.replace(
+        state,
+        idle_sum=sums.at[pushed].set(total, mode="drop"),
+        idle_position=state.idle_position.at[pushed].set(position, mode="drop"),
+        idle_top=top,
+        depth=depth,
+        frame_base=state.frame_base.at[opened].set(top, mode="drop"),
+    )
+
+
+def _offer(item: jax.Array, left: jax.Array) -> jax.Array:
+    """What a finished trip that has `left` ticks left offers (docs/game.md, idle time of loops)."""
+    numerator = jnp.maximum(item[Column.OFFER_NUMERATOR], 1)
+    denominator = jnp.maximum(item[Column.OFFER_DENOMINATOR], 1)
+    whole, rest = left // denominator, left % denominator
+    most = jnp.minimum(whole, IDLE_LIMIT_TICKS // numerator + 1)
+    # Past the limit the product is cut off, so an overflow of the sum cannot happen.
+    scaled = jnp.where(
+        whole > IDLE_LIMIT_TICKS // numerator,
+        IDLE_LIMIT_TICKS,
+        jnp.minimum(most * numerator, IDLE_LIMIT_TICKS) + rest * numerator // denominator,
+    )
+    scaled = jnp.where(item[Column.OFFER_NUMERATOR] > 0, scaled, 0)
+    offer = jnp.minimum(scaled, IDLE_LIMIT_TICKS) - item[Column.OFFER_SLACK]
+    return jnp.clip(offer, 0, item[Column.OFFER_LIMIT])
+
+
+def _update_segments(state: State, item: jax.Array, out: _Outcome, head: jax.Array) -> State:
+    """Cuts a segment out for a buffer that comes, and notes since when others are free."""
+    start, code = state.segment_start, state.segment_code
+    offset = out.row[Holding.OFFSET]
+    end = offset + item[Column.SIZE_UNITS]
+    first = _last_at_most(start, offset, jnp.int32(0), state.num_segments - 1)
+    last = _last_at_most(start, end - 1, jnp.int32(0), state.num_segments - 1)
+    inserts = out.brings & (first == last) & (start[first + 1] > end)
+    index = jnp.arange(start.shape[0])
+    later = index > first
+    covered = out.brings & later & (index <= last)
+    earlier_start = jnp.concatenate([start[:1], start[:-1]])
+    earlier_code = jnp.concatenate([code[:1], code[:-1]])
+    start = jnp.where(inserts & later, jnp.where(index == first + 1, end, earlier_start), start)
+    start = jnp.where(covered, end, start)
+    code = jnp.where(inserts & later[:-1], earlier_code, code)
+    code = jnp.where(out.touches & (index[:-1] == first), out.code, code)
+    code = jnp.where((code < 0) & (-1 - code < head), item[Column.DONE_AT], code)
+    return dataclasses.replace(
+        state,
+        segment_start=start,
+        segment_code=code,
+        num_segments=state.num_segments + inserts,
+    )
+
+
+# --- what comes next -----------------------------------------------------------------------------
+
+
+def _ask(arrays: ProgramArrays, state: State) -> _Question:
+    """All about the item at hand but the places."""
+    item = _item_at(arrays, state.cursor, jnp.bool_(True))
+    hand = _refresh(arrays, state, state.buffers[item[Column.BUFFER]])
+    held = state.cursor < hand[Holding.HELD_UNTIL]
+    comes_up = (item[Column.KIND] != ItemKind.NONE) & ~held
+    resident = hand[Holding.BIRTH] != NOBODY
+    position, ticks = item[Column.POSITION], item[Column.COPY_TICKS]
+    base = state.frame_base[state.depth]
+    wanted = state.idle_sum[state.idle_top] - ticks
+    stack_index = 1 + _last_at_most(state.idle_sum, wanted, base, state.idle_top - 1)
+    stack_index = jnp.where(ticks == 0, state.idle_top, stack_index)
+    opened = jnp.where(ticks == 0, position, state.idle_position[stack_index])
+    window = (wanted >= state.idle_sum[base]) & (opened >= hand[Holding.EARLIEST])
+    access, entry = _is(item, ItemKind.ACCESS), _is(item, ItemKind.ENTRY)
+    reads = item[Column.READS] > 0
+    hides = window & ((access & reads) | entry)
+    feasible = (access & (window | ~reads)) | (entry & (item[Column.NEEDED] > 0))
+    feasible |= _is(item, ItemKind.CARRIED) & (state.num_carried < arrays.max_carried)
+    return _Question(
+        hand=hand,
+        comes_up=comes_up,
+        resident=resident,
+        feasible=feasible,
+        wants_place=comes_up & ~resident & feasible,
+        hides=hides,
+        start=jnp.where(hides, opened, position),
+        position=position,
+        size_units=item[Column.SIZE_UNITS],
+        stack_index=stack_index,
+    )
+
+
+def _refresh(arrays: ProgramArrays, state: State, row: jax.Array) -> jax.Array:
+    """The row with what copies completed since the buffer's last turn have changed."""
+    good, last = row[Holding.GOOD_COPY], row[Holding.LAST_COPY]
+    current = (good != NOBODY) & (good < state.head)
+    gone = (row[Holding.LEAVING] > 0) & (last < state.head)
+    finished_in = 1 + _last_at_most(
+        state.head_log, last, jnp.maximum(last - 1, 0), jnp.maximum(state.cursor - 1, 0)
+    )
+    done = arrays.items[jnp.minimum(finished_in, arrays.bucket.num_items - 1), Column.DONE_AT]
+    row = row.at[Holding.STALE].set(jnp.where(current | gone, 0, row[Holding.STALE]))
+    row = row.at[Holding.GOOD_COPY].set(jnp.where(current, NOBODY, good))
+    row = row.at[Holding.LEAVING].set(jnp.where(gone, 0, row[Holding.LEAVING]))
+    row = row.at[Holding.BIRTH].set(jnp.where(gone, NOBODY, row[Holding.BIRTH]))
+    return row.at[Holding.EARLIEST].set(jnp.where(gone, done, row[Holding.EARLIEST]))
+
+
+def _answer(
+    arrays: ProgramArrays,
+    state: State,
+    question: _Question,
+    hidden_offset: jax.Array,
+    late_offset: jax.Array,
+    active: jax.Array,
+) -> tuple[State, jax.Array]:
+    """The legal actions and the plan; whether this is a decision."""
+    item = _item_at(arrays, state.cursor, jnp.bool_(True))
+    hidden = hidden_offset != NOBODY
+    entry = _is(item, ItemKind.ENTRY)
+    late = entry & ~hidden & (late_offset != NOBODY)
+    brings = question.wants_place & (hidden | late)
+    stays = question.resident & (item[Column.HAS_NEXT] > 0)
+    keep = question.comes_up & (stays | (brings & (item[Column.HAS_NEXT] > 0)))
+    copy = brings & _is(item, ItemKind.ACCESS)
+    reserves = question.hides & hidden
+    plan = jnp.stack(
+        [
+            jnp.where(hidden, question.start, question.position),
+            jnp.where(hidden, hidden_offset, late_offset),
+            jnp.where(reserves, question.stack_index, state.idle_top),
+            jnp.where(reserves, item[Column.COPY_TICKS], 0),
+        ]
+    )
+    decision = active & (keep | copy)
+    legal = jnp.stack([jnp.bool_(True), copy, keep])
+    state = dataclasses.replace(
+        state,
+        legal=jnp.where(active, legal, state.legal),
+        plan=jnp.where(active, plan, state.plan),
+        hand=jnp.where(active, question.hand, state.hand),
+        num_decisions=state.num_decisions + decision,
+    )
+    return state, decision
+
+
+def _find_places(
+    state: State, question: _Question, capacity: jax.Array, num_segments: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Best-fit offsets `[B]` free from the plan's start, and free from now; NOBODY if none.
+
+    Goes through the first `num_segments` `[]` segments of all lanes, a chunk at a time.
+    """
+    lanes = question.size_units.shape[0]
+    size = question.size_units
+
+    def fit(search: _Search, low: jax.Array, high: jax.Array, blocked: jax.Array) -> _Search:
+        gap = low - search.free_from
+        better = blocked & (gap >= size) & (gap < search.gap)
+        return _Search(
+            jnp.where(blocked, high, search.free_from),
+            jnp.where(better, gap, search.gap),
+            jnp.where(better, search.free_from, search.offset),
+        )
+
+    def chunk(index: jax.Array, searches: tuple[_Search, _Search]) -> tuple[_Search, _Search]:
+        corner = (0, index * SEARCH_CHUNK)
+        starts = jax.lax.dynamic_slice(state.segment_start, corner, (lanes, SEARCH_CHUNK + 1))
+        codes = jax.lax.dynamic_slice(state.segment_code, corner, (lanes, SEARCH_CHUNK))
+        hidden, late = searches
+        for i in range(SEARCH_CHUNK):
+            low, high, code = starts[:, i], starts[:, i + 1], codes[:, i]
+            solid = high > low
+            hidden = fit(hidden, low, high, solid & ((code < 0) | (code > question.start)))
+            late = fit(late, low, high, solid & ((code < 0) | (code > question.position)))
+        return hidden, late
+
+    nothing = jnp.zeros(lanes, dtype=jnp.int32)
+    search = _Search(nothing, nothing + NEVER, nothing + NOBODY)
+    chunks = (num_segments + SEARCH_CHUNK - 1) // SEARCH_CHUNK
+    hidden, late = jax.lax.fori_loop(0, chunks, chunk, (search, search))
+    end, always = capacity + nothing, nothing == 0
+    return fit(hidden, end, end, always).offset, fit(late, end, end, always).offset
+
+
+class _Search(NamedTuple):
+    """A search for the best fit, `[B]` each: where the gap at hand begins, the best so far."""
+
+    free_from: jax.Array
+    gap: jax.Array
+    offset: jax.Array
+
+
+# --- from decision to decision -------------------------------------------------------------------
+
+
+def _advance_lanes(
+    arrays: ProgramArrays, state: State, action: jax.Array, program_axis: int | None
+) -> tuple[State, jax.Array]:
+    """`advance` of a batch: state `[B, ...]`, action `[B]`; arrays are shared or `[B, ...]`."""
+    process = jax.vmap(_process, in_axes=(program_axis, 0, 0, 0))
+    ask = jax.vmap(_ask, in_axes=(program_axis, 0))
+    answer = jax.vmap(_answer, in_axes=(program_axis, 0, 0, 0, 0, 0))
+
+    def body(
+        carry: tuple[State, jax.Array, jax.Array, jax.Array],
+    ) -> tuple[State, jax.Array, jax.Array, jax.Array]:
+        state, reward, action, active = carry
+        state, gained = process(arrays, state, action, active)
+        question = ask(arrays, state)
+        wanting = active & question.wants_place
+        num_segments = jnp.max(jnp.where(wanting, state.num_segments, 0))
+        hidden, late = _find_places(state, question, arrays.capacity_units, num_segments)
+        state, decision = answer(arrays, state, question, hidden, late, active)
+        active = active & ~decision & (state.cursor < arrays.num_items)
+        return state, reward + gained, jnp.zeros_like(action), active
+
+    active = state.cursor < arrays.num_items
+    reward = jnp.zeros(active.shape, dtype=jnp.float32)
+    carry = (state, reward, action.astype(jnp.int32), active)
+    state, reward, _, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[3]), body, carry)
+    return state, reward
+
+
+@custom_vmap
+def advance(arrays: ProgramArrays, state: State, action: jax.Array) -> tuple[State, jax.Array]:
+    """Plays `action` `[]` and everything up to the next decision, or to the end of the game.
+
+    An action that is not legal counts as Drop. After the end nothing changes.
+
+    Returns:
+      The new state and the reward `[]` float32: the fall of latency over the all-slow latency.
+    """
+    one = _advance_shared(arrays, _add_axis(state), action[None])
+    return jax.tree.map(lambda leaf: leaf[0], one)
+
+
+@advance.def_vmap
+def _advance_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-untyped-def]
+    arrays_batched, state_batched, action_batched = in_batched
+    state = _broadcast(axis_size, state_batched, state)
+    action = _broadcast(axis_size, action_batched, action)
+    if any(jax.tree.leaves(arrays_batched)):
+        result = _advance_own(_broadcast(axis_size, arrays_batched, arrays), state, action)
+    else:
+        result = _advance_shared(arrays, state, action)
+    return result, jax.tree.map(lambda _: True, result)
+
+
+@custom_vmap
+def _advance_shared(
+    arrays: ProgramArrays, state: State, action: jax.Array
+) -> tuple[State, jax.Array]:
+    """A batch of games of one program."""
+    return _advance_lanes(arrays, state, action, None)
+
+
+@custom_vmap
+def _advance_own(
+    arrays: ProgramArrays, state: State, action: jax.Array
+) -> tuple[State, jax.Array]:
+    """A batch of games, each of a program of its own."""
+    return _advance_lanes(arrays, state, action, 0)
+
+
+@_advance_shared.def_vmap
+def _shared_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-untyped-def]
+    """Two batch axes become one; lanes of one program are still its games."""
+    arrays_batched, state_batched, action_batched = in_batched
+    state = _broadcast(axis_size, state_batched, state)
+    action = _broadcast(axis_size, action_batched, action)
+    lanes = action.shape[1]
+    if any(jax.tree.leaves(arrays_batched)):
+        arrays = _broadcast(axis_size, arrays_batched, arrays)
+        arrays = jax.tree.map(lambda leaf: jnp.repeat(leaf, lanes, axis=0), arrays)
+        result = _advance_own(arrays, _merge_axes(state), _merge_axes(action))
+    else:
+        result = _advance_shared(arrays, _merge_axes(state), _merge_axes(action))
+    return _split_axes(axis_size, result), jax.tree.map(lambda _: True, result)
+
+
+@_advance_own.def_vmap
+def _own_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-untyped-def]
+    operands = (arrays, state, action)
+    wide = [
+        _merge_axes(_broadcast(axis_size, batched, operand))
+        for batched, operand in zip(in_batched, operands, strict=True)
+    ]
+    result = _advance_own(*wide)
+    return _split_axes(axis_size, result), jax.tree.map(lambda _: True, result)
+
+
+def _add_axis(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
+def _broadcast(axis_size: int, batched: Tree, tree: Tree) -> Tree:
+    """Gives the leaves that are not batched a leading axis too."""
+
+    def widen(leaf: jax.Array, has_axis: bool) -> jax.Array:
+        return leaf if has_axis else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+
+    return jax.tree.map(widen, tree, batched)
+
+
+def _merge_axes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+
+def _split_axes(axis_size: int, tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), tree)
