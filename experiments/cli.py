@@ -1,0 +1,261 @@
+"""The command line: `malloc-game`.
+
+Everything heavy is imported inside the command that needs it, so that `--help` is instant and
+classical solvers never load jax. Exit codes: 0 solved, 2 usage, 3 bad input, 4 invalid map,
+10 infeasible, 11 nothing found in time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.console import LiveLine, print_accesses, print_programs, print_result, show_error
+from experiments.files import write_atomically
+from hlo_graphs.errors import InputError, MallocGameError
+
+app = typer.Typer(
+    name="malloc-game",
+    help="Maps a compiled program's tensors into an accelerator's fast memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ProgramArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROGRAM",
+        help="A corpus name, a bundle's .before.hlo.gz, a scheduled HLO file, a Program JSON, or -",
+    ),
+]
+ChipOption = Annotated[
+    str | None,
+    typer.Option(
+        "--chip", help="Chip name (v4, v5e, v5p, v6e) or chip file; default: the bundle's"
+    ),
+]
+CapacityOption = Annotated[
+    str | None, typer.Option("--capacity", help="Fast memory, e.g. 112MiB; default: the chip's")
+]
+TimesOption = Annotated[
+    str | None,
+    typer.Option("--times", help="analytic or calibrated; default: calibrated where known"),
+]
+ProductionOption = Annotated[
+    Path | None, typer.Option("--production", help="Production's compiled module (HLO)")
+]
+CyclesOption = Annotated[
+    Path | None, typer.Option("--cycles", help="The compiler's cycles (.cycles.json)")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead")]
+
+
+@app.command()
+def solve(
+    program: ProgramArgument,
+    chip: ChipOption = None,
+    capacity: CapacityOption = None,
+    solver: Annotated[
+        str, typer.Option("--solver", help="See `malloc-game solvers`")
+    ] = "portfolio",
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 10.0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    gap: Annotated[float, typer.Option("--gap", help="Stop within this of the bound")] = 0.0,
+    workers: Annotated[int, typer.Option("--workers", help="Processes to use")] = 2,
+    times: TimesOption = None,
+    copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
+    production: ProductionOption = None,
+    cycles: CyclesOption = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the map here as JSON")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find a memory map for one program, checked and timed beside production's."""
+    from experiments.sizes import parse_size
+    from experiments.solve import EXIT_CODES
+    from experiments.solve import solve as run
+
+    with LiveLine(enabled=not as_json) as live:
+        result = run(
+            program,
+            chip=chip,
+            capacity_bytes=None if capacity is None else parse_size(capacity),
+            solver=solver,
+            time_limit_seconds=time_limit,
+            seed=seed,
+            gap=gap,
+            workers=workers,
+            times=times,
+            copy_order=copy_order,
+            production=production,
+            cycles=cycles,
+            on_progress=live.update,
+            on_loaded=live.loaded,
+        )
+    if output is not None:
+        write_atomically(output, result.map_json())
+    if as_json:
+        print(result.to_json())
+    else:
+        print_result(result, output)
+    raise typer.Exit(EXIT_CODES[result.solution.status])
+
+
+@app.command()
+def validate(
+    program: ProgramArgument,
+    memory_map: Annotated[Path, typer.Argument(metavar="MAP", help="What `solve -o` wrote")],
+    chip: ChipOption = None,
+    capacity: CapacityOption = None,
+    times: TimesOption = None,
+    cycles: CyclesOption = None,
+    copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a map against every rule, and time it. Exit code 4 if it is invalid."""
+    from experiments.inputs import load_map, load_program
+    from experiments.sizes import parse_size
+    from malloc_game.simulate import simulate
+    from malloc_game.validate import validate as find_violations
+
+    loaded = load_program(
+        program,
+        chip=chip,
+        capacity_bytes=None if capacity is None else parse_size(capacity),
+        times=times,
+        cycles=cycles,
+    )
+    answer = load_map(memory_map)
+    violations = find_violations(loaded.program, answer)
+    document: dict[str, Any] = {
+        "program": loaded.program.name,
+        "valid": not violations,
+        "violations": [violation.message for violation in violations],
+        "latency_seconds": None,
+        "stall_seconds": None,
+    }
+    if not violations:
+        simulation = simulate(loaded.program, answer, copy_order)
+        document["latency_seconds"] = simulation.latency_seconds
+        document["stall_seconds"] = simulation.stall_seconds
+    if as_json:
+        print(json.dumps(document))
+    elif violations:
+        for violation in violations:
+            print(violation.message)
+        print(f"{len(violations)} violation(s): the map is invalid")
+    else:
+        print(f"valid; {document['latency_seconds'] * 1e3:.6f} ms")
+    raise typer.Exit(4 if violations else 0)
+
+
+@app.command()
+def programs(
+    as_json: JsonOption = False,
+) -> None:
+    """List the programs of the corpus."""
+    from experiments.programs import corpus_table
+
+    rows = corpus_table()
+    if as_json:
+        print(json.dumps([row.to_document() for row in rows]))
+    else:
+        print_programs(rows)
+
+
+@app.command()
+def solvers() -> None:
+    """List the solvers, the default first."""
+    from solvers.solver import solver_names
+
+    for name in solver_names():
+        print(name)
+
+
+@app.command()
+def info(
+    program: ProgramArgument,
+    chip: ChipOption = None,
+    capacity: CapacityOption = None,
+    times: TimesOption = None,
+    production: ProductionOption = None,
+    cycles: CyclesOption = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the Program here as JSON")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a program: sizes, loops, times, and what its slow accesses cost."""
+    from experiments.inputs import load_program
+    from experiments.programs import describe
+    from experiments.sizes import parse_size
+
+    loaded = load_program(
+        program,
+        chip=chip,
+        capacity_bytes=None if capacity is None else parse_size(capacity),
+        times=times,
+        production=production,
+        cycles=cycles,
+    )
+    if output is not None:
+        write_atomically(output, loaded.program.to_json() + "\n")
+    description = describe(loaded)
+    if as_json:
+        print(json.dumps(description.to_document()))
+    else:
+        print_accesses(description)
+
+
+@app.command()
+def extract(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="module:function, or an HLO file")
+    ],
+    chip: Annotated[str, typer.Option("--chip", help="v4, v5e, v5p or v6e")] = "v5e",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle")] = Path(),
+    name: Annotated[str | None, typer.Option("--name", help="Name of the bundle")] = None,
+    fast_memory: Annotated[
+        str | None, typer.Option("--fast-memory", help="Compile for another size, e.g. 64MiB")
+    ] = None,
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds per compile")] = 900.0,
+) -> None:
+    """Compile a JAX function or an HLO file for a TPU that is not there, and keep what it says."""
+    from experiments.sizes import parse_size
+    from hlo_graphs.compile import extract as run
+
+    bundle = run(
+        target,
+        chip,
+        output,
+        name=name,
+        vmem_bytes=None if fast_memory is None else parse_size(fast_memory),
+        time_limit_seconds=time_limit,
+        progress=lambda message: print(message, file=sys.stderr),
+    )
+    print(bundle.before)
+
+
+def main() -> None:
+    """Entry point: every expected failure becomes one message and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except MallocGameError as error:
+        show_error(str(error))
+        sys.exit(error.exit_code)
+    except FileNotFoundError as error:
+        show_error(f"{error.filename}: no such file")
+        sys.exit(InputError.exit_code)
+    except KeyboardInterrupt:
+        show_error("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

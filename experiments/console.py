@@ -1,0 +1,214 @@
+"""What the command line shows on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from experiments.sizes import format_size
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from experiments.inputs import LoadedProgram
+    from experiments.programs import CorpusRow, Description
+    from experiments.solve import SolveResult
+    from solvers.solver import Progress
+
+
+def show_error(message: str) -> None:
+    """One message on standard error."""
+    print(f"malloc-game: error: {message}", file=sys.stderr)
+
+
+class LiveLine:
+    """The line that shows a running solver: time, incumbent, bound, gap, and who found it.
+
+    Writes to standard error, and only if that is a terminal.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled and sys.stderr.isatty()
+        self._tick_seconds = 0.0
+        self._incumbent_ticks: float | None = None
+        self._bound_ticks: float | None = None
+        self._who = ""
+
+    def __enter__(self) -> LiveLine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._enabled:
+            sys.stderr.write("\r\x1b[2K")
+
+    def loaded(self, loaded: LoadedProgram) -> None:
+        """Learns the program's unit of time."""
+        self._tick_seconds = loaded.program.tick_seconds
+
+    def update(self, progress: Progress) -> None:
+        """Shows one event; the line keeps the best of each figure so far."""
+        if progress.incumbent_ticks is not None and (
+            self._incumbent_ticks is None or progress.incumbent_ticks < self._incumbent_ticks
+        ):
+            self._incumbent_ticks = progress.incumbent_ticks
+            self._who = progress.who
+        if progress.bound_ticks is not None:
+            self._bound_ticks = max(progress.bound_ticks, self._bound_ticks or 0.0)
+        if self._enabled:
+            sys.stderr.write(f"\r\x1b[2K{self._text(progress.seconds)}")
+            sys.stderr.flush()
+
+    def _text(self, seconds: float) -> str:
+        from solvers.solver import gap_between
+
+        parts = [f"{seconds:7.1f} s"]
+        if self._incumbent_ticks is not None:
+            parts.append(f"best {_milliseconds(self._incumbent_ticks * self._tick_seconds)}")
+        if self._bound_ticks is not None:
+            parts.append(f"bound {_milliseconds(self._bound_ticks * self._tick_seconds)}")
+            if self._incumbent_ticks is not None:
+                gap = gap_between(self._incumbent_ticks, self._bound_ticks)
+                parts.append(f"gap {gap:.2%}")
+        return "  ".join([*parts, self._who])
+
+
+def print_result(result: SolveResult, output: Path | None) -> None:
+    """The table of one solved program."""
+    from rich.console import Console
+    from rich.table import Table
+
+    program = result.program
+    table = Table(title=f"{program.name} on {program.machine.chip}", show_header=True)
+    table.add_column("")
+    table.add_column(result.solution.solver, justify="right")
+    table.add_column("production", justify="right")
+    for label, ours, theirs in _result_rows(result):
+        table.add_row(label, ours, theirs)
+    console = Console()
+    console.print(table)
+    for note in result.solution.notes:
+        console.print(f"note: {note}", highlight=False)
+    if output is not None:
+        console.print(f"map written to {output}", highlight=False)
+
+
+def _result_rows(result: SolveResult) -> list[tuple[str, str, str]]:
+    ours, theirs, program = result.simulation, result.production, result.program
+    all_slow, bound, gap = result.all_slow_latency_seconds, result.lower_bound_seconds, result.gap
+    speedup = result.speedup_over_production
+
+    def production(text: str) -> str:
+        return "" if theirs is None else text
+
+    def beside(latency_seconds: float) -> str:
+        return f"{all_slow / latency_seconds:.3f}x" if latency_seconds else "-"
+
+    theirs_seconds = 0.0 if theirs is None else theirs.latency_seconds
+    return [
+        ("latency", _milliseconds(ours.latency_seconds), production(_milliseconds(theirs_seconds))),
+        ("over production", "-" if speedup is None else f"{speedup:.4f}x", production("1x")),
+        ("over all slow", beside(ours.latency_seconds), production(beside(theirs_seconds))),
+        ("lower bound", "-" if bound is None else _milliseconds(bound), ""),
+        (
+            "gap to the bound",
+            "-" if gap is None else f"{gap:.2%}",
+            production("-" if not bound else f"{theirs_seconds / bound - 1:.2%}"),
+        ),
+        (
+            "stalls",
+            _milliseconds(ours.stall_seconds),
+            production(_milliseconds(0.0 if theirs is None else theirs.stall_seconds)),
+        ),
+        (
+            f"peak of {format_size(program.capacity_bytes)}",
+            format_size(ours.peak_fast_bytes),
+            production(format_size(0 if theirs is None else theirs.peak_fast_bytes)),
+        ),
+        (
+            "bytes over the bus",
+            format_size(ours.bus_bytes),
+            production(format_size(0 if theirs is None else theirs.bus_bytes)),
+        ),
+        (
+            "copies",
+            str(ours.num_copies),
+            production(str(0 if theirs is None else theirs.num_copies)),
+        ),
+        ("status", result.solution.status.value, ""),
+        ("solver seconds", f"{result.wall_seconds:.2f}", ""),
+    ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.4f} ms"
+
+
+def print_programs(rows: Sequence[CorpusRow]) -> None:
+    """The corpus as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(rows)} programs")
+    for header, justify in _PROGRAM_COLUMNS:
+        table.add_column(header, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.split,
+            row.chip,
+            format_size(row.capacity_bytes),
+            str(row.num_steps),
+            str(row.num_accesses),
+            str(row.num_loops),
+            _milliseconds(row.all_slow_seconds),
+            _milliseconds(row.production_seconds),
+            _milliseconds(row.lower_bound_seconds),
+            f"{row.headroom:.1%}",
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+_PROGRAM_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("program", "left"),
+    ("split", "left"),
+    ("chip", "left"),
+    ("fast", "right"),
+    ("steps", "right"),
+    ("accesses", "right"),
+    ("loops", "right"),
+    ("all slow", "right"),
+    ("production", "right"),
+    ("bound", "right"),
+    ("headroom", "right"),
+)
+
+
+def print_accesses(description: Description) -> None:
+    """A program's figures, then its most expensive slow accesses."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for label, value in description.figures:
+        console.print(f"{label:>28}  {value}", highlight=False)
+    table = Table(title="what slow accesses cost most")
+    for header in ("step", "instruction", "kind", "buffer", "size", "costs alone", "may be fast"):
+        table.add_column(header)
+    for cost in description.costliest:
+        table.add_row(
+            str(cost.step),
+            cost.instruction,
+            cost.kind,
+            cost.buffer,
+            format_size(cost.size_bytes),
+            _milliseconds(cost.seconds),
+            "yes" if cost.may_be_fast else "no",
+        )
+    console.print(table)

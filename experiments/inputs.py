@@ -1,0 +1,206 @@
+"""Loading what a user names on the command line: programs in all their forms, and maps."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hlo_graphs import bundle as bundles
+from hlo_graphs.bundle import Bundle
+from hlo_graphs.calibration import calibrated_times
+from hlo_graphs.chips import Chip, find_chip
+from hlo_graphs.errors import InputError
+from hlo_graphs.hlo import HloModule
+from hlo_graphs.lower import Lowered, LoweringOptions, lower
+from hlo_graphs.parser import parse_module, require_scheduled
+from hlo_graphs.program import Program
+from hlo_graphs.times import Times, analytic_times
+from malloc_game.memory_map import MemoryMap
+from malloc_game.production import read_production_map
+
+DEFAULT_CHIP = "v5e"
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """A program with what is known beside it.
+
+    Attributes:
+      program: the problem.
+      lowered: how it came from its module; None for a Program that was given as such.
+      production_map: XLA's own map over the same program, None if not known.
+    """
+
+    program: Program
+    lowered: Lowered | None = None
+    production_map: MemoryMap | None = None
+
+
+def load_program(
+    source: str | Path | Program | LoadedProgram,
+    *,
+    chip: str | None = None,
+    capacity_bytes: int | None = None,
+    times: str | None = None,
+    busy: str = "bytes",
+    production: str | Path | None = None,
+    cycles: str | Path | None = None,
+) -> LoadedProgram:
+    """Loads a program; `experiments.solve.solve` says what `source` and the rest may be.
+
+    `busy` is `LoweringOptions.busy`: which part of a slow access keeps the bus busy.
+
+    Raises:
+      InputError: naming the file, the place and the remedy.
+    """
+    if isinstance(source, LoadedProgram):
+        return source
+    if isinstance(source, Program):
+        return LoadedProgram(_resized(source, capacity_bytes))
+    bundle = _bundle_of(str(source))
+    text = _read(str(source) if bundle is None else str(bundle.before))
+    if text.lstrip().startswith("{"):
+        return LoadedProgram(_resized(Program.from_json(text), capacity_bytes))
+    files = _files(bundle, source, production, cycles)
+    return _from_hlo(text, str(source), files, chip, capacity_bytes, times, busy)
+
+
+def load_map(path: Path) -> MemoryMap:
+    """A memory map that `solve -o` wrote. Raises InputError on anything else."""
+    return MemoryMap.from_json(_read(str(path)))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What may lie beside a module: each a path or None."""
+
+    name: str
+    chip: str | None
+    production: Path | None
+    cycles: Path | None
+    points: Path | None
+    bufferinfo: Path | None
+    buffer_assignment: Path | None
+
+
+def _bundle_of(source: str) -> Bundle | None:
+    """The bundle a source names: a corpus program, or one of a bundle's own files."""
+    path = Path(source)
+    if source == "-" or (path.exists() and not bundles.is_part(path)):
+        return None
+    return bundles.find_bundle(source)
+
+
+def _files(
+    bundle: Bundle | None,
+    source: str | Path,
+    production: str | Path | None,
+    cycles: str | Path | None,
+) -> _Files:
+    given_production = None if production is None else Path(production)
+    given_cycles = None if cycles is None else Path(cycles)
+    if bundle is None:
+        name = "stdin" if str(source) == "-" else Path(source).name.split(".")[0]
+        return _Files(name, None, given_production, given_cycles, None, None, None)
+    return _Files(
+        name=bundle.key,
+        chip=bundle.chip,
+        production=given_production or bundle.production,
+        cycles=given_cycles or bundle.cycles,
+        points=bundle.points,
+        bufferinfo=bundle.bufferinfo,
+        buffer_assignment=bundle.buffer_assignment,
+    )
+
+
+def _from_hlo(
+    text: str,
+    path: str,
+    files: _Files,
+    chip: str | None,
+    capacity_bytes: int | None,
+    times: str | None,
+    busy: str,
+) -> LoadedProgram:
+    if times not in (None, "analytic", "calibrated"):
+        raise InputError(f"unknown times {times!r}: use analytic or calibrated")
+    if times == "calibrated" and files.cycles is None:
+        raise InputError(
+            f"{path}: no compiler cycles beside it: give --cycles, or use --times analytic"
+        )
+    module = require_scheduled(parse_module(text, path))
+    machine = find_chip(chip or files.chip or DEFAULT_CHIP)
+    cycles = None if files.cycles is None else bundles.read_cycles(files.cycles)
+    lowered = lower(
+        module,
+        machine,
+        _times(module, machine, cycles, files, times),
+        LoweringOptions(files.name, capacity_bytes=_native_capacity(machine, cycles), busy=busy),
+        () if files.bufferinfo is None else bundles.read_bufferinfo(files.bufferinfo),
+    )
+    loaded = LoadedProgram(lowered.program, lowered, _production_map(lowered, files))
+    if capacity_bytes is None:
+        return loaded
+    return replace(
+        loaded,
+        program=lowered.program.with_capacity(capacity_bytes),
+        # Production's map was made for another memory: comparing with it would mean nothing.
+        production_map=loaded.production_map
+        if capacity_bytes == lowered.program.capacity_bytes
+        else None,
+    )
+
+
+def _times(
+    module: HloModule,
+    machine: Chip,
+    cycles: bundles.CycleTable | None,
+    files: _Files,
+    times: str | None,
+) -> Times:
+    """The cost model that was asked for; by default the compiler's figures where known."""
+    if cycles is None or times == "analytic":
+        return analytic_times(module, machine)
+    points = () if files.points is None else bundles.read_points(files.points)
+    return calibrated_times(module, cycles, machine, points)
+
+
+def _native_capacity(machine: Chip, cycles: bundles.CycleTable | None) -> int:
+    """What production had for tensors: the compile's own figure where the bundle states it."""
+    if cycles is None:
+        return machine.assignable_bytes
+    if cycles.meta is not None:
+        return cycles.meta.capacity_bytes
+    return cycles.production_size_bytes
+
+
+def _production_map(lowered: Lowered, files: _Files) -> MemoryMap | None:
+    if files.production is None:
+        return None
+    module = parse_module(_read(str(files.production)), str(files.production))
+    assignment = (
+        ()
+        if files.buffer_assignment is None
+        else bundles.read_buffer_assignment(files.buffer_assignment)
+    )
+    return read_production_map(lowered, module, assignment)
+
+
+def _resized(program: Program, capacity_bytes: int | None) -> Program:
+    return program if capacity_bytes is None else program.with_capacity(capacity_bytes)
+
+
+def _read(source: str) -> str:
+    """Text of a plain or gzipped file, or of standard input for `-`."""
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        return data.decode("utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{source}: no such file") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: cannot be read: {error}") from error

@@ -1,0 +1,217 @@
+"""Solving one program: load it, run a solver, check and time the map, and say what came out.
+
+Every map is validated and timed here by code that did not make it, before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.inputs import LoadedProgram, load_program
+from hlo_graphs.program import Program
+from malloc_game.memory_map import MemoryMap, to_document
+from malloc_game.simulate import Simulation, simulate
+from malloc_game.validate import check
+from solvers.solver import (
+    ProgressCallback,
+    Solution,
+    SolveRequest,
+    Status,
+    gap_between,
+    solver_named,
+)
+
+SCHEMA = "malloc-game/solution/1"
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """One solved program, beside what it is compared with.
+
+    Attributes:
+      program: what was solved.
+      memory_map: the answer, validated.
+      simulation: its timing.
+      solution: what the solver said of it.
+      capacity_bytes: of fast memory.
+      production: timing of production's own map over the same program, None if not known.
+      seed: the one the solver was given.
+      wall_seconds: the solver's, loading and checking excluded.
+    """
+
+    program: Program
+    memory_map: MemoryMap
+    simulation: Simulation
+    solution: Solution
+    production: Simulation | None
+    seed: int
+    wall_seconds: float
+
+    @property
+    def latency_seconds(self) -> float:
+        """Simulated time of one run of the program under the map."""
+        return self.simulation.latency_seconds
+
+    @property
+    def all_slow_latency_seconds(self) -> float:
+        """Simulated time with everything in slow memory."""
+        return self.program.all_slow_ticks * self.program.tick_seconds
+
+    @property
+    def production_latency_seconds(self) -> float | None:
+        """Simulated time under production's own map."""
+        return None if self.production is None else self.production.latency_seconds
+
+    @property
+    def speedup_over_production(self) -> float | None:
+        """Production's latency over ours: above 1 is faster than production."""
+        if self.production is None or self.simulation.latency_ticks == 0:
+            return None
+        return self.production.latency_ticks / self.simulation.latency_ticks
+
+    @property
+    def lower_bound_seconds(self) -> float | None:
+        """Certified: no valid map is faster."""
+        bound = self.solution.lower_bound_ticks
+        return None if bound is None else bound * self.program.tick_seconds
+
+    @property
+    def gap(self) -> float | None:
+        """Latency over the lower bound, minus one."""
+        return gap_between(self.simulation.latency_ticks, self.solution.lower_bound_ticks)
+
+    def to_document(self) -> dict[str, Any]:
+        """The result as plain JSON values; null where nothing is known."""
+        return {
+            "schema": SCHEMA,
+            "program": self.program.name,
+            "chip": self.program.machine.chip,
+            "capacity_bytes": self.program.capacity_bytes,
+            "times": self.program.times,
+            "solver": self.solution.solver,
+            "status": self.solution.status.value,
+            "latency_seconds": self.latency_seconds,
+            "all_slow_latency_seconds": self.all_slow_latency_seconds,
+            "production_latency_seconds": self.production_latency_seconds,
+            "speedup_over_production": self.speedup_over_production,
+            "lower_bound_seconds": self.lower_bound_seconds,
+            "gap": self.gap,
+            "stall_seconds": self.simulation.stall_seconds,
+            "peak_fast_bytes": self.simulation.peak_fast_bytes,
+            "bus_bytes": self.simulation.bus_bytes,
+            "num_copies": self.simulation.num_copies,
+            "games_played": self.solution.games_played,
+            "wall_seconds": self.wall_seconds,
+            "seed": self.seed,
+            "notes": list(self.solution.notes),
+        }
+
+    def to_json(self) -> str:
+        """`to_document` as one line of JSON."""
+        return json.dumps(self.to_document())
+
+    def map_json(self) -> str:
+        """The map with the result beside it: what `solve -o` writes and `validate` reads."""
+        return json.dumps({**to_document(self.memory_map), "result": self.to_document()}) + "\n"
+
+
+def solve(
+    program: str | Path | Program | LoadedProgram,
+    *,
+    chip: str | None = None,
+    capacity_bytes: int | None = None,
+    solver: str = "portfolio",
+    time_limit_seconds: float = 10.0,
+    seed: int = 0,
+    gap: float = 0.0,
+    workers: int = 1,
+    times: str | None = None,
+    copy_order: str = "deadline",
+    production: str | Path | None = None,
+    cycles: str | Path | None = None,
+    initial_maps: Sequence[MemoryMap] = (),
+    on_progress: ProgressCallback | None = None,
+    on_loaded: Callable[[LoadedProgram], None] | None = None,
+) -> SolveResult:
+    """Finds a memory map for one program, checked and timed beside production's.
+
+    Args:
+      program: a corpus name, a bundle's `.before.hlo.gz`, any scheduled HLO file, a Program
+        JSON file, `-` for standard input, or a `Program`.
+      chip: chip name or chip file; the bundle's own, else v5e, if None.
+      capacity_bytes: another fast memory than the chip's.
+      solver: a name of `solvers.solver.solver_names()`.
+      time_limit_seconds: wall time for the solver.
+      seed: of everything random.
+      gap: stop within this of the lower bound.
+      workers: processes the solver may use.
+      times: "analytic" or "calibrated"; the latter where cycles are known if None.
+      copy_order: "deadline" or "fifo".
+      production: production's compiled module, if it is not beside the program.
+      cycles: the compiler's cycles, if they are not beside the program.
+      initial_maps: valid maps to start from.
+      on_progress: called with each improvement.
+      on_loaded: called once with the program before the solver starts.
+
+    Raises:
+      InputError: for anything wrong with what was given.
+      InvalidMapError: if a solver returned an invalid map (a bug of ours).
+    """
+    loaded = load_program(
+        program,
+        chip=chip,
+        capacity_bytes=capacity_bytes,
+        times=times,
+        production=production,
+        cycles=cycles,
+    )
+    request = SolveRequest(
+        program=loaded.program,
+        time_limit_seconds=time_limit_seconds,
+        seed=seed,
+        gap=gap,
+        workers=workers,
+        initial_maps=tuple(initial_maps),
+        copy_order=copy_order,
+        on_progress=on_progress,
+    )
+    if on_loaded is not None:
+        on_loaded(loaded)
+    started = time.monotonic()
+    solution = solver_named(solver).solve(request)
+    wall_seconds = time.monotonic() - started
+    return _judged(loaded, request, solution, wall_seconds)
+
+
+def _judged(
+    loaded: LoadedProgram, request: SolveRequest, solution: Solution, wall_seconds: float
+) -> SolveResult:
+    """The solution, validated and timed here rather than believed."""
+    program = loaded.program
+    check(program, solution.memory_map)
+    production = loaded.production_map
+    return SolveResult(
+        program=program,
+        memory_map=solution.memory_map,
+        simulation=simulate(program, solution.memory_map, request.copy_order),
+        solution=solution,
+        production=None
+        if production is None
+        else simulate(program, production, request.copy_order),
+        seed=request.seed,
+        wall_seconds=wall_seconds,
+    )
+
+
+EXIT_CODES = {
+    Status.OPTIMAL: 0,
+    Status.FEASIBLE: 0,
+    Status.INFEASIBLE: 10,
+    Status.UNKNOWN: 11,
+}
+"""Exit code of `solve` per status."""

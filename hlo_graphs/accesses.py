@@ -1,0 +1,68 @@
+"""What a scheduled instruction touches: which alias sets it reads and writes, leaf by leaf.
+
+Instructions that only forward values take no step; a step's accesses name every array leaf of its
+operands and results, so that a cost model's figures can be looked up and added per buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hlo_graphs.aliasing import AliasAnalysis
+from hlo_graphs.call_graph import async_part
+from hlo_graphs.hlo import HloInstruction
+from hlo_graphs.live_range import ScheduledInstruction
+from hlo_graphs.program import AccessKind
+from hlo_graphs.times import FORWARDING, LeafKey
+
+_IDLE_TARGETS = frozenset({"AllocateBuffer", "ConcatBitcast"})
+"""Custom calls that move nothing: a buffer of undefined content, slices that lie side by side."""
+
+
+class LeafAccess(NamedTuple):
+    """One array leaf of an operand or result.
+
+    Attributes:
+      buffer: the alias set, index into `AliasAnalysis.buffers`.
+      kind: read of an operand, write of a result.
+      leaf: which leaf, as cost models name it.
+    """
+
+    buffer: int
+    kind: AccessKind
+    leaf: LeafKey
+
+
+def is_forwarding(instruction: HloInstruction) -> bool:
+    """Whether it takes no step: it passes values on, or its callees do the work."""
+    opcode = instruction.opcode
+    if opcode == "custom-call":
+        target = instruction.attributes.get("custom_call_target", "")
+        return target.strip("\"'") in _IDLE_TARGETS
+    return opcode in FORWARDING or opcode.endswith("-done") or async_part(opcode) == "update"
+
+
+def leaf_accesses(aliases: AliasAnalysis, position: ScheduledInstruction) -> tuple[LeafAccess, ...]:
+    """Reads of the operands, then writes of the results that the instruction itself defines."""
+    return (*_reads(aliases, position), *_writes(aliases, position))
+
+
+def _reads(aliases: AliasAnalysis, position: ScheduledInstruction) -> Iterator[LeafAccess]:
+    computation = aliases.module.computations[position.computation]
+    for number, operand in enumerate(position.instruction.operands):
+        for index, shape in computation.instruction(operand).shape.subshapes():
+            if shape.is_array:
+                buffer = aliases.buffer_at(computation.name, operand, index)
+                yield LeafAccess(buffer, AccessKind.READ, ("operand", number, index))
+
+
+def _writes(aliases: AliasAnalysis, position: ScheduledInstruction) -> Iterator[LeafAccess]:
+    computation, instruction = position
+    for index, shape in instruction.shape.subshapes():
+        if not shape.is_array:
+            continue
+        values = aliases.values_at(computation, instruction.name, index)
+        if any(aliases.values[v].instruction == instruction.name for v in values):
+            buffer = aliases.buffer_at(computation, instruction.name, index)
+            yield LeafAccess(buffer, AccessKind.WRITE, ("output", index))

@@ -1,0 +1,419 @@
+"""From a scheduled HLO module to the `Program` that solvers read (PROBLEM.md section 1).
+
+Real instructions become steps, alias sets become buffers, `while` bodies and conditional branches
+become loops, and the seconds of a cost model become integer ticks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from hlo_graphs.accesses import LeafAccess, is_forwarding, leaf_accesses
+from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
+from hlo_graphs.bundle import BufferInfo
+from hlo_graphs.chips import Chip
+from hlo_graphs.dataflow import HloValue
+from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
+from hlo_graphs.live_range import (
+    FlatSchedule,
+    flatten_schedule,
+)
+from hlo_graphs.program import (
+    BEFORE_PROGRAM,
+    Access,
+    AccessKind,
+    Buffer,
+    Instruction,
+    Loop,
+    Machine,
+    Program,
+)
+from hlo_graphs.shapes import padded_size_bytes
+from hlo_graphs.times import LeafKey, LeafTimes, StepTimes, Times
+from hlo_graphs.trip_counts import known_trip_count
+
+DEFAULT_TRIP_COUNT = 5
+"""Trips assumed of a loop whose count is unknown: XLA's `while_execution_count`."""
+
+ALWAYS_LISTED_BYTES = 64 * 1024
+"""The compiler's table lists every buffer it may place that is larger than this."""
+
+FINEST_TICK_EXPONENT = -10
+"""Ticks are 0.1 ns long, or the next power of ten that keeps a program's sums small."""
+
+MAX_TICKS = 2**29
+"""The ticks of one pass over a program stay below this, so that sums fit in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringOptions:
+    """What may be chosen when a module becomes a program.
+
+    Attributes:
+      name: of the program.
+      capacity_bytes: fast memory for tensors; the chip's assignable bytes if None.
+      busy: "bytes": a slow access keeps the bus busy for bytes / bandwidth, the rest of a step
+        can serve copies; "slow": for its whole slow time (the stricter reading of PROBLEM.md
+        section 3).
+      default_trip_count: of loops whose count is unknown.
+    """
+
+    name: str
+    capacity_bytes: int | None = None
+    busy: str = "bytes"
+    default_trip_count: int = DEFAULT_TRIP_COUNT
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program with the way back to its module.
+
+    Attributes:
+      program: the result.
+      module: what it was made from.
+      aliases: the module's alias sets.
+      schedule: the module's flattened schedule.
+      chip: the machine.
+      times: the cost model.
+      buffer_ids: per HLO alias set its `Program` buffer, for those that became one.
+      step_times: per step, its schedule position.
+    """
+
+    program: Program
+    module: HloModule
+    aliases: AliasAnalysis
+    schedule: FlatSchedule
+    chip: Chip
+    times: Times
+    buffer_ids: Mapping[int, int]
+    step_times: tuple[int, ...]
+
+    @cached_property
+    def step_of(self) -> Mapping[tuple[str, str], int]:
+        """(computation, instruction) -> step."""
+        positions = self.schedule.positions
+        return {
+            (positions[time].computation, positions[time].instruction.name): step
+            for step, time in enumerate(self.step_times)
+        }
+
+
+def lower(
+    module: HloModule,
+    chip: Chip,
+    times: Times,
+    options: LoweringOptions,
+    buffer_info: Collection[BufferInfo] = (),
+) -> Lowered:
+    """The program of a scheduled module on a chip.
+
+    Args:
+      module: scheduled, before memory-space assignment.
+      chip: the machine.
+      times: the cost model of this module.
+      options: see there.
+      buffer_info: the compiler's own table of the buffers it considered; decides
+        `fast_allowed` where given, XLA's rules do otherwise.
+
+    Raises:
+      InputError: if the module has no entry computation to schedule or its figures do not fit.
+    """
+    aliases = analyse_aliases(module)
+    schedule = flatten_schedule(module)
+    lowering = _Lowering(module, chip, times, options, aliases, schedule)
+    return lowering.run(frozenset(_listed_values(buffer_info)) if buffer_info else None)
+
+
+def _listed_values(buffer_info: Iterable[BufferInfo]) -> Iterator[tuple[str, ShapeIndex]]:
+    for info in buffer_info:
+        if info.name is not None:
+            yield info.name.instruction, info.name.index
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """The inputs of one lowering; each method makes one part of the program."""
+
+    module: HloModule
+    chip: Chip
+    times: Times
+    options: LoweringOptions
+    aliases: AliasAnalysis
+    schedule: FlatSchedule
+
+    def run(self, listed: frozenset[tuple[str, ShapeIndex]] | None) -> Lowered:
+        step_times = tuple(self.accesses)
+        buffer_ids = {hlo_buffer: i for i, hlo_buffer in enumerate(self._placeable_buffers())}
+        tick_seconds = self._tick_seconds()
+        loops = self._loops(step_times)
+        repeats = _repeats(loops, len(step_times))
+        instructions = tuple(
+            self._instruction(time, repeats[step], buffer_ids, tick_seconds)
+            for step, time in enumerate(step_times)
+        )
+        origins = _first_writes(instructions)
+        buffers = tuple(
+            self._buffer(hlo_buffer, origins.get(i), listed) for hlo_buffer, i in buffer_ids.items()
+        )
+        program = Program(
+            name=self.options.name,
+            machine=self._machine(),
+            tick_seconds=tick_seconds,
+            instructions=instructions,
+            buffers=buffers,
+            loops=loops,
+            times=self.times.name,
+        )
+        return Lowered(
+            program=program,
+            module=self.module,
+            aliases=self.aliases,
+            schedule=self.schedule,
+            chip=self.chip,
+            times=self.times,
+            buffer_ids=buffer_ids,
+            step_times=step_times,
+        )
+
+    def _placeable_buffers(self) -> list[int]:
+        """Alias sets that some step touches and that lie in slow memory unless moved."""
+        touched = {access.buffer for steps in self.accesses.values() for access in steps}
+        return sorted(b for b in touched if all(_is_slow_array(s) for s in self._shapes(b)))
+
+    def _shapes(self, hlo_buffer: int) -> list[Shape]:
+        values = (self.aliases.values[v] for v in self.aliases.buffers[hlo_buffer].values)
+        return [self._defining(value).shape.at(value.index) for value in values]
+
+    def _defining(self, value: HloValue) -> HloInstruction:
+        return self.module.computations[value.computation].instruction(value.instruction)
+
+    @cached_property
+    def accesses(self) -> Mapping[int, tuple[LeafAccess, ...]]:
+        """Per schedule time of a step what it touches."""
+        return {
+            time: leaf_accesses(self.aliases, position)
+            for time, position in enumerate(self.schedule.positions)
+            if not is_forwarding(position.instruction)
+            and position.computation not in self.schedule.async_done
+        }
+
+    @cached_property
+    def capacity_bytes(self) -> int:
+        """Fast memory for tensors, a multiple of the alignment."""
+        capacity = self.options.capacity_bytes
+        if capacity is None:
+            return self.chip.assignable_bytes
+        return capacity - capacity % self.chip.alignment_bytes
+
+    def _machine(self) -> Machine:
+        return Machine(
+            chip=self.chip.name,
+            capacity_bytes=self.capacity_bytes,
+            alignment_bytes=self.chip.alignment_bytes,
+            slow_bytes_per_second=self.chip.slow_bytes_per_second,
+        )
+
+    def _step_seconds(self, time: int) -> StepTimes:
+        position = self.schedule.positions[time]
+        return self.times.step(position.computation, position.instruction.name)
+
+    def _tick_seconds(self) -> float:
+        """The shortest power of ten for which one pass fits into `MAX_TICKS`."""
+        total_seconds = sum(self._step_seconds(time).all_slow_seconds for time in self.accesses)
+        exponent = FINEST_TICK_EXPONENT
+        while total_seconds / 10.0**exponent > MAX_TICKS:
+            exponent += 1
+        return 10.0**exponent
+
+    def _instruction(
+        self, time: int, repeat: float, buffer_ids: Mapping[int, int], tick_seconds: float
+    ) -> Instruction:
+        instruction = self.schedule.positions[time].instruction
+        seconds = self._step_seconds(time)
+        merged = _merge(self.accesses[time], buffer_ids)
+        accesses = [
+            self._access(buffer, kind, [seconds.leaves[key] for key in keys], tick_seconds)
+            for buffer, (kind, keys) in merged.items()
+        ]
+        return Instruction(
+            name=instruction.name,
+            opcode=instruction.opcode,
+            shape=str(instruction.shape),
+            repeat=repeat,
+            base_ticks=tuple(round(base / tick_seconds) for base in seconds.base_seconds),
+            accesses=tuple(sorted(accesses, key=lambda a: (_KIND_ORDER[a.kind], a.buffer))),
+            async_copy=self._is_plain_copy(time),
+            stated_cycles=seconds.stated,
+        )
+
+    def _access(
+        self, buffer: int, kind: AccessKind, leaves: Sequence[LeafTimes], tick_seconds: float
+    ) -> Access:
+        lanes = [sum(lane) for lane in zip(*(leaf.lane_seconds for leaf in leaves), strict=True)]
+        bus_seconds = sum(leaf.bus_seconds for leaf in leaves)
+        if self.options.busy == "slow":
+            bus_seconds = max(bus_seconds, *lanes)
+        return Access(
+            buffer=buffer,
+            kind=kind,
+            size_bytes=sum(leaf.size_bytes for leaf in leaves),
+            bus_ticks=round(bus_seconds / tick_seconds),
+            lane_ticks=tuple(round(lane / tick_seconds) for lane in lanes),
+        )
+
+    def _is_plain_copy(self, time: int) -> bool:
+        """Whether the copy engine could do it: bytes move, their order stays."""
+        computation, instruction = self.schedule.positions[time]
+        if instruction.opcode not in ("copy", "slice"):
+            return False
+        source = self.module.computations[computation].instruction(instruction.operands[0]).shape
+        return _is_slow_array(source) and source.layout == instruction.shape.layout
+
+    def _buffer(
+        self,
+        hlo_buffer: int,
+        first_write: int | None,
+        listed: frozenset[tuple[str, ShapeIndex]] | None,
+    ) -> Buffer:
+        values = [self.aliases.values[v] for v in self.aliases.buffers[hlo_buffer].values]
+        shapes = self._shapes(hlo_buffer)
+        size_bytes = max(padded_size_bytes(shape) for shape in shapes)
+        is_parameter = any(self._is_entry_parameter(value) for value in values)
+        given = first_write is None or any(self._is_given(value) for value in values)
+        largest = max(range(len(shapes)), key=lambda i: padded_size_bytes(shapes[i]))
+        return Buffer(
+            name=str(values[0]),
+            size_bytes=-(-size_bytes // self.chip.alignment_bytes) * self.chip.alignment_bytes,
+            origin=BEFORE_PROGRAM if given or first_write is None else first_write,
+            live_out=hlo_buffer in self._live_out,
+            fast_allowed=self._may_be_fast(values, shapes, size_bytes, is_parameter, listed),
+            is_parameter=is_parameter,
+            shape=str(shapes[largest]),
+            values=tuple(str(value) for value in values),
+        )
+
+    def _is_entry_parameter(self, value: HloValue) -> bool:
+        is_entry = value.computation == self.module.entry.name
+        return is_entry and self._defining(value).opcode == "parameter"
+
+    def _is_given(self, value: HloValue) -> bool:
+        """Whether the value exists before the first step, or holds nothing yet."""
+        instruction = self._defining(value)
+        return (
+            self._is_entry_parameter(value)
+            or instruction.opcode == "constant"
+            or (
+                not value.is_phi
+                and instruction.opcode == "custom-call"
+                and is_forwarding(instruction)
+            )
+        )
+
+    def _may_be_fast(
+        self,
+        values: Sequence[HloValue],
+        shapes: Sequence[Shape],
+        size_bytes: int,
+        is_parameter: bool,
+        listed: frozenset[tuple[str, ShapeIndex]] | None,
+    ) -> bool:
+        """What the compiler's table lists, where there is one; XLA's own rule otherwise.
+
+        The table leaves out what is larger than its memory, and the one parameter that it
+        prefetches across programs.
+        """
+        if all(shape.num_elements <= 1 for shape in shapes):
+            return False
+        if listed is None or any((v.instruction, v.index) in listed for v in values):
+            return True
+        if size_bytes > self.capacity_bytes:
+            return True
+        return is_parameter and size_bytes > ALWAYS_LISTED_BYTES
+
+    @cached_property
+    def _live_out(self) -> frozenset[int]:
+        entry = self.module.entry
+        leaves = (index for index, shape in entry.root.shape.subshapes() if shape.is_array)
+        return frozenset(
+            self.aliases.buffer_at(entry.name, entry.root.name, index) for index in leaves
+        )
+
+    def _loops(self, step_times: Sequence[int]) -> tuple[Loop, ...]:
+        """The loops and branches that hold steps, outer before inner."""
+        spans = sorted(self._loop_spans(), key=lambda s: (s.start, -s.end, -s.time))
+        loops: list[Loop] = []
+        for span in spans:
+            start, end = bisect_left(step_times, span.start), bisect_left(step_times, span.end)
+            if start < end:
+                around = [i for i, loop in enumerate(loops) if loop.end_step >= end]
+                parent = around[-1] if around else None
+                loops.append(Loop(start, end, span.trip_count, span.probability, parent))
+        return tuple(loops)
+
+    def _loop_spans(self) -> Iterator[_LoopSpan]:
+        for flow in self.schedule.control_flow():
+            start = min(span.start for span in flow.spans)
+            end = max(span.end for span in flow.spans)
+            if flow.is_loop:
+                computation = self.module.computations[flow.computation]
+                trips = known_trip_count(self.module, computation, flow.instruction)
+                trips = self.options.default_trip_count if trips is None else trips
+                yield _LoopSpan(start, end, flow.time, max(trips, 1), float(min(trips, 1)))
+            else:
+                for span in flow.spans:
+                    yield _LoopSpan(span.start, span.end, flow.time, 1, 1 / len(flow.spans))
+
+
+@dataclass(frozen=True, slots=True)
+class _LoopSpan:
+    """A loop or branch by the times of what it runs; `time` is the instruction's own."""
+
+    start: int
+    end: int
+    time: int
+    trip_count: int
+    probability: float
+
+
+_KIND_ORDER = {AccessKind.READ: 0, AccessKind.UPDATE: 1, AccessKind.WRITE: 2}
+
+
+def _merge(
+    accesses: Iterable[LeafAccess], buffer_ids: Mapping[int, int]
+) -> dict[int, tuple[AccessKind, list[LeafKey]]]:
+    """One access per program buffer: reading and writing one buffer is an update of it."""
+    merged: dict[int, tuple[AccessKind, list[LeafKey]]] = {}
+    for access in accesses:
+        buffer = buffer_ids.get(access.buffer)
+        if buffer is None:
+            continue
+        kind, keys = merged.get(buffer, (access.kind, []))
+        merged[buffer] = (
+            kind if kind is access.kind else AccessKind.UPDATE,
+            [*keys, access.leaf],
+        )
+    return merged
+
+
+def _is_slow_array(shape: Shape) -> bool:
+    return shape.is_array and (shape.layout is None or shape.layout.memory_space == 0)
+
+
+def _repeats(loops: Sequence[Loop], num_steps: int) -> list[float]:
+    repeats = [1.0] * num_steps
+    for loop in loops:
+        for step in range(loop.start_step, loop.end_step):
+            repeats[step] *= loop.weight
+    return repeats
+
+
+def _first_writes(instructions: Sequence[Instruction]) -> dict[int, int]:
+    """Per buffer that some step writes before any step reads it: that step."""
+    first: dict[int, int | None] = {}
+    for step, instruction in enumerate(instructions):
+        for access in instruction.accesses:
+            first.setdefault(access.buffer, None if access.kind.reads else step)
+    return {buffer: step for buffer, step in first.items() if step is not None}
