@@ -1,12 +1,11 @@
-"""Random programs with controllable pressure, and programs whose optimum is known.
+"""Random programs with controllable pressure.
 
 `random_program` draws a small accelerator program of a chosen family: the same seed and
 settings give the same program on every machine. Every tensor is wholly written before it is
 read, loops nest, in-place buffers are updated, and branches may be skipped, so that whatever
 holds for these programs is worth something for real ones (`Program`, PROBLEM.md section 1).
 
-`known_optimum_program` builds programs whose optimal latency follows from the construction;
-the argument stands in its docstring.
+Programs whose optimum is known by construction are in `known_optimum.py`.
 """
 
 from __future__ import annotations
@@ -37,9 +36,11 @@ UNIT_BYTES = 1024
 TICKS_PER_UNIT = 16
 """Ticks that a copy of `UNIT_BYTES` takes."""
 
-_TICK_SECONDS = 2.0**-34
-# Powers of two, so that copy_ticks has nothing to round.
-_SLOW_BYTES_PER_SECOND = UNIT_BYTES / (TICKS_PER_UNIT * _TICK_SECONDS)
+TICK_SECONDS = 2.0**-34
+"""Tick of generated programs: a power of two, so that `copy_ticks` has nothing to round."""
+
+SLOW_BYTES_PER_SECOND = UNIT_BYTES / (TICKS_PER_UNIT * TICK_SECONDS)
+"""Bandwidth of slow memory, for copies."""
 
 
 class Family(enum.StrEnum):
@@ -247,9 +248,9 @@ class _Draft:
                 chip="generated",
                 capacity_bytes=self._capacity_units() * UNIT_BYTES,
                 alignment_bytes=UNIT_BYTES,
-                slow_bytes_per_second=_SLOW_BYTES_PER_SECOND,
+                slow_bytes_per_second=SLOW_BYTES_PER_SECOND,
             ),
-            tick_seconds=_TICK_SECONDS,
+            tick_seconds=TICK_SECONDS,
             instructions=instructions,
             buffers=tuple(self._finished_buffer(index) for index in range(len(self.buffers))),
             loops=tuple(self.loops),
