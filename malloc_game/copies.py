@@ -99,25 +99,30 @@ def _eviction(program: Program, eviction: Eviction, loop: int | None) -> Copy:
 def _replacements(
     program: Program, index: ResidencyIndex, replaced: ReplacedCopy
 ) -> Iterator[Copy]:
-    """One transfer per buffer that the replaced instruction writes."""
+    """One transfer per buffer that the replaced instruction writes, or per slice of it."""
     accesses = program.instructions[replaced.step].accesses
     low, high = replaced.window
 
-    def is_fast(buffer: int) -> bool:
+    def holder(buffer: int) -> Residency | None:
         residency = index.ready_at(buffer, low)
-        return residency is not None and high <= residency.end
+        return residency if residency is not None and high <= residency.end else None
 
-    slow_sources = sum(not a.kind.writes and not is_fast(a.buffer) for a in accesses)
+    slow_sources = sum(not a.kind.writes and holder(a.buffer) is None for a in accesses)
     for access in accesses:
-        if access.kind.writes:
-            size = program.buffers[access.buffer].size_bytes
+        if not access.kind.writes:
+            continue
+        target = holder(access.buffer)
+        crossings = slow_sources + (target is None)
+        whole = (program.buffers[access.buffer].size_bytes, replaced.issue)
+        parts = [] if target is None else [(part.size_bytes, part.start) for part in target.parts]
+        for size, issue in parts or [whole]:
             yield Copy(
                 direction=Direction.PREFETCH,
                 buffer=access.buffer,
                 size_bytes=size,
-                bus_bytes=size * (slow_sources + (not is_fast(access.buffer))),
+                bus_bytes=size * crossings,
                 ticks=program.copy_ticks(size),
-                issue=replaced.issue,
+                issue=issue,
                 deadline=replaced.done,
                 loop=program.loop_of_step[replaced.step],
                 replaced_step=replaced.step,

@@ -55,7 +55,8 @@ class Residency:
       ready: the copy is complete before this step; equals `start` unless copied. A copied
         residency with `start == ready` is a copy that nothing hides: all of it is a stall.
       loop: index of the loop in `Program.loops` on whose every trip it happens; None: once.
-      parts: the slices of a sliced prefetch, covering the buffer; empty for one whole copy.
+      parts: the slices of a sliced prefetch, or of the replaced copy that fills it, covering the
+        buffer; empty for one whole copy.
     """
 
     buffer: int

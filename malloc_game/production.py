@@ -163,7 +163,7 @@ class _Reader:
             return replace(filled, end=ready + 1)
         if fill.source_buffer is not None and fill.source_buffer != residency.buffer:
             self._replace(fill.source_buffer, residency.buffer, start, ready)
-            return replace(filled, source=Source.PRODUCED, ready=start, parts=())
+            return replace(filled, source=Source.PRODUCED, ready=start)
         return filled
 
     def _step(self, time: int, loop: int | None) -> int:

@@ -119,15 +119,17 @@ def _wrong_parts(program: Program, residency: Residency) -> str | None:
     """Parts tile the buffer, and the first of them starts the residency."""
     if not residency.parts:
         return None
-    if residency.source is not Source.COPIED:
-        return "only copied residencies have parts"
+    if residency.source is Source.CARRIED:
+        return "what is carried has no parts"
+    copied = residency.source is Source.COPIED
+    last = residency.ready if copied else residency.end - 1
     covered = 0
     for part in sorted(residency.parts, key=lambda part: part.offset_bytes):
         if part.offset_bytes != covered or part.size_bytes <= 0:
             return f"its parts do not tile it at byte {covered}"
         covered += part.size_bytes
-        if not residency.start <= part.start <= residency.ready:
-            return f"a part starts at {part.start}, not in [start, ready]"
+        if not residency.start <= part.start <= last:
+            return f"a part starts at {part.start}, not in [{residency.start}, {last}]"
     if covered != program.buffers[residency.buffer].size_bytes:
         return f"its parts cover {covered} bytes"
     if min(part.start for part in residency.parts) != residency.start:
@@ -215,10 +217,15 @@ def _issues(residency: Residency) -> list[int]:
 
 
 def _is_produced(program: Program, residency: Residency, copies: Sequence[ReplacedCopy]) -> bool:
-    """Whether a write of the whole buffer begins where the residency does."""
+    """Whether a write of the whole buffer begins where the residency does.
+
+    The slices of a replaced copy may begin later, as long as it lasts.
+    """
     start, buffer = residency.start, residency.buffer
-    steps = {copy.step for copy in copies if copy.issue == start}
-    if start < program.num_steps and all(copy.step != start for copy in copies):
+    last = max((part.start for part in residency.parts), default=start)
+    steps = {copy.step for copy in copies if copy.issue == start and last <= copy.done}
+    is_step = start < program.num_steps and all(copy.step != start for copy in copies)
+    if is_step and not residency.parts:
         steps.add(start)
     return any(
         access.buffer == buffer and access.kind is AccessKind.WRITE
