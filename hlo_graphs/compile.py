@@ -18,6 +18,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -223,7 +224,7 @@ def _command(target: str, chip: str, name: str | None, vmem_bytes: int | None) -
     if name is not None:
         parts += ["--name", name]
     if vmem_bytes is not None:
-        parts += ["--vmem", f"{vmem_bytes // 2**20}MiB"]
+        parts += ["--fast-memory", f"{vmem_bytes // 2**20}MiB"]
     return " ".join(parts)
 
 
@@ -318,7 +319,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _failure(code: int, log: str) -> str:
     """The one line of a child's output that says what went wrong."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = [line for line in lines if "Check failed" in line or line.startswith("F")]
+    telling = [line for line in lines if re.match(r"F\d{4} ", line)]  # a failed check
     line = (telling or lines or ["no output"])[0 if telling else -1]
     how = f"ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
     return f"the compiler {how}: {line[:400]}"
@@ -454,9 +455,9 @@ def _lower(factory: Callable[..., Any], devices: Sequence[Any]) -> Any:
 def _prepare_hlo(path: str, topology: Any) -> Callable[[dict[str, Any]], None]:
     from jax._src import compiler
     from jax._src.interpreters import mlir
-    from jax._src.lib import _hlo, xla_client
+    from jax._src.lib import xla_client
     from jax._src.lib.mlir import ir
-    from jaxlib import _jax
+    from jaxlib import _hlo, _jax
 
     data = Path(path).read_bytes()
     text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
