@@ -127,7 +127,7 @@ class FastGame:
         self.tables = _tables(program, self._script, max_carried)
         self._state = new_state(self.tables)
 
-    @property
+    @cached_property
     def turns(self) -> tuple[Turn, ...]:
         """The static list of turns, in the order of play."""
         return tuple(self._script.turns)
@@ -141,6 +141,20 @@ class FastGame:
     def num_events(self) -> int:
         """Rows of the event table: turns, ends of steps, loops entered and left, the end."""
         return int(self.tables.events.shape[0])
+
+    @cached_property
+    def next_turn(self) -> Integers:
+        """`[num_turns]` the turn until which Keep keeps the buffer, -1 where there is none."""
+        following = np.full(self.num_turns, -1, dtype=np.int64)
+        latest: dict[tuple[int, int], int] = {}
+        rows = self.tables.events[self.event_of_turn]
+        keys = rows[:, [kernels.EVENT_BUFFER, kernels.EVENT_LOOP]].tolist()
+        for turn in range(self.num_turns - 1, -1, -1):
+            if self.turns[turn].kind is not TurnKind.CARRY:
+                key = (keys[turn][0], keys[turn][1])
+                following[turn] = latest.get(key, -1)
+                latest[key] = turn
+        return following
 
     @cached_property
     def event_of_turn(self) -> Integers:
@@ -222,6 +236,100 @@ class FastGame:
         return wanted
 
 
+class GameWalk:
+    """A chain of games that differ little, each replayed from where it first differs.
+
+    Args:
+      game: what is played; its arrays are shared, so do not play on it in another thread.
+      wishes: `[num_turns]` int8 of the first game.
+      num_checkpoints: states kept along the current game.
+
+    Attributes:
+      wishes: of the current game.
+      best_wishes: of the best game since the start or the last `restart`.
+    """
+
+    def __init__(self, game: FastGame, wishes: Actions, *, num_checkpoints: int = 0) -> None:
+        self.game = game
+        wanted = num_checkpoints or min(48, max(4, game.num_events // 64))
+        self._stride = -(-game.num_events // wanted)
+        self._bank = new_state(game.tables, copies=-(-game.num_events // self._stride))
+        self._state = new_state(game.tables)
+        self.wishes = game.wishes()
+        self.best_wishes = game.wishes()
+        self._taken = game.wishes()
+        self._trial = game.wishes()
+        self._values = np.zeros(2)
+        self.restart(wishes)
+
+    @property
+    def latency_ticks(self) -> float:
+        """Of the current game."""
+        return float(self._values[0])
+
+    @property
+    def best_latency_ticks(self) -> float:
+        """Of the best game."""
+        return float(self._values[1])
+
+    @property
+    def taken(self) -> Actions:
+        """`[num_turns]` int8 what was played in the current game."""
+        return self._taken.copy()
+
+    def restart(self, wishes: Actions) -> None:
+        """Makes another game the current and the best one."""
+        self.wishes[:] = wishes
+        self.best_wishes[:] = wishes
+        self._taken[:] = NOT_ASKED
+        tables = self.game.tables
+        self._values[:] = kernels.record(
+            tables, self._state, self._bank, self._stride, 0, 0, self.wishes, self._taken
+        )
+
+    def propose(
+        self,
+        turns: Integers,
+        actions: Actions,
+        thresholds: Floats,
+        *,
+        margin_ticks: float = math.inf,
+        patience: int = 2,
+    ) -> int:
+        """Tries changes one after another, keeping those that are not too bad.
+
+        Args:
+          turns: `[proposals, changes]` turns whose wish changes, -1 for none.
+          actions: `[proposals, changes]` int8 new wishes.
+          thresholds: `[proposals]` ticks by which a game may be worse than the current one and
+            still replace it.
+          margin_ticks: a game this far behind the current one is given up on the way.
+          patience: checkpoints after the last change before a game may be given up.
+
+        Returns:
+          The number of games played; changes that change nothing are not played.
+        """
+        return int(
+            kernels.walk(
+                self.game.tables,
+                self._state,
+                self._bank,
+                self._stride,
+                self.game.event_of_turn,
+                self.wishes,
+                self._taken,
+                self._trial,
+                self.best_wishes,
+                self._values,
+                np.ascontiguousarray(turns, dtype=np.int64),
+                np.array(actions, dtype=np.int8, order="C"),
+                np.ascontiguousarray(thresholds, dtype=np.float64),
+                float(margin_ticks),
+                patience,
+            )
+        )
+
+
 def memory_map_of(program: Program, state: kernels.State) -> MemoryMap:
     """The memory map of a finished game's state."""
     unit = program.machine.alignment_bytes
@@ -247,27 +355,29 @@ def memory_map_of(program: Program, state: kernels.State) -> MemoryMap:
     return MemoryMap(tuple(residencies), tuple(evictions))
 
 
-def new_state(tables: kernels.Tables) -> kernels.State:
-    """Arrays for a game, large enough for any play."""
+def new_state(tables: kernels.Tables, *, copies: int = 0) -> kernels.State:
+    """Arrays for a game, large enough for any play; with `copies` one dimension more."""
+    more = (copies,) if copies else ()
     num_turns = int(np.count_nonzero(tables.events[:, kernels.EVENT_KIND] <= kernels.KIND_EXIT))
     num_steps = tables.step_ticks.shape[0]
     num_buffers = tables.sizes.shape[0]
 
-    def rows(count: int, columns: int) -> Integers:
-        return np.zeros((count, columns), dtype=np.int64)
+    def integers(*shape: int) -> Integers:
+        return np.zeros((*more, *shape), dtype=np.int64)
 
     return kernels.State(
-        counters=np.zeros(kernels.NUM_COUNTERS, dtype=np.int64),
-        sums=np.zeros(2),
-        current=np.zeros(tables.step_ticks.shape[1], dtype=np.int64),
-        idle=rows(num_steps + 1, 2),
-        bases=np.zeros(tables.offers.shape[0] + 1, dtype=np.int64),
-        buffers=rows(num_buffers, kernels.NUM_BUFFER_COLUMNS),
-        live=rows(num_buffers + 1, 3),
-        ended=rows(num_turns + 1, kernels.NUM_ENDED_COLUMNS),
-        queue=rows(num_turns + 1, kernels.NUM_QUEUE_COLUMNS),
-        leavers=np.zeros(num_buffers + 1, dtype=np.int64),
-        scratch=rows(num_buffers + num_turns + 2, 3),
+        counters=integers(kernels.NUM_COUNTERS),
+        sums=np.zeros((*more, 2)),
+        current=integers(tables.step_ticks.shape[1]),
+        idle=integers(num_steps + 1, 2),
+        bases=integers(tables.offers.shape[0] + 1),
+        buffers=integers(num_buffers, kernels.NUM_BUFFER_COLUMNS),
+        earliest=integers(num_buffers),
+        live=integers(num_buffers + 1, 3),
+        ended=np.zeros((num_turns + 1, kernels.NUM_ENDED_COLUMNS), dtype=np.int64),
+        queue=integers(num_turns + 1, kernels.NUM_QUEUE_COLUMNS),
+        leavers=integers(num_buffers + 1),
+        scratch=integers(0 if copies else num_buffers + num_turns + 2, 3),
     )
 
 
@@ -382,9 +492,7 @@ class _Script:
 
     def _exit(self, index: int) -> None:
         loop = self.program.loops[index]
-        self._event(
-            kernels.KIND_LEAVE_LOOP, step=loop.end_step, loop=index, access=loop.start_step
-        )
+        self._event(kernels.KIND_LEAVE_LOOP, step=loop.end_step, loop=index, access=loop.start_step)
         for buffer in self._users[index]:
             self._turn(TurnKind.EXIT, buffer, loop.end_step, index)
 
@@ -408,9 +516,7 @@ class _Script:
             reference = loop
         turn = len(self.turns)
         self.turns.append(Turn(kind, buffer, step, loop, row, may_keep, needed))
-        self._event(
-            kind, buffer, turn, step, -1 if around is None else around, reference, flags
-        )
+        self._event(kind, buffer, turn, step, -1 if around is None else around, reference, flags)
 
     def _event(
         self,

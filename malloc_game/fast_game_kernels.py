@@ -14,7 +14,8 @@ of arrays (`State`), each used up to a counter, so that a checkpoint is a copy o
 - `idle`: stack of (step, running total of unreserved idle ticks). A prefetch takes idle time
   latest first, so it pops what it exhausts: each step is pushed and popped once.
 - `bases`: where the stack of each open loop begins; a window never reaches below.
-- `buffers`: per buffer `BUF_*`.
+- `buffers`: per buffer `BUF_*`; those that are not resident are all alike.
+- `earliest`: per buffer the first step at whose beginning a prefetch of it may be issued.
 - `live`: (offset, offset end, buffer) of what is resident now, sorted by offset.
 - `ended`: finished residencies, `END_*`, in order of their ends.
 - `queue`: evictions ever queued, `QUE_*`; those from `CNT_QUEUE_HEAD` on are unfinished.
@@ -40,10 +41,18 @@ Actions = npt.NDArray[np.int8]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+_njit: Any = numba.njit
+
+
 def compiled(function: _Function) -> _Function:
-    """Compiles `function` to machine code, kept on disk between runs."""
-    jit = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-    return cast(_Function, jit(function))
+    """Compiles `function` to machine code, kept on disk between runs.
+
+    Without numba's reference counting, which costs more than the game: every row that is looked
+    at (`state.buffers[buffer]`) would be counted up and down atomically. In return the kernels
+    may not allocate; all arrays are handed in, and their owners outlive the call.
+    """
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+    return cast(_Function, _njit(**options)(function))
 
 
 # Actions; the values of `malloc_game.fast_game.Action`.
@@ -101,13 +110,12 @@ BUF_START = 1
 BUF_READY = 2
 BUF_SOURCE = 3
 BUF_LOOP = 4
-BUF_EARLIEST = 5  # first step at whose beginning a prefetch may be issued
-BUF_STALE = 6  # resident, and the slow copy is not current
-BUF_LEAVING = 7  # resident only until its evictions are served or the step is over
-BUF_PENDING = 8  # unfinished evictions
-BUF_LAST_QUEUED = 9  # row of its latest eviction
-BUF_HELD = 10  # loop it was kept for, HELD_ALWAYS for carried ones, NOT_HELD
-NUM_BUFFER_COLUMNS = 11
+BUF_STALE = 5  # resident, and the slow copy is not current
+BUF_LEAVING = 6  # resident only until its evictions are served or the step is over
+BUF_PENDING = 7  # unfinished evictions
+BUF_LAST_QUEUED = 8  # row of its latest eviction
+BUF_HELD = 9  # loop it was kept for, HELD_ALWAYS for carried ones, NOT_HELD
+NUM_BUFFER_COLUMNS = 10
 
 NOT_HELD = -2
 HELD_ALWAYS = -1
@@ -190,11 +198,21 @@ class State(NamedTuple):
     idle: Integers
     bases: Integers
     buffers: Integers
+    earliest: Integers
     live: Integers
     ended: Integers
     queue: Integers
     leavers: Integers
     scratch: Integers
+
+
+@compiled
+def _clear(mine: Integers) -> None:
+    """The row of a buffer that is not resident. What is stale and leaves is not needed."""
+    for column in range(NUM_BUFFER_COLUMNS):
+        mine[column] = 0
+    mine[BUF_OFFSET] = -1
+    mine[BUF_HELD] = NOT_HELD
 
 
 @compiled
@@ -209,40 +227,8 @@ def reset(tables: Tables, state: State) -> None:
     state.idle[0, IDLE_STEP] = -1
     state.idle[0, IDLE_TOTAL] = 0
     for buffer in range(state.buffers.shape[0]):
-        for column in range(NUM_BUFFER_COLUMNS):
-            state.buffers[buffer, column] = 0
-        state.buffers[buffer, BUF_OFFSET] = -1
-        state.buffers[buffer, BUF_HELD] = NOT_HELD
-
-
-@compiled
-def _copy_rows(source: Integers, target: Integers, count: int) -> None:
-    for row in range(count):
-        for column in range(source.shape[1]):
-            target[row, column] = source[row, column]
-
-
-@compiled
-def _copy_items(source: Integers, target: Integers, count: int) -> None:
-    for each in range(count):
-        target[each] = source[each]
-
-
-@compiled
-def copy_state(source: State, target: State) -> None:
-    """Makes `target` equal to `source`, copying only what is in use."""
-    counters = source.counters
-    _copy_items(counters, target.counters, NUM_COUNTERS)
-    target.sums[0] = source.sums[0]
-    target.sums[1] = source.sums[1]
-    _copy_items(source.current, target.current, source.current.size)
-    _copy_items(source.bases, target.bases, counters[CNT_LOOP_DEPTH])
-    _copy_items(source.leavers, target.leavers, counters[CNT_LEAVERS])
-    _copy_rows(source.buffers, target.buffers, source.buffers.shape[0])
-    _copy_rows(source.idle, target.idle, counters[CNT_IDLE_TOP] + 1)
-    _copy_rows(source.live, target.live, counters[CNT_LIVE])
-    _copy_rows(source.ended, target.ended, counters[CNT_ENDED])
-    _copy_rows(source.queue, target.queue, counters[CNT_QUEUE_TAIL])
+        _clear(state.buffers[buffer])
+        state.earliest[buffer] = 0
 
 
 @compiled
@@ -424,10 +410,8 @@ def _release(state: State, buffer: int, end: int) -> None:
     count = state.counters[CNT_LIVE]
     _shift(state.live, row + 1, count, -1)
     state.counters[CNT_LIVE] = count - 1
-    mine[BUF_OFFSET] = -1
-    mine[BUF_LEAVING] = 0
-    mine[BUF_STALE] = 0  # what is stale and leaves is not needed
-    mine[BUF_EARLIEST] = max(mine[BUF_EARLIEST], end)
+    _clear(mine)
+    state.earliest[buffer] = max(state.earliest[buffer], end)
 
 
 @compiled
@@ -452,7 +436,7 @@ def _leave(tables: Tables, state: State, buffer: int, issue: int, needed: bool) 
             mine[BUF_LAST_QUEUED] = tail
             pending += 1
             mine[BUF_PENDING] = pending
-    return pending == 0
+    return bool(pending == 0)
 
 
 @compiled
@@ -465,7 +449,7 @@ def _evicted(state: State, row: int, done: int) -> None:
     mine[BUF_PENDING] -= 1
     if entry[QUE_SPOILED] == 0:
         mine[BUF_STALE] = 0
-        mine[BUF_EARLIEST] = done
+        state.earliest[buffer] = done
     if mine[BUF_LEAVING] and mine[BUF_PENDING] == 0:
         _release(state, buffer, done)
 
@@ -571,7 +555,7 @@ def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
     is_access = event[EVENT_KIND] == KIND_ACCESS
     if is_access and not flags & FLAG_READS:
         return _place(tables, state, size, step), -1
-    row = _window(state, tables.sizes[buffer, 1], state.buffers[buffer, BUF_EARLIEST])
+    row = _window(state, tables.sizes[buffer, 1], state.earliest[buffer])
     if is_access:
         if row < 0:
             return -1, -1
@@ -637,7 +621,7 @@ def _access(tables: Tables, state: State, event: Integers, wanted: int) -> int:
         taken = KEEP if wanted == KEEP and flags & FLAG_KEEP else COPY
     else:
         if flags & FLAG_WRITES:
-            mine[BUF_EARLIEST] = step + 1
+            state.earliest[buffer] = step + 1
         return DROP
     _make_fast(tables, state, event)
     if taken == KEEP:
@@ -717,7 +701,7 @@ def legal_mask(tables: Tables, state: State, event: Integers) -> int:
         return 0
     buffer = event[EVENT_BUFFER]
     mine = state.buffers[buffer]
-    keep = event[EVENT_FLAGS] & FLAG_KEEP != 0
+    keep = bool(event[EVENT_FLAGS] & FLAG_KEEP)
     if kind == KIND_CARRY:
         free = state.counters[CNT_CARRIED] < tables.limits[LIMIT_CARRIED]
         keep = free and _place(tables, state, tables.sizes[buffer, 0], 0) >= 0
@@ -764,13 +748,9 @@ def run(
         elif kind == KIND_EXIT:
             taken[turn] = _exit(tables, state, event, actions[turn], event[EVENT_ACCESS])
         elif kind == KIND_ENTER_LOOP:
-            _enter_loop(
-                tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP]
-            )
+            _enter_loop(tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP])
         elif kind == KIND_LEAVE_LOOP:
-            _leave_loop(
-                tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP]
-            )
+            _leave_loop(tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP])
         elif kind == KIND_CARRY:
             taken[turn] = _carry(tables, state, event, actions[turn])
         else:
@@ -782,7 +762,7 @@ def play(tables: Tables, state: State, actions: Actions, taken: Actions) -> floa
     """One whole game; returns its latency in ticks."""
     reset(tables, state)
     run(tables, state, actions, taken, 0, tables.events.shape[0])
-    return state.sums[0]
+    return float(state.sums[0])
 
 
 @compiled
@@ -824,3 +804,232 @@ def sample(
             if drawn >= 0.0:
                 wishes[turn] = COPY if drawn < probabilities[turn, COPY] else KEEP
         latencies[game] = play(tables, state, wishes, taken[game])
+
+
+@compiled
+def _copy_items(source: Integers, target: Integers, count: int) -> None:
+    for each in range(count):
+        target[each] = source[each]
+
+
+@compiled
+def _copy_rows(source: Integers, target: Integers, first: int, last: int) -> None:
+    for row in range(first, last):
+        for column in range(source.shape[1]):
+            target[row, column] = source[row, column]
+
+
+@compiled
+def _save(state: State, bank: State, index: int) -> None:
+    """Makes the state checkpoint `index` of a bank.
+
+    The arrays of a bank have one dimension more in front, except `ended`, which its checkpoints
+    share: it is the log of the whole recorded game. `buffers` holds the rows of what is live,
+    in the order of `live`.
+    """
+    counters = state.counters
+    _copy_items(counters, bank.counters[index], NUM_COUNTERS)
+    bank.sums[index, 0] = state.sums[0]
+    bank.sums[index, 1] = state.sums[1]
+    _copy_items(state.current, bank.current[index], state.current.size)
+    _copy_items(state.bases, bank.bases[index], counters[CNT_LOOP_DEPTH])
+    _copy_items(state.leavers, bank.leavers[index], counters[CNT_LEAVERS])
+    _copy_items(state.earliest, bank.earliest[index], state.earliest.size)
+    _copy_rows(state.idle, bank.idle[index], 0, counters[CNT_IDLE_TOP] + 1)
+    _copy_rows(state.live, bank.live[index], 0, counters[CNT_LIVE])
+    _copy_rows(state.queue, bank.queue[index], counters[CNT_QUEUE_HEAD], counters[CNT_QUEUE_TAIL])
+    for row in range(counters[CNT_LIVE]):
+        buffer = state.live[row, LIVE_BUFFER]
+        _copy_items(state.buffers[buffer], bank.buffers[index, row], NUM_BUFFER_COLUMNS)
+
+
+@compiled
+def _load(bank: State, index: int, state: State, agreed: int) -> int:
+    """Makes checkpoint `index` the state, whose first `agreed` ended rows are the bank's.
+
+    Returns how many will still be when the game has gone on from there.
+    """
+    for row in range(state.counters[CNT_LIVE]):
+        _clear(state.buffers[state.live[row, LIVE_BUFFER]])
+    _copy_items(bank.counters[index], state.counters, NUM_COUNTERS)
+    counters = state.counters
+    state.sums[0] = bank.sums[index, 0]
+    state.sums[1] = bank.sums[index, 1]
+    _copy_items(bank.current[index], state.current, state.current.size)
+    _copy_items(bank.bases[index], state.bases, counters[CNT_LOOP_DEPTH])
+    _copy_items(bank.leavers[index], state.leavers, counters[CNT_LEAVERS])
+    _copy_items(bank.earliest[index], state.earliest, state.earliest.size)
+    _copy_rows(bank.idle[index], state.idle, 0, counters[CNT_IDLE_TOP] + 1)
+    _copy_rows(bank.live[index], state.live, 0, counters[CNT_LIVE])
+    _copy_rows(bank.queue[index], state.queue, counters[CNT_QUEUE_HEAD], counters[CNT_QUEUE_TAIL])
+    for row in range(counters[CNT_LIVE]):
+        buffer = state.live[row, LIVE_BUFFER]
+        _copy_items(bank.buffers[index, row], state.buffers[buffer], NUM_BUFFER_COLUMNS)
+    ended = counters[CNT_ENDED]
+    _copy_rows(bank.ended, state.ended, agreed, ended)
+    return ended
+
+
+@compiled
+def record(
+    tables: Tables,
+    state: State,
+    bank: State,
+    stride: int,
+    first: int,
+    agreed: int,
+    wishes: Actions,
+    taken: Actions,
+) -> float:
+    """Plays on from checkpoint `first` to the end, refreshing the checkpoints behind it.
+
+    Checkpoint `i` is the state before event `i * stride`; `agreed` is as in `_load`. Returns the
+    latency in ticks.
+    """
+    if first == 0:
+        reset(tables, state)
+    else:
+        _load(bank, first, state, agreed)
+    ended = state.counters[CNT_ENDED]
+    for index in range(first, bank.counters.shape[0]):
+        _save(state, bank, index)
+        last = min(tables.events.shape[0], (index + 1) * stride)
+        run(tables, state, wishes, taken, index * stride, last)
+    _copy_rows(state.ended, bank.ended, ended, state.counters[CNT_ENDED])
+    return float(state.sums[0])
+
+
+@compiled
+def _replay(
+    tables: Tables,
+    state: State,
+    bank: State,
+    stride: int,
+    first: int,
+    settled: int,
+    margin: float,
+    wishes: Actions,
+    taken: Actions,
+) -> float:
+    """Plays on from checkpoint `first`, which is loaded; infinite if it is given up.
+
+    It is given up at a checkpoint from `settled` on where the game is more than `margin` ticks
+    behind the recorded one.
+    """
+    for index in range(first, bank.counters.shape[0]):
+        if index >= settled and state.sums[0] > bank.sums[index, 0] + margin:
+            return np.inf
+        last = min(tables.events.shape[0], (index + 1) * stride)
+        run(tables, state, wishes, taken, index * stride, last)
+    return float(state.sums[0])
+
+
+@compiled
+def _first_change(
+    tables: Tables, event_of_turn: Integers, wishes: Actions, turns: Integers, actions: Actions
+) -> int:
+    """First event at which the changes matter, or the number of events."""
+    first = tables.events.shape[0]
+    for each in range(turns.size):
+        turn = turns[each]
+        if turn >= 0 and actions[each] != wishes[turn]:
+            first = min(first, event_of_turn[turn])
+    return first
+
+
+@compiled
+def _last_change(event_of_turn: Integers, turns: Integers) -> int:
+    last = 0
+    for each in range(turns.size):
+        if turns[each] >= 0:
+            last = max(last, event_of_turn[turns[each]])
+    return last
+
+
+@compiled
+def _swap_wishes(wishes: Actions, turns: Integers, actions: Actions, forward: bool) -> None:
+    """Exchanges the wishes of `turns` with `actions`; backward it takes an exchange back."""
+    count = turns.size
+    for step in range(count):
+        each = step if forward else count - 1 - step
+        turn = turns[each]
+        if turn >= 0:
+            wish = wishes[turn]
+            wishes[turn] = actions[each]
+            actions[each] = wish
+
+
+@compiled
+def _is_same(one: Actions, other: Actions, first: int) -> bool:
+    for each in range(first, one.size):
+        if one[each] != other[each]:
+            return False
+    return True
+
+
+@compiled
+def walk(
+    tables: Tables,
+    state: State,
+    bank: State,
+    stride: int,
+    event_of_turn: Integers,
+    wishes: Actions,
+    taken: Actions,
+    trial: Actions,
+    best: Actions,
+    values: Floats,
+    turns: Integers,
+    actions: Actions,
+    thresholds: Floats,
+    margin: float,
+    patience: int,
+) -> int:
+    """A chain of games, each a few wishes away from the last accepted one.
+
+    Args:
+      tables: of the game.
+      state: working memory.
+      bank: checkpoints of the game with `wishes`, as `record` leaves them.
+      stride: events between checkpoints.
+      event_of_turn: `[num_turns]`.
+      wishes: `[num_turns]`, the start; receives the last accepted game.
+      taken: `[num_turns]`, what was played with `wishes`; kept up to date.
+      trial: `[num_turns]` working memory.
+      best: `[num_turns]`, the wishes of the best game; kept up to date.
+      values: latency of the current game, of the best one.
+      turns: `[proposals, changes]` turns to change, -1 for none.
+      actions: `[proposals, changes]` the new wishes; overwritten.
+      thresholds: `[proposals]` ticks by which a game may be worse than the current one.
+      margin: ticks a game may be behind before it is given up.
+      patience: checkpoints after the last change before it may be given up.
+
+    Returns:
+      The number of games played, those given up included.
+    """
+    played = 0
+    agreed = 0
+    for proposal in range(turns.shape[0]):
+        mine = turns[proposal]
+        event = _first_change(tables, event_of_turn, wishes, mine, actions[proposal])
+        if event == tables.events.shape[0]:
+            continue
+        played += 1
+        first = event // stride
+        settled = _last_change(event_of_turn, mine) // stride + patience
+        _swap_wishes(wishes, mine, actions[proposal], True)
+        agreed = _load(bank, first, state, agreed)
+        latency = _replay(tables, state, bank, stride, first, settled, margin, wishes, trial)
+        if latency > values[0] + thresholds[proposal]:
+            _swap_wishes(wishes, mine, actions[proposal], False)
+            continue
+        turn = int(np.searchsorted(event_of_turn, first * stride))
+        if _is_same(trial, taken, turn):
+            continue
+        values[0] = record(tables, state, bank, stride, first, agreed, wishes, taken)
+        agreed = state.counters[CNT_ENDED]
+        if latency < values[1]:
+            values[1] = latency
+            for each in range(wishes.size):
+                best[each] = wishes[each]
+    return played

@@ -1,0 +1,268 @@
+"""The compiled game against the slow witness, the validator, the simulator, and by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import (
+    Access,
+    AccessKind,
+    Buffer,
+    Instruction,
+    Loop,
+    Machine,
+    Program,
+)
+from malloc_game.fast_game import NOT_ASKED, Action, FastGame, Turn, TurnKind
+from malloc_game.fast_game_kernels import Actions
+from malloc_game.generator import Family, random_program
+from malloc_game.memory_map import Eviction, Residency, Source
+from malloc_game.simulate import simulate
+from malloc_game.validate import validate
+from tests.malloc_game import reference_game as slow
+
+KINDS = {
+    slow.TurnKind.ACCESS: TurnKind.ACCESS,
+    slow.TurnKind.ENTRY: TurnKind.ENTRY,
+    slow.TurnKind.EXIT: TurnKind.EXIT,
+    slow.TurnKind.CARRIED: TurnKind.CARRY,
+}
+LOOP_TURNS = (TurnKind.ENTRY, TurnKind.EXIT)
+
+
+def drawn_program(seed: int) -> Program:
+    rng = np.random.default_rng(seed)
+    return random_program(
+        seed,
+        family=list(Family)[seed % len(Family)],
+        num_accesses=int(rng.integers(8, 70)),
+        pressure=float(rng.choice([0.8, 1.5, 2.0, 4.0])),
+        intensity=float(rng.choice([0.3, 1.0, 2.0])),
+        num_lanes=int(rng.integers(1, 4)),
+        max_loop_depth=int(rng.integers(0, 4)),
+    )
+
+
+def drawn_wishes(game: FastGame, rng: np.random.Generator) -> Actions:
+    shares = rng.dirichlet([0.7, 0.7, 1.5])
+    return rng.choice(3, size=game.num_turns, p=shares).astype(np.int8)
+
+
+def games(first_seed: int, count: int) -> Iterator[tuple[FastGame, Actions]]:
+    for seed in range(first_seed, first_seed + count):
+        game = FastGame(drawn_program(seed))
+        rng = np.random.default_rng(seed)
+        for _ in range(3):
+            yield game, drawn_wishes(game, rng)
+
+
+def key_of(turn: Turn) -> tuple[TurnKind, int, int, int | None]:
+    return turn.kind, turn.step, turn.buffer, turn.loop if turn.kind in LOOP_TURNS else None
+
+
+def key_of_slow(turn: slow.Turn) -> tuple[TurnKind, int, int, int | None]:
+    kind = KINDS[turn.kind]
+    return kind, turn.position, turn.buffer, turn.loop if kind in LOOP_TURNS else None
+
+
+def assert_same_game(game: FastGame, wishes: Actions) -> None:
+    """Order of turns, what is legal at each, latency, stalls and map agree with the witness."""
+    masks, taken = game.legal_masks(wishes)
+    index = {key_of(turn): position for position, turn in enumerate(game.turns)}
+    witness = slow.ReferenceGame(game.program)
+    decisions = []
+    while witness.turn is not None:
+        position = index[key_of_slow(witness.turn)]
+        decisions.append(position)
+        legal = sum(1 << action for action, yes in enumerate(witness.legal()) if yes)
+        assert masks[position] == legal, game.turns[position]
+        witness.play(slow.Action(int(taken[position])))
+    assert decisions == [p for p in range(game.num_turns) if masks[p] not in (0, 1)]
+    record = game.play(wishes)
+    assert record.latency_ticks == pytest.approx(float(witness.latency), rel=1e-12)
+    assert record.stall_ticks == pytest.approx(float(witness.stall_ticks), rel=1e-12)
+    found, expected = game.map_of(wishes), witness.memory_map()
+    assert set(found.residencies) == set(expected.residencies)
+    assert sorted(map(repr, found.evictions)) == sorted(map(repr, expected.evictions))
+
+
+def test_equals_the_slow_witness() -> None:
+    for game, wishes in games(0, 400):
+        assert_same_game(game, wishes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_equals_the_slow_witness_anywhere(seed: int) -> None:
+    game = FastGame(drawn_program(seed))
+    assert_same_game(game, drawn_wishes(game, np.random.default_rng(seed + 1)))
+
+
+def test_every_game_is_a_valid_map_with_the_simulated_latency() -> None:
+    for game, wishes in games(10_000, 300):
+        memory_map = game.map_of(wishes)
+        assert validate(game.program, memory_map) == ()
+        simulated = simulate(game.program, memory_map).latency_ticks
+        assert game.latency_ticks(wishes) == pytest.approx(simulated, rel=1e-12)
+
+
+def test_wishing_for_what_was_played_is_the_same_game() -> None:
+    for game, wishes in games(20_000, 50):
+        record = game.play(wishes)
+        again = game.play(np.maximum(record.taken, 0).astype(np.int8))
+        assert again.latency_ticks == record.latency_ticks
+        assert (again.taken == record.taken).all()
+
+
+def test_dropping_everything_is_the_empty_map() -> None:
+    for game, _ in games(30_000, 20):
+        wishes = game.wishes(Action.DROP)
+        assert game.map_of(wishes).residencies == ()
+        assert game.latency_ticks(wishes) == pytest.approx(game.program.all_slow_ticks)
+
+
+def test_many_games_equal_one_by_one() -> None:
+    game = FastGame(random_program(3, num_accesses=80))
+    rng = np.random.default_rng(0)
+    batch = np.stack([drawn_wishes(game, rng) for _ in range(20)])
+    expected = [game.latency_ticks(wishes) for wishes in batch]
+    assert game.play_many(batch).tolist() == expected
+
+
+def test_samples_follow_the_probabilities_and_say_what_was_played() -> None:
+    game = FastGame(random_program(4, family="chain", num_accesses=60))
+    table = np.tile([0.2, 0.3, 0.5], (game.num_turns, 1))
+    latencies, taken = game.sample(table, 400, np.random.default_rng(1))
+    again = game.play_many(np.maximum(taken, 0).astype(np.int8))
+    assert latencies.tolist() == again.tolist()
+    free = FastGame(game.program.with_capacity(2**40), max_carried=0)
+    _, taken = free.sample(table[: free.num_turns], 400, np.random.default_rng(1))
+    writes = [
+        position
+        for position, turn in enumerate(free.turns)
+        if turn.may_keep and free.legal_masks(free.wishes())[0][position] == 0b111
+    ]
+    shares = [(taken[:, writes] == action).mean() for action in Action]
+    assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.05)
+
+
+def test_the_same_seed_draws_the_same_games() -> None:
+    game = FastGame(random_program(5, num_accesses=60))
+    table = np.full((game.num_turns, 3), 1 / 3)
+    first = game.sample(table, 10, np.random.default_rng(7))
+    second = game.sample(table, 10, np.random.default_rng(7))
+    assert (first[1] == second[1]).all()
+    assert not (first[1] == game.sample(table, 10, np.random.default_rng(8))[1]).all()
+
+
+def test_wrong_number_of_actions_is_refused() -> None:
+    game = FastGame(random_program(6))
+    with pytest.raises(InputError, match="actions have shape"):
+        game.play(np.zeros(game.num_turns + 1, dtype=np.int8))
+    with pytest.raises(InputError, match="actions have shape"):
+        game.play_many(np.zeros((2, game.num_turns + 1), dtype=np.int8))
+
+
+# --- games checkable by eye -------------------------------------------------------------------
+
+
+def access(buffer: int, kind: AccessKind, ticks: int) -> Access:
+    return Access(buffer, kind, size_bytes=ticks, bus_ticks=ticks, lane_ticks=(0,))
+
+
+def step(base_ticks: int, *accesses: Access, repeat: float = 1.0) -> Instruction:
+    return Instruction("i", "dot", "", repeat, (base_ticks,), accesses)
+
+
+def buffer(name: str, size: int, origin: int = -1, live_out: bool = False) -> Buffer:
+    return Buffer(name, size, origin, live_out, fast_allowed=True)
+
+
+def program(
+    capacity: int, steps: list[Instruction], buffers: list[Buffer], loops: tuple[Loop, ...] = ()
+) -> Program:
+    """One byte is one tick on the bus."""
+    machine = Machine("golden", capacity, 1, 1.0)
+    return Program("golden", machine, 1.0, tuple(steps), tuple(buffers), loops)
+
+
+READ, UPDATE, WRITE = AccessKind.READ, AccessKind.UPDATE, AccessKind.WRITE
+
+
+def test_a_prefetch_takes_the_latest_idle_time() -> None:
+    # Idle 10, 4, 4, then a read of 6 bytes: the window is steps 1 and 2, two ticks of 1 remain.
+    golden = program(8, [step(10), step(4), step(4), step(0, access(0, READ, 6))], [buffer("w", 6)])
+    game = FastGame(golden)
+    wishes = game.wishes(Action.COPY)
+    assert game.map_of(wishes).residencies == (Residency(0, 0, 1, 4, Source.COPIED, 3),)
+    assert game.latency_ticks(wishes) == 18
+
+
+def test_an_eviction_waits_for_idle_time_of_later_steps() -> None:
+    # Written at 0, leaves, needed at the end: queued at 1, idle 3 + 3 serve its 5 bytes.
+    golden = program(
+        5, [step(0, access(0, WRITE, 5)), step(3), step(3)], [buffer("out", 5, 0, live_out=True)]
+    )
+    game = FastGame(golden)
+    memory_map = game.map_of(game.wishes(Action.COPY))
+    assert memory_map.residencies == (Residency(0, 0, 0, 3, Source.PRODUCED, 0),)
+    assert memory_map.evictions == (Eviction(0, 1, 3),)
+    assert game.latency_ticks(game.wishes(Action.COPY)) == 6
+
+
+def test_what_the_end_finds_in_the_queue_is_a_stall() -> None:
+    golden = program(5, [step(0, access(0, WRITE, 5)), step(3)], [buffer("out", 5, 0, True)])
+    record = FastGame(golden).play(np.array([Action.COPY], dtype=np.int8))
+    assert (record.latency_ticks, record.stall_ticks) == (5, 2)
+
+
+def test_keep_at_loop_entry_pays_one_copy_for_all_trips() -> None:
+    # No idle time before the loop: the copy of 4 is a stall, 10 reads of 4 are saved.
+    golden = program(
+        4, [step(1, access(0, READ, 4), repeat=10.0)], [buffer("w", 4)], (Loop(0, 1, 10),)
+    )
+    game = FastGame(golden)
+    assert [turn.kind for turn in game.turns] == [TurnKind.ENTRY, TurnKind.ACCESS, TurnKind.EXIT]
+    record = game.play(game.wishes(Action.KEEP))
+    assert record.taken.tolist() == [Action.KEEP, NOT_ASKED, Action.DROP]
+    assert (record.latency_ticks, record.stall_ticks) == (14, 4)
+    assert game.latency_ticks(game.wishes(Action.DROP)) == 40
+    memory_map = game.map_of(game.wishes(Action.KEEP))
+    assert memory_map.residencies == (Residency(0, 0, 0, 1, Source.COPIED, 0),)
+
+
+def test_a_write_spoils_the_eviction_under_way() -> None:
+    # Dropped at 0, written again at 1 before its 4 bytes are out: a second eviction follows.
+    golden = program(
+        4,
+        [step(0, access(0, WRITE, 4)), step(2, access(0, UPDATE, 4)), step(8)],
+        [buffer("state", 4, 0, live_out=True)],
+    )
+    game = FastGame(golden)
+    wishes = np.array([Action.COPY, Action.DROP], dtype=np.int8)
+    memory_map = game.map_of(wishes)
+    assert memory_map.evictions == (Eviction(0, 1, 3), Eviction(0, 2, 3))
+    assert memory_map.residencies == (Residency(0, 0, 0, 3, Source.PRODUCED, 0),)
+    assert game.latency_ticks(wishes) == 10
+
+
+def test_best_fit_takes_the_smallest_gap() -> None:
+    # a, b, c, d side by side; a (3) and c (2) leave: a tensor of 2 goes where c was.
+    steps = [
+        step(0, *(access(b, WRITE, size) for b, size in enumerate((3, 1, 2, 1)))),
+        step(0, access(4, WRITE, 2)),
+        step(0, access(1, READ, 1), access(3, READ, 1), access(4, READ, 2)),
+    ]
+    buffers = [buffer(n, size, 0) for n, size in zip("abcd", (3, 1, 2, 1), strict=True)]
+    golden = program(10, steps, [*buffers, buffer("e", 2, 1)])
+    game = FastGame(golden)
+    drop, copy, keep = Action.DROP, Action.COPY, Action.KEEP
+    memory_map = game.map_of(np.array([copy, keep, copy, keep, keep, drop, drop, drop], np.int8))
+    offsets = {r.buffer: r.offset_bytes for r in memory_map.residencies}
+    assert offsets == {0: 0, 1: 3, 2: 4, 3: 6, 4: 4}
