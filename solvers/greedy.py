@@ -10,7 +10,7 @@ PROBLEM.md sections 2 to 4; issue "a first solver".
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hlo_graphs.program import Access, Instruction, Program
@@ -51,6 +51,10 @@ MAX_ACCESSES_FOR_VARIANTS = 1500
 """Beyond this only the first of `VARIANTS` is run, to stay under a second."""
 
 
+MAX_CARRIED_TRIED = 2
+"""Parameters that are tried as the one carried over from the previous run."""
+
+
 class GreedySolver:
     """Greedy construction; tries a few settings and one carried parameter on small programs."""
 
@@ -62,7 +66,7 @@ class GreedySolver:
         program = request.program
         best, best_ticks = MemoryMap(), program.all_slow_ticks
         played = 0
-        for candidate in _candidates(request, deadline):
+        for candidate in _candidates(request):
             ticks = simulated_latency(program, candidate, request.copy_order)
             played += 1
             if ticks < best_ticks:
@@ -82,7 +86,7 @@ class GreedySolver:
         )
 
 
-def _candidates(request: SolveRequest, deadline: Deadline):  # type: ignore[no-untyped-def]
+def _candidates(request: SolveRequest) -> Iterator[MemoryMap]:
     yield from request.initial_maps
     program = request.program
     lanes = all_lanes(program)
@@ -90,6 +94,30 @@ def _candidates(request: SolveRequest, deadline: Deadline):  # type: ignore[no-u
     variants = VARIANTS if accesses <= MAX_ACCESSES_FOR_VARIANTS else VARIANTS[:1]
     for settings in variants:
         yield construct(program, settings, lanes=lanes).memory_map()
+    if accesses <= MAX_ACCESSES_FOR_VARIANTS:
+        for buffer, last_use in carried_choices(program)[:MAX_CARRIED_TRIED]:
+            plan = Plan(program, lanes)
+            if plan.pin(plan.carried(buffer, last_use)):
+                yield construct(program, VARIANTS[0], plan=plan).memory_map()
+
+
+def carried_choices(program: Program) -> list[tuple[int, int]]:
+    """Parameters worth carrying over, best first, as (buffer, last use covered from the start).
+
+    By what their first use could save per byte held until then: nothing can be prefetched
+    before the program starts, so early uses gain most.
+    """
+    shares = shares_of(program)
+    scored: list[tuple[float, int, int]] = []
+    for buffer, found in enumerate(program.buffers):
+        uses = program.accesses_of_buffer[buffer]
+        read_only = bool(uses) and not any(access.kind.writes for _, access in uses)
+        if found.is_parameter and read_only and program.may_be_resident(buffer):
+            saved = shares.get((uses[0][0], buffer), 0.0)
+            held = found.size_bytes * (uses[0][0] + 1)
+            if saved > 0:
+                scored.append((-saved / max(held, 1), buffer, 0))
+    return [(buffer, last_use) for _, buffer, last_use in sorted(scored)]
 
 
 def construct(
@@ -111,101 +139,41 @@ def construct(
         linear relaxation; 0 forbids a candidate.
     """
     plan = Plan(program, lanes) if plan is None else plan
-    greedy = _Greedy(plan, settings or GreedySettings(), bonus)
+    greedy = _Greedy(Filler(plan, settings or GreedySettings(), shares_of(program), bonus))
     greedy.fill()
     greedy.drop_useless()
     greedy.refill()
     return plan
 
 
-class _Greedy:
-    """One filling of a plan."""
+class Filler:
+    """Rates candidates of a plan and takes them.
+
+    Args:
+      plan: the plan to fill.
+      settings: what a density is made of.
+      shares: `shares_of` the program.
+      bonus: factor on the density of covering items `first..last` of a lane.
+    """
 
     def __init__(
         self,
         plan: Plan,
         settings: GreedySettings,
+        shares: Mapping[tuple[int, int], float],
         bonus: Callable[[int, int, int], float] | None = None,
     ) -> None:
         self.plan = plan
         self.settings = settings
-        self.bonus = bonus
-        self.shares = _shares(plan.program)
+        self.shares = shares
         self.share = settings.share
-        self.heap: list[tuple[float, int, int, int]] = []
-        self.current: dict[tuple[int, int, int], float] = {}
+        self.bonus = bonus
 
-    def fill(self) -> None:
-        """Takes candidates by density until none helps."""
-        for lane_index, lane in enumerate(self.plan.lanes):
-            for first in range(len(lane.items)):
-                self._push(lane_index, first, first)
-                if first + 1 < len(lane.items):
-                    self._push(lane_index, first, first + 1)
-        while self.heap:
-            self._step()
+    def estimate(self, lane_index: int, first: int, last: int) -> float:
+        """An upper estimate of the density: no copies, no more space than the items need.
 
-    def refill(self) -> None:
-        """A second pass that counts only what a candidate saves alone, now."""
-        self.share = 0.0
-        self.current.clear()
-        self.fill()
-
-    def drop_useless(self) -> None:
-        """Takes out residencies without which the program is no slower."""
-        runs = sorted(self.plan.runs.values(), key=self._run_order)
-        for run in runs:
-            proposal = self.plan.uncover(run)
-            if proposal.gain_ticks < 0:
-                proposal.undo()
-
-    def _run_order(self, run: Run) -> tuple[int, int, int]:
-        return (-(run.end - run.start), run.lane, run.first)
-
-    def _step(self) -> None:
-        negative, lane_index, first, last = heapq.heappop(self.heap)
-        key = (lane_index, first, last)
-        if self.current.get(key) != -negative:
-            return
-        score = self._estimate(lane_index, first, last)
-        if score <= 0:
-            return
-        if score < -negative * 0.999:
-            self._push_scored(key, score)
-            return
-        proposal = self.plan.cover(lane_index, first, last)
-        if proposal is None:
-            return
-        value = self._value(proposal)
-        if value <= 0:
-            proposal.undo()
-            return
-        actual = self._density(value, proposal.added_area)
-        if self.heap and actual < 0.8 * -self.heap[0][0]:
-            proposal.undo()
-            self._push_scored(key, actual)
-            return
-        self._push_neighbours(proposal)
-
-    def _push_neighbours(self, proposal: Proposal) -> None:
-        run = proposal.run
-        assert run is not None
-        if run.first > 0:
-            self._push(run.lane, run.first - 1, run.first)
-        if run.last + 1 < len(self.plan.lanes[run.lane].items):
-            self._push(run.lane, run.last, run.last + 1)
-
-    def _push(self, lane_index: int, first: int, last: int) -> None:
-        score = self._estimate(lane_index, first, last)
-        if score > 0:
-            self._push_scored((lane_index, first, last), score)
-
-    def _push_scored(self, key: tuple[int, int, int], score: float) -> None:
-        self.current[key] = score
-        heapq.heappush(self.heap, (-score, *key))
-
-    def _estimate(self, lane_index: int, first: int, last: int) -> float:
-        """An upper estimate of the density: no copies, no more space than the items need."""
+        0 if the candidate is taken already, cannot be, or brings nothing.
+        """
         plan = self.plan
         if plan.covered[lane_index]:
             return 0.0
@@ -228,8 +196,26 @@ class _Greedy:
             for position, item in {first: begin, last: finish}.items()
             if runs[position] is not None
         )
-        score = self._density(gain, max(held, 1) * max(plan.size[lane.buffer], 1))
+        score = self.density(gain, max(held, 1) * max(plan.size[lane.buffer], 1))
         return score * self.bonus(lane_index, first, last) if self.bonus else score
+
+    def take(self, lane_index: int, first: int, last: int) -> Proposal | None:
+        """Makes the change if it is possible and worth something."""
+        proposal = self.plan.cover(lane_index, first, last)
+        if proposal is not None and self.value(proposal) <= 0:
+            proposal.undo()
+            return None
+        return proposal
+
+    def value(self, proposal: Proposal) -> float:
+        """Gain of a change that has been made, in ticks, with the price of idle time."""
+        saved = self._blend(proposal.saved_ticks, proposal.uses)
+        price = self.settings.idle_price * proposal.fewer_copy_ticks
+        return saved + proposal.fewer_stall_ticks + price
+
+    def density(self, gain: float, area: int) -> float:
+        """Gain over area, the area to the power that the settings say."""
+        return float(gain / max(area, 1) ** self.settings.area_power)
 
     def _blend(self, saving: float, uses: Uses) -> float:
         if self.share <= 0:
@@ -237,17 +223,84 @@ class _Greedy:
         shares = sum(self.shares.get((step, access.buffer), 0.0) for step, access in uses)
         return (1 - self.share) * saving + self.share * max(shares, saving)
 
-    def _value(self, proposal: Proposal) -> float:
-        """Gain of a change that has been made, in ticks, with the price of idle time."""
-        saved = self._blend(proposal.saved_ticks, proposal.uses)
-        price = self.settings.idle_price * proposal.fewer_copy_ticks
-        return saved + proposal.fewer_stall_ticks + price
 
-    def _density(self, gain: float, area: int) -> float:
-        return float(gain / max(area, 1) ** self.settings.area_power)
+class _Greedy:
+    """One filling of a plan."""
+
+    def __init__(self, filler: Filler) -> None:
+        self.filler = filler
+        self.plan = filler.plan
+        self.heap: list[tuple[float, int, int, int]] = []
+        self.current: dict[tuple[int, int, int], float] = {}
+
+    def fill(self) -> None:
+        """Takes candidates by density until none helps."""
+        for lane_index, lane in enumerate(self.plan.lanes):
+            for first in range(len(lane.items)):
+                self._push(lane_index, first, first)
+                if first + 1 < len(lane.items):
+                    self._push(lane_index, first, first + 1)
+        while self.heap:
+            self._step()
+
+    def refill(self) -> None:
+        """A second pass that counts only what a candidate saves alone, now."""
+        self.filler.share = 0.0
+        self.current.clear()
+        self.fill()
+
+    def drop_useless(self) -> None:
+        """Takes out residencies without which the program is no slower."""
+        runs = sorted(self.plan.runs.values(), key=_by_length)
+        for run in runs:
+            proposal = self.plan.uncover(run)
+            if proposal.gain_ticks < 0:
+                proposal.undo()
+
+    def _step(self) -> None:
+        negative, lane_index, first, last = heapq.heappop(self.heap)
+        key = (lane_index, first, last)
+        if self.current.get(key) != -negative:
+            return
+        score = self.filler.estimate(lane_index, first, last)
+        if score <= 0:
+            return
+        if score < -negative * 0.999:
+            self._push_scored(key, score)
+            return
+        proposal = self.filler.take(lane_index, first, last)
+        if proposal is None:
+            return
+        actual = self.filler.density(self.filler.value(proposal), proposal.added_area)
+        if self.heap and actual < 0.8 * -self.heap[0][0]:
+            proposal.undo()
+            self._push_scored(key, actual)
+            return
+        self._push_neighbours(proposal)
+
+    def _push_neighbours(self, proposal: Proposal) -> None:
+        run = proposal.run
+        assert run is not None
+        if run.first > 0:
+            self._push(run.lane, run.first - 1, run.first)
+        if run.last + 1 < len(self.plan.lanes[run.lane].items):
+            self._push(run.lane, run.last, run.last + 1)
+
+    def _push(self, lane_index: int, first: int, last: int) -> None:
+        score = self.filler.estimate(lane_index, first, last)
+        if score > 0:
+            self._push_scored((lane_index, first, last), score)
+
+    def _push_scored(self, key: tuple[int, int, int], score: float) -> None:
+        self.current[key] = score
+        heapq.heappush(self.heap, (-score, *key))
 
 
-def _shares(program: Program) -> dict[tuple[int, int], float]:
+def _by_length(run: Run) -> tuple[int, int, int]:
+    return (run.start - run.end, run.lane, run.first)
+
+
+def shares_of(program: Program) -> dict[tuple[int, int], float]:
     """Per access its part of what its step saves if everything that may be is fast."""
     shares: dict[tuple[int, int], float] = {}
     for step, instruction in enumerate(program.instructions):

@@ -88,15 +88,16 @@ class Plan:
         self.inner_lanes = _inner_lanes(self.lanes)
         self.write_before = [_write_before(program, lane) for lane in self.lanes]
         self._clock = _Clock(program)
-        self._space = _Space(program.num_steps + 1, self.capacity)
+        self._space = _Space(program.num_steps + 2, self.capacity)
         self.runs: dict[int, Run] = {}
+        self._stalls = 0.0
         self.fixed: list[Residency] = []
 
     # -- reading ------------------------------------------------------------------------------
 
     def latency_estimate(self) -> float:
         """Sum of repeat times duration, with the stalls that copies are known to lack."""
-        return self._clock.total + sum(run.stall_ticks for run in self.runs.values())
+        return self._clock.total + self._clock.overcommitted + self._stalls
 
     def elapsed_of(self, step: int) -> int:
         """Current duration of one execution of `step`."""
@@ -139,12 +140,15 @@ class Plan:
 
     # -- changing -----------------------------------------------------------------------------
 
-    def cover(self, lane_index: int, first: int, last: int) -> Proposal | None:
+    def cover(
+        self, lane_index: int, first: int, last: int, offset: int | None = None
+    ) -> Proposal | None:
         """Extends what is resident so that items `first..last` of a lane are one residency.
 
         Runs that touch the range are joined to it. The plan is changed at once; the returned
         proposal says what it brings and can take it back. None, and no change, if it is not
         possible: no room, no idle time before a deadline, or a lane inside a covered loop.
+        `offset`, in alignment units, is tried before others.
         """
         if self.covered[lane_index]:
             return None
@@ -152,7 +156,7 @@ class Plan:
         replaced = self._runs_touching(lane_index, first, last)
         for run in replaced:
             self._remove(run)
-        proposal = self._try_cover(lane_index, first, last, replaced)
+        proposal = self._try_cover(lane_index, first, last, replaced, offset)
         if proposal is None:
             for run in replaced:
                 self._insert(run)
@@ -163,25 +167,79 @@ class Plan:
         self._remove(run)
         lane = self.lanes[run.lane]
         uses = [use for item in lane.items[run.first : run.last + 1] for use in item.uses]
-        before = self._clock.total
+        before = self._clock.total + self._clock.overcommitted
         self._clock.set_slow(uses)
-        return Proposal(
-            self, [run], None, uses, before - self._clock.total, run.stall_ticks, run.copy_ticks, 0
-        )
+        saved = before - self._clock.total - self._clock.overcommitted
+        return Proposal(self, [run], None, uses, saved, run.stall_ticks, run.copy_ticks, 0)
 
-    def pin(self, residencies: Sequence[Residency], uses: Sequence[tuple[int, Access]]) -> bool:
-        """Places residencies that stay as they are (carried ones) and makes `uses` fast."""
-        for residency in residencies:
-            size = self.size[residency.buffer]
-            offset = residency.offset_bytes // self.unit
-            if not self._space.is_free(residency.start, residency.end, offset, size):
+    def load(self, memory_map: MemoryMap) -> None:
+        """Takes over the residencies of a map as far as a plan can express them.
+
+        Windows and evictions are made anew; carried residencies are pinned as they are.
+        """
+        index = {(lane.buffer, lane.loop): i for i, lane in enumerate(self.lanes)}
+        carried = {r.buffer for r in memory_map.residencies if r.source is Source.CARRIED}
+        pinned = [r for r in memory_map.residencies if r.buffer in carried]
+        if pinned:
+            self.pin(pinned)
+        for residency in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer)):
+            lane_index = index.get((residency.buffer, residency.loop))
+            if residency.buffer in carried or lane_index is None:
+                continue
+            covered = [
+                position
+                for position, item in enumerate(self.lanes[lane_index].items)
+                if residency.ready <= item.start_step and item.end_step <= residency.end
+            ]
+            if covered:
+                offset = residency.offset_bytes // self.unit
+                self.cover(lane_index, covered[0], covered[-1], offset)
+
+    def carried(self, buffer: int, last_use: int) -> tuple[Residency, ...]:
+        """Residencies that carry a parameter over from the previous run, to `pin`.
+
+        At the lowest free offset: from the start through its use number `last_use`, and again,
+        prefetched in the idle time before it, at the end; one residency if the two meet.
+        """
+        program = self.program
+        end = program.accesses_of_buffer[buffer][last_use][0] + 1
+        ticks = self.copy_ticks[buffer]
+        window = self._clock.window_before(program.num_steps, end, ticks, None)
+        offset = self._space.best_fit(0, program.num_steps + 1, self.size[buffer])
+        whole = window.start <= end or any(
+            loop.start_step < end < loop.end_step for loop in program.loops
+        )
+        first_end = program.num_steps + 1 if whole else end
+        place = max(offset, 0) * self.unit
+        first = Residency(buffer, place, 0, first_end, Source.CARRIED, 0)
+        if whole:
+            return (first,)
+        last = program.num_steps + 1
+        copied = Source.COPIED
+        return first, Residency(buffer, place, window.start, last, copied, program.num_steps)
+
+    def pin(self, residencies: Sequence[Residency]) -> bool:
+        """Places residencies that stay as they are (carried ones); False if they do not fit.
+
+        Their buffers take no part in anything else.
+        """
+        unit = self.unit
+        for r in residencies:
+            if not self._space.is_free(r.start, r.end, r.offset_bytes // unit, self.size[r.buffer]):
                 return False
-        for residency in residencies:
-            size = self.size[residency.buffer]
-            offset = residency.offset_bytes // self.unit
-            self._space.add(residency.start, residency.end, offset, size)
-            self.fixed.append(residency)
-        self._clock.set_fast(uses)
+        for r in residencies:
+            self._space.add(r.start, r.end, r.offset_bytes // unit, self.size[r.buffer])
+            uses = self.program.accesses_of_buffer[r.buffer]
+            self._clock.set_fast([use for use in uses if r.ready <= use[0] < r.end])
+            self.fixed.append(r)
+            if r.source is Source.COPIED:
+                ticks = self.copy_ticks[r.buffer]
+                window = self._clock.window_before(r.ready, r.start, ticks, None)
+                self._clock.reserve(window.taken)
+                self._stalls += window.lacking_ticks
+        for index, lane in enumerate(self.lanes):
+            if any(lane.buffer == r.buffer for r in residencies):
+                self.covered[index] += 1
         return True
 
     # -- inside -------------------------------------------------------------------------------
@@ -214,7 +272,7 @@ class Plan:
         return list(found.values())
 
     def _try_cover(
-        self, lane_index: int, first: int, last: int, replaced: list[Run]
+        self, lane_index: int, first: int, last: int, replaced: list[Run], offset: int | None
     ) -> Proposal | None:
         lane = self.lanes[lane_index]
         items = lane.items[first : last + 1]
@@ -224,16 +282,17 @@ class Plan:
             for use in item.uses
             if (use[0], lane.buffer) not in self._clock.fast
         ]
-        before = self._clock.total
+        before = self._clock.total + self._clock.overcommitted
         self._clock.set_fast(uses)
         run = self._new_run(lane_index, first, last)
         preferred = [old.offset for old in replaced if old.lane == lane_index]
+        if offset is not None:
+            preferred.insert(0, offset)
         if run is None or not self._place(run, preferred):
             self._clock.set_slow(uses)
             if run is not None:
                 self._clock.release(run.reserved)
             return None
-        deficit = self._clock.deficit(uses)
         self._insert_placed(run)
         old_area = sum(old.end - old.start for old in replaced)
         return Proposal(
@@ -241,7 +300,7 @@ class Plan:
             replaced=replaced,
             run=run,
             uses=uses,
-            saved_ticks=before - self._clock.total - deficit,
+            saved_ticks=before - self._clock.total - self._clock.overcommitted,
             fewer_stall_ticks=sum(r.stall_ticks for r in replaced) - run.stall_ticks,
             fewer_copy_ticks=sum(r.copy_ticks for r in replaced) - run.copy_ticks,
             added_area=(run.end - run.start - old_area) * max(self.size[lane.buffer], 1),
@@ -279,7 +338,6 @@ class Plan:
         previous = self._run_before(run.lane, run.first)
         if previous is not None:
             floor = max(floor, previous.end)
-        floor = max(floor, self._fixed_end(lane.buffer, begin.start_step))
         if floor > begin.start_step:
             return False
         ticks = self.copy_ticks[lane.buffer]
@@ -324,10 +382,6 @@ class Plan:
         runs = self.run_at[lane_index]
         return next((runs[i] for i in range(last + 1, len(runs)) if runs[i] is not None), None)
 
-    def _fixed_end(self, buffer: int, step: int) -> int:
-        ends = [r.end for r in self.fixed if r.buffer == buffer and r.start <= step]
-        return max(ends, default=0)
-
     def _place(self, run: Run, preferred: Sequence[int]) -> bool:
         size = self.size[self.lanes[run.lane].buffer]
         if self._space.peak(run.start, run.end) + size > self.capacity:
@@ -343,6 +397,7 @@ class Plan:
         lane = self.lanes[run.lane]
         run.slot = self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
         self.runs[id(run)] = run
+        self._stalls += run.stall_ticks
         for position in range(run.first, run.last + 1):
             self.run_at[run.lane][position] = run
             for inner in self.inner_lanes[run.lane].get(position, ()):
@@ -356,6 +411,7 @@ class Plan:
         self._clock.release(run.reserved)
         self._space.remove(run.slot)
         del self.runs[id(run)]
+        self._stalls -= run.stall_ticks
         for position in range(run.first, run.last + 1):
             self.run_at[run.lane][position] = None
             for inner in self.inner_lanes[run.lane].get(position, ()):
@@ -461,6 +517,7 @@ class _Clock:
         ]
         self.elapsed = [max(self.bus[t], *self.lanes[t]) for t in range(len(steps))]
         self.reserved = [0] * len(steps)
+        self.overcommitted = 0.0
         self.total = sum(r * e for r, e in zip(self.repeat, self.elapsed, strict=True))
 
     def set_fast(self, uses: Iterable[tuple[int, Access]]) -> None:
@@ -475,6 +532,7 @@ class _Clock:
 
     def _shift(self, step: int, access: Access, sign: int) -> None:
         lanes = self.lanes[step]
+        over = self._over(step)
         self.bus[step] += sign * access.bus_ticks
         longest = self.bus[step]
         for k, ticks in enumerate(access.lane_ticks):
@@ -482,6 +540,12 @@ class _Clock:
             longest = max(longest, lanes[k])
         self.total += self.repeat[step] * (longest - self.elapsed[step])
         self.elapsed[step] = longest
+        self.overcommitted += self.repeat[step] * (self._over(step) - over)
+
+    def _over(self, step: int) -> int:
+        """Reserved ticks that the step no longer has: they will be stalls."""
+        reserved = self.reserved[step]
+        return max(reserved - (self.elapsed[step] - self.bus[step]), 0) if reserved else 0
 
     def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
         saved = 0.0
@@ -497,22 +561,14 @@ class _Clock:
     def free(self, step: int) -> int:
         return max(self.elapsed[step] - self.bus[step] - self.reserved[step], 0)
 
-    def deficit(self, uses: Iterable[tuple[int, Access]]) -> float:
-        """Weighted ticks by which reservations at the steps of `uses` exceed the idle time."""
-        lacking = 0.0
-        for step in {step for step, _ in uses}:
-            over = self.reserved[step] - (self.elapsed[step] - self.bus[step])
-            if over > 0:
-                lacking += over * self.repeat[step]
-        return lacking
-
-    def reserve(self, taken: Iterable[tuple[int, int]]) -> None:
+    def reserve(self, taken: Iterable[tuple[int, int]], sign: int = 1) -> None:
         for step, ticks in taken:
-            self.reserved[step] += ticks
+            over = self._over(step)
+            self.reserved[step] += sign * ticks
+            self.overcommitted += self.repeat[step] * (self._over(step) - over)
 
     def release(self, taken: Iterable[tuple[int, int]]) -> None:
-        for step, ticks in taken:
-            self.reserved[step] -= ticks
+        self.reserve(taken, -1)
 
     def window_before(self, ready: int, floor: int, ticks: int, scope: int | None) -> Window:
         """The latest window that ends at `ready` and serves a copy, not before `floor`.

@@ -201,6 +201,7 @@ _REGISTRY = {
     "portfolio": "solvers.portfolio:PortfolioSolver",
     "greedy": "solvers.greedy:GreedySolver",
     "milp": "solvers.milp:MilpSolver",
+    "large-neighbourhood": "solvers.large_neighbourhood:LargeNeighbourhoodSolver",
     "xla-msa": "solvers.xla_msa:XlaMsaSolver",
     "cross-entropy": "solvers.cross_entropy:CrossEntropySolver",
     "local-search": "solvers.local_search:LocalSearchSolver",

@@ -1,0 +1,316 @@
+"""Large neighbourhood search on plans: tear out a part of the map, refill it greedily, repeat.
+
+Each round removes the residencies around a few steps, or those in the way of an access that is
+slow and dear, and refills the hole by density with random factors, guided where it is known by
+the linear relaxation. A round that makes the plan slower is undone, with the exception of small
+steps up early in the search (threshold accepting). Source: Shaw, "Using constraint programming
+and local search methods to solve vehicle routing problems", 1998; Dueck and Scheuer, 1990.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hlo_graphs.program import Program
+from malloc_game.memory_map import MemoryMap
+from solvers.evaluate import simulated_latency
+from solvers.greedy import VARIANTS, Filler, GreedySettings, construct, shares_of
+from solvers.plan import Plan, Proposal, Run, all_lanes
+from solvers.relaxation import Relaxation, RelaxedSolution
+from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.timeline import Lane
+
+NAME = "large-neighbourhood"
+
+Key = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourhoodSettings:
+    """How the search goes about it.
+
+    Attributes:
+      relaxation_share: part of the time limit that the guiding linear program may take.
+      mean_removed: residencies torn out per round, on average.
+      noise: standard deviation of the logarithm of the random factors on densities.
+      start_temperature: share of the latency by which a round may first be worse.
+      restart_rounds: after so many rounds without improvement, back to the best plan.
+    """
+
+    relaxation_share: float = 0.2
+    mean_removed: float = 12.0
+    noise: float = 0.7
+    start_temperature: float = 3e-4
+    restart_rounds: int = 400
+
+
+class LargeNeighbourhoodSolver:
+    """Ruin and recreate from the best of greedy, the relaxation's rounding and initial maps."""
+
+    name = NAME
+
+    def __init__(self, settings: NeighbourhoodSettings | None = None) -> None:
+        self.settings = settings or NeighbourhoodSettings()
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The fastest map found within the time limit."""
+        search = _Search(request, self.settings)
+        search.seed()
+        search.run()
+        return Solution(
+            memory_map=search.best,
+            latency_ticks=search.best_ticks,
+            lower_bound_ticks=None,
+            status=status_of(search.best_ticks, None, request.gap),
+            solver=self.name,
+            wall_seconds=search.deadline.elapsed_seconds,
+            games_played=search.rounds,
+        )
+
+
+class _Search:
+    """State of one search."""
+
+    def __init__(self, request: SolveRequest, settings: NeighbourhoodSettings) -> None:
+        self.request = request
+        self.settings = settings
+        self.program: Program = request.program
+        self.deadline = Deadline.after(request.time_limit_seconds)
+        self.rng = random.Random(request.seed)
+        self.lanes = all_lanes(self.program)
+        self.best = MemoryMap()
+        self.best_ticks = self.program.all_slow_ticks
+        self.plan = Plan(self.program, self.lanes)
+        self.best_plan_ticks = math.inf
+        self.rounds = 0
+        self.shares = shares_of(self.program)
+        self.guide: Callable[[int, int, int], float] | None = None
+        self.adopted: MemoryMap | None = None
+        self.by_step = _lanes_by_step(self.program, self.lanes)
+
+    # -- seeds --------------------------------------------------------------------------------
+
+    def seed(self) -> None:
+        """The best of the initial maps, greedy plans and the rounded relaxation."""
+        for memory_map in self.request.initial_maps:
+            self._offer_map(memory_map)
+            plan = Plan(self.program, self.lanes)
+            plan.load(memory_map)
+            self._refill_all(plan)
+            self._offer(plan)
+        if not self.request.initial_maps:
+            for settings in VARIANTS[:2]:
+                self._offer(construct(self.program, settings, lanes=self.lanes))
+                if self.deadline.expired:
+                    return
+        relaxed = self._relaxed()
+        if relaxed is not None:
+            self.guide = guide_by(relaxed, self.lanes)
+            for settings in (VARIANTS[0], GreedySettings(share=0.6)):
+                plan = construct(self.program, settings, lanes=self.lanes, bonus=self.guide)
+                self._offer(plan)
+
+    def _relaxed(self) -> RelaxedSolution | None:
+        limit = self.deadline.remaining_seconds * self.settings.relaxation_share
+        if self.deadline.expired or not self.program.num_steps:
+            return None
+        return Relaxation(self.program).solve(limit)
+
+    def _refill_all(self, plan: Plan) -> None:
+        construct(self.program, VARIANTS[0], plan=plan)
+
+    def _offer(self, plan: Plan) -> None:
+        """Takes a plan as the current one if it is the fastest so far."""
+        estimate = plan.latency_estimate()
+        if estimate < self.best_plan_ticks:
+            self.best_plan_ticks = estimate
+            self.plan = plan
+        self._offer_map(plan.memory_map())
+
+    def _offer_map(self, memory_map: MemoryMap) -> None:
+        ticks = simulated_latency(self.program, memory_map, self.request.copy_order)
+        if ticks < self.best_ticks:
+            self.best, self.best_ticks = memory_map, ticks
+            seconds = self.deadline.elapsed_seconds
+            self.request.report(Progress(seconds, NAME, ticks, memory_map=memory_map))
+
+    # -- rounds -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Rounds until the time is up."""
+        current = best = self.plan.latency_estimate()
+        stack: list[Proposal] = []
+        since_best = 0
+        while not self.deadline.expired and self.lanes:
+            self.rounds += 1
+            changes = self._round()
+            ticks = self.plan.latency_estimate()
+            if ticks > current + self._threshold(current):
+                _undo(changes)
+                since_best += 1
+            else:
+                current = ticks
+                stack.extend(changes)
+            if current < best * (1 - 1e-9):
+                best, since_best = current, 0
+                stack.clear()
+                self._offer_map(self.plan.memory_map())
+            elif since_best > self.settings.restart_rounds:
+                _undo(stack)
+                stack.clear()
+                current, since_best = self.plan.latency_estimate(), 0
+                self._adopt_known()
+                current = best = min(self.plan.latency_estimate(), current)
+
+    def _adopt_known(self) -> None:
+        """Goes on from what another solver found, if it is clearly better."""
+        known = self.request.best_known() if self.request.best_known is not None else None
+        if known is None or known is self.adopted:
+            return
+        self.adopted = known
+        plan = Plan(self.program, self.lanes)
+        plan.load(known)
+        self._refill_all(plan)
+        self._offer_map(known)
+        if plan.latency_estimate() < self.plan.latency_estimate():
+            self.plan = plan
+            self._offer_map(plan.memory_map())
+
+    def _threshold(self, current: float) -> float:
+        left = self.deadline.remaining_seconds / max(self.deadline.limit_seconds, 1e-9)
+        return current * self.settings.start_temperature * left * left * self.rng.random()
+
+    def _round(self) -> list[Proposal]:
+        removed = self._choose()
+        changes = [self.plan.uncover(run) for run in removed]
+        wanted = self._candidates_near(removed)
+        self._refill(wanted, changes)
+        return changes
+
+    def _choose(self) -> list[Run]:
+        """Residencies to tear out: around a step, or in the way of a dear slow access."""
+        count = 1 + int(self.rng.expovariate(1.0 / self.settings.mean_removed))
+        runs = list(self.plan.runs.values())
+        if not runs:
+            return []
+        if self.rng.random() < 0.15:
+            return self.rng.sample(runs, min(count, len(runs)))
+        step = self._dear_step()
+        width = max(2, int(self.rng.expovariate(1.0 / 12.0)))
+        near = [run for run in runs if run.start < step + width and run.end > step - width]
+        if len(near) <= count:
+            return near
+        return self.rng.sample(near, count)
+
+    def _dear_step(self) -> int:
+        """A random step, with more weight where time could still be saved."""
+        steps = self.program.num_steps
+        tries = [self.rng.randrange(steps) for _ in range(4)]
+        return max(tries, key=self._could_save)
+
+    def _could_save(self, step: int) -> float:
+        instruction = self.program.instructions[step]
+        slow = [
+            self.shares.get((step, access.buffer), 0.0)
+            for access in instruction.accesses
+            if not self.plan.is_fast(step, access.buffer)
+        ]
+        return sum(slow) * self.rng.random()
+
+    def _candidates_near(self, removed: Sequence[Run]) -> set[Key]:
+        """Items and gaps that may use the room that was made."""
+        wanted: set[Key] = set()
+        low = min((run.start for run in removed), default=0)
+        high = max((run.end for run in removed), default=self.program.num_steps)
+        for run in removed:
+            for first in range(run.first, run.last + 1):
+                wanted.add((run.lane, first, first))
+                if first < run.last:
+                    wanted.add((run.lane, first, first + 1))
+        if high - low > 200:
+            middle = self.rng.randrange(low, high)
+            low, high = middle - 100, middle + 100
+        for step in range(max(low, 0), min(high, self.program.num_steps)):
+            for lane_index, position in self.by_step[step]:
+                lane = self.lanes[lane_index]
+                if self.plan.covered[lane_index]:
+                    continue
+                wanted.add((lane_index, position, position))
+                if position + 1 < len(lane.items):
+                    wanted.add((lane_index, position, position + 1))
+                if position > 0:
+                    wanted.add((lane_index, position - 1, position))
+        return wanted
+
+    def _refill(self, wanted: set[Key], changes: list[Proposal]) -> None:
+        """Covers candidates by randomised density until none helps."""
+        factor: dict[Key, float] = {}
+        noise = self.settings.noise
+        share = self.rng.choice((0.0, 0.3, 0.6))
+        price = self.rng.choice((0.0, 0.05, 0.3))
+        power = self.rng.choice((0.6, 1.0, 1.0))
+        guided = self.guide is not None and self.rng.random() < 0.4
+        filler = Filler(self.plan, GreedySettings(share, price, power), self.shares)
+        heap: list[tuple[float, Key]] = []
+        for key in sorted(wanted):
+            factor[key] = math.exp(noise * self.rng.gauss(0.0, 1.0))
+            if guided and self.guide is not None:
+                factor[key] *= self.guide(*key)
+            score = filler.estimate(*key) * factor[key]
+            if score > 0:
+                heap.append((-score, key))
+        heapq.heapify(heap)
+        while heap:
+            negative, key = heapq.heappop(heap)
+            score = filler.estimate(*key) * factor[key]
+            if score <= 0:
+                continue
+            if score < -negative * 0.98 and heap and score < -heap[0][0]:
+                heapq.heappush(heap, (-score, key))
+                continue
+            change = filler.take(*key)
+            if change is None:
+                continue
+            changes.append(change)
+            run = change.run
+            assert run is not None
+            for first in (run.first - 1, run.last):
+                near = (run.lane, first, first + 1)
+                if near in factor:
+                    score = filler.estimate(*near) * factor[near]
+                    if score > 0:
+                        heapq.heappush(heap, (-score, near))
+
+
+def _undo(changes: list[Proposal]) -> None:
+    while changes:
+        changes.pop().undo()
+
+
+def _lanes_by_step(program: Program, lanes: Sequence[Lane]) -> list[list[tuple[int, int]]]:
+    """Per step the (lane, item) pairs that begin there."""
+    found: list[list[tuple[int, int]]] = [[] for _ in range(program.num_steps)]
+    for lane_index, lane in enumerate(lanes):
+        for position, item in enumerate(lane.items):
+            found[item.start_step].append((lane_index, position))
+    return found
+
+
+def guide_by(relaxed: RelaxedSolution, lanes: Sequence[Lane]) -> Callable[[int, int, int], float]:
+    """Factors on densities: high where the relaxation has an item fast, or keeps over a gap."""
+    within: list[int] = []
+    count: dict[int, int] = {}
+    for lane in lanes:
+        within.append(count.get(lane.buffer, 0))
+        count[lane.buffer] = within[-1] + 1
+
+    def factor(lane_index: int, first: int, last: int) -> float:
+        key = (lanes[lane_index].buffer, within[lane_index], last)
+        share = relaxed.fast.get(key, 0.0) if first == last else relaxed.kept.get(key, 0.0)
+        return 0.1 + share
+
+    return factor
