@@ -230,8 +230,8 @@ class _Run:
         for buffer in range(len(self.program.buffers)):
             self.newest[buffer] = self.slow[buffer] = 0
         self._trip(None, 0, self.program.num_steps)
-        for index, buffer in enumerate(self.program.buffers):
-            if buffer.live_out:
+        for index, leaving in enumerate(self.program.buffers):
+            if leaving.live_out:
                 _require(self.slow[index] == self.newest[index], "rule 4")
 
     def _trip(self, scope: int | None, low: int, high: int) -> None:

@@ -1,0 +1,361 @@
+"""The validator: each rule by a map one can check by eye, and all of them against a witness."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hlo_graphs.program import Loop, Program
+from malloc_game.generator import Family, random_program
+from malloc_game.memory_map import Eviction, MemoryMap, Part, ReplacedCopy, Residency, Source
+from malloc_game.validate import InvalidMapError, Rule, check, validate
+from tests.malloc_game.reference import TooManyRunsError, reference_verdict
+from tests.malloc_game.small import program_of
+from tests.pictures import picture
+from tests.strategies import (
+    mutated,
+    programs,
+    random_valid_map,
+    small_program,
+    with_proposal,
+)
+
+PRODUCED, COPIED, CARRIED = Source.PRODUCED, Source.COPIED, Source.CARRIED
+
+
+def produced(
+    buffer: int, start: int, end: int, offset: int = 0, loop: int | None = None
+) -> Residency:
+    return Residency(buffer, offset, start, end, PRODUCED, start, loop)
+
+
+def copied(
+    buffer: int, start: int, ready: int, end: int, offset: int = 0, loop: int | None = None
+) -> Residency:
+    return Residency(buffer, offset, start, end, COPIED, ready, loop)
+
+
+def rules(program: Program, *residencies: Residency, **pieces: tuple[object, ...]) -> set[Rule]:
+    """The rules that a map breaks; the slow witness must agree that it breaks some or none."""
+    memory_map = MemoryMap(residencies, **pieces)  # type: ignore[arg-type]
+    found = {violation.rule for violation in validate(program, memory_map)}
+    assert (reference_verdict(program, memory_map) is not None) == bool(found)
+    return found
+
+
+# a is a parameter, b and c are tensors; steps: write b from a, write c from b, read a and c.
+def three_steps(**settings: object) -> Program:
+    return program_of(
+        {"a": 2, "b": 3, "c": 2},
+        [(4, "ra wb"), (4, "rb wc"), (4, "ra rc")],
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def test_a_valid_map_as_a_picture() -> None:
+    program = three_steps()
+    memory_map = MemoryMap((produced(1, 0, 2), produced(2, 1, 3, offset=3), copied(0, 0, 2, 3, 5)))
+    assert picture(program, memory_map) == (
+        "....\n"
+        "aaA.\n"
+        "aaA.\n"
+        ".CC.\n"
+        ".CC.\n"
+        "BB..\n"
+        "BB..\n"
+        "BB.."
+    )  # fmt: skip
+    assert validate(program, memory_map) == ()
+    assert reference_verdict(program, memory_map) is None
+
+
+def test_the_empty_map_is_valid() -> None:
+    for family in Family:
+        program = random_program(3, family=family)
+        assert validate(program, MemoryMap()) == ()
+
+
+@pytest.mark.parametrize(
+    ("offset", "capacity"), [(-1, 8), (6, 8), (8, 8)], ids=["below", "across the end", "above"]
+)
+def test_rule_1_a_place_inside_fast_memory(offset: int, capacity: int) -> None:
+    program = three_steps(capacity=capacity)
+    assert rules(program, produced(1, 0, 2, offset=offset)) == {Rule.PLACE}
+
+
+def test_rule_1_alignment() -> None:
+    program = random_program(0, family="chain", forbidden_share=0.0, pressure=0.5)
+    first, last = (steps[0] for steps in program.accesses_of_buffer[1][:2])
+    residency = produced(1, first, last + 1, offset=512)
+    assert [v.rule for v in validate(program, MemoryMap((residency,)))] == [Rule.PLACE]
+
+
+def test_rule_2_bytes_of_two_buffers() -> None:
+    program = three_steps()
+    assert rules(program, produced(1, 0, 2), produced(2, 1, 3, offset=2)) == {Rule.OVERLAP}
+    assert rules(program, produced(1, 0, 2), produced(2, 1, 3, offset=3)) == set()
+
+
+def test_rule_2_names_the_shared_bytes_and_the_buffers() -> None:
+    memory_map = MemoryMap((produced(1, 0, 2), produced(2, 1, 3, offset=2)))
+    (violation,) = validate(three_steps(), memory_map)
+    assert violation.message == "b and c share bytes [2, 3) at step 1"
+    assert (violation.buffers, violation.steps) == ((1, 2), (1,))
+    assert str(violation) == "rule 2 (overlap): b and c share bytes [2, 3) at step 1"
+
+
+def test_rule_2_one_place_per_buffer() -> None:
+    assert rules(three_steps(), produced(1, 0, 2), copied(1, 1, 1, 2, offset=4)) >= {Rule.OVERLAP}
+
+
+def test_rule_3_stale_reads_and_prefetches() -> None:
+    program = three_steps()
+    # b leaves without being saved, then it is read; saving it makes that legal.
+    leaves = produced(1, 0, 1)
+    assert rules(program, leaves) == {Rule.CONTENT}
+    assert rules(program, leaves, evictions=(Eviction(1, 1, 1),)) == set()
+    assert rules(program, leaves, copied(1, 1, 1, 2)) == {Rule.CONTENT}
+    assert rules(program, leaves, copied(1, 1, 1, 2), evictions=(Eviction(1, 1, 1),)) == set()
+
+
+def test_rule_3_what_produces_must_write() -> None:
+    assert rules(three_steps(), produced(1, 1, 2)) == {Rule.CONTENT}
+    assert rules(three_steps(), produced(0, 0, 3)) == {Rule.CONTENT}
+
+
+def test_rule_3_no_write_during_a_prefetch() -> None:
+    program = program_of({"a": 1}, [(1, "ra"), (1, "ua"), (1, "ra")])
+    assert rules(program, copied(0, 1, 2, 3)) == {Rule.CONTENT}
+    assert rules(program, copied(0, 2, 2, 3)) == set()
+
+
+def test_rule_3_an_eviction_spoiled_by_a_write() -> None:
+    program = program_of({"a": 1}, [(1, "wa"), (1, "ra"), (1, "ua"), (1, "ra"), (1, "ra")])
+    resident = produced(0, 0, 4)
+    assert rules(program, resident, evictions=(Eviction(0, 1, 3),)) == {Rule.CONTENT}
+    assert rules(program, resident, evictions=(Eviction(0, 3, 4),)) == set()
+
+
+def test_rule_4_live_out() -> None:
+    program = three_steps(live_out="c")
+    assert rules(program, produced(2, 1, 3)) == {Rule.LIVE_OUT}
+    assert rules(program, produced(2, 1, 3), evictions=(Eviction(2, 3, 3),)) == set()
+    assert rules(program, produced(2, 1, 3), evictions=(Eviction(2, 2, 3),)) == set()
+
+
+# s is carried from trip to trip: written before the loop, read and written again in each trip.
+def carried_state(trip_count: int = 3, probability: float = 1.0) -> Program:
+    return program_of(
+        {"s": 2, "t": 2},
+        [(4, "ws"), (4, "rs wt"), (4, "rt ws"), (4, "rs")],
+        loops=[Loop(1, 3, trip_count, probability)],
+    )
+
+
+def test_rule_5_ranges_and_loops() -> None:
+    program = carried_state()
+    assert rules(program, produced(0, 0, 4)) == set()
+    assert rules(program, produced(0, 0, 2)) == {Rule.LOOP}
+    assert rules(program, produced(1, 1, 3, loop=0)) == set()
+    assert Rule.LOOP in rules(program, copied(1, 0, 2, 3))
+    assert rules(program, produced(1, 1, 4, loop=0)) == {Rule.LOOP}
+
+
+def test_rule_5_what_the_next_trip_needs_is_saved_in_this_one() -> None:
+    written_at_end = produced(0, 2, 3, loop=0)
+    assert rules(carried_state(), written_at_end) == {Rule.CONTENT}
+    assert rules(carried_state(), written_at_end, evictions=(Eviction(0, 3, 3),)) == set()
+    # Whole writes at the start of each trip need nothing from the trip before.
+    assert rules(carried_state(), produced(1, 1, 3, loop=0)) == set()
+
+
+def test_rule_5_the_program_after_the_loop_needs_it_too() -> None:
+    assert rules(carried_state(trip_count=1), produced(0, 2, 3, loop=0)) == {Rule.CONTENT}
+
+
+def test_rule_5_a_single_trip_has_no_next_one() -> None:
+    steps = [(1, "ws"), (1, "rs"), (1, "us")]
+    once = program_of({"s": 1}, steps, loops=[Loop(1, 3, 1)])
+    twice = program_of({"s": 1}, steps, loops=[Loop(1, 3, 2)])
+    last = copied(0, 2, 2, 3, loop=0)
+    assert rules(once, last) == set()
+    assert rules(twice, last) == {Rule.CONTENT}
+
+
+def test_rule_5_a_branch_may_be_skipped() -> None:
+    program = program_of({"s": 1}, [(1, "rs"), (1, "ws"), (1, "rs")], loops=[Loop(1, 2, 1, 0.5)])
+    # Produced in the branch, resident to the end: skipped, nothing is there to be read.
+    assert rules(program, produced(0, 1, 3)) == {Rule.CONTENT}
+    assert rules(program, produced(0, 1, 2, loop=0), evictions=(Eviction(0, 2, 2),)) == set()
+    assert rules(program, produced(0, 1, 2, loop=0)) == {Rule.CONTENT}
+
+
+def test_rule_6_carried_parameters() -> None:
+    program = three_steps(live_out="c")
+    pinned = Residency(0, 0, 0, 4, CARRIED, 0)
+    assert rules(program, pinned) == set()
+    assert [v.rule for v in validate(program, MemoryMap((pinned,)), max_carried=0)] == [
+        Rule.CARRIED
+    ]
+    released = Residency(0, 0, 0, 1, CARRIED, 0)
+    assert rules(program, released) == {Rule.CARRIED}
+    assert rules(program, released, copied(0, 1, 2, 4)) == set()
+    assert rules(program, released, copied(0, 1, 2, 4, offset=1)) == {Rule.CARRIED}
+    assert Rule.CARRIED in rules(program, Residency(1, 0, 0, 4, CARRIED, 0))
+    updated = program_of({"a": 1}, [(1, "ua")])
+    assert Rule.CARRIED in rules(updated, Residency(0, 0, 0, 2, CARRIED, 0))
+
+
+def test_rule_7_not_allowed_or_too_large() -> None:
+    assert rules(three_steps(forbidden="b"), produced(1, 0, 2)) == {Rule.NOT_ALLOWED}
+    too_small = three_steps(capacity=2)
+    assert rules(too_small, produced(1, 0, 2)) == {Rule.NOT_ALLOWED, Rule.PLACE}
+
+
+def sliced(*parts: Part, ready: int = 2) -> Residency:
+    return Residency(0, 0, min(p.start for p in parts), 3, COPIED, ready, None, parts)
+
+
+def test_sliced_prefetch_holds_only_what_was_issued() -> None:
+    program = program_of({"a": 4, "b": 2}, [(4, "wb"), (4, "rb"), (4, "ra")], capacity=4)
+    early, late = Part(0, 2, 0), Part(2, 2, 2)
+    memory_map = MemoryMap((sliced(early, late), produced(1, 0, 2, offset=2)))
+    assert picture(program, memory_map) == (
+        "BBA.\n"
+        "BBA.\n"
+        "aaA.\n"
+        "aaA."
+    )  # fmt: skip
+    assert rules(program, *memory_map.residencies) == set()
+    whole = copied(0, 0, 2, 3)
+    assert rules(program, whole, produced(1, 0, 2, offset=2)) == {Rule.OVERLAP}
+
+
+def test_slices_must_tile_the_buffer() -> None:
+    program = program_of({"a": 4}, [(4, ""), (4, ""), (4, "ra")], capacity=4)
+    assert rules(program, sliced(Part(0, 2, 0), Part(2, 2, 1))) == set()
+    assert rules(program, sliced(Part(0, 2, 0))) == {Rule.DEFINITION}
+    assert rules(program, sliced(Part(0, 3, 0), Part(2, 2, 1))) == {Rule.DEFINITION}
+    assert rules(program, sliced(Part(1, 3, 0), Part(0, 1, 3))) == {Rule.DEFINITION}
+
+
+# c is a copy of a at step 1, which the copy engine may do; a changes at step 3.
+def with_copy() -> Program:
+    return program_of(
+        {"a": 2, "c": 2},
+        [(4, "ua"), (0, "ra wc"), (4, ""), (4, "rc ua")],
+        copies=[1],
+    )
+
+
+def test_replaced_copies() -> None:
+    program = with_copy()
+    into_fast = produced(1, 1, 4)
+    assert rules(program, into_fast, replaced_copies=(ReplacedCopy(1, 1, 3),)) == set()
+    assert rules(program, replaced_copies=(ReplacedCopy(1, 1, 3),)) == set()
+    too_early = ReplacedCopy(1, 0, 2)
+    assert rules(program, replaced_copies=(too_early,)) == {Rule.REPLACED_COPY}
+    too_late = ReplacedCopy(1, 1, 4)
+    assert rules(program, replaced_copies=(too_late,)) == {Rule.REPLACED_COPY}
+    no_copy = ReplacedCopy(0, 0, 1)
+    assert rules(program, replaced_copies=(no_copy,)) == {Rule.REPLACED_COPY}
+    starts_late = produced(1, 2, 4)
+    assert Rule.REPLACED_COPY in rules(
+        program, starts_late, replaced_copies=(ReplacedCopy(1, 1, 3),)
+    )
+
+
+def test_a_replaced_copy_reads_the_newest_source() -> None:
+    program = program_of({"a": 2, "c": 2}, [(4, "wa"), (0, "ra wc"), (4, "rc")], copies=[1])
+    replaced = (ReplacedCopy(1, 1, 2),)
+    assert rules(program, produced(0, 0, 2), replaced_copies=replaced) == set()
+    assert rules(program, produced(0, 0, 1), replaced_copies=replaced) == {Rule.CONTENT}
+
+
+def test_definitions() -> None:
+    program = three_steps()
+    for broken in (
+        Residency(9, 0, 0, 1, COPIED, 0),
+        Residency(1, 0, 2, 2, COPIED, 2),
+        Residency(1, 0, 0, 5, COPIED, 0),
+        Residency(1, 0, 0, 2, COPIED, 2),
+        Residency(1, 0, 0, 2, PRODUCED, 1),
+        Residency(1, 0, 0, 2, PRODUCED, 0, 4),
+    ):
+        assert rules(program, broken) == {Rule.DEFINITION}
+    for eviction in (Eviction(9, 1, 1), Eviction(1, 2, 1), Eviction(1, 0, 3), Eviction(0, 0, 1)):
+        assert rules(program, produced(1, 0, 2), evictions=(eviction,)) == {Rule.DEFINITION}
+
+
+def test_check_raises_with_the_first_few() -> None:
+    program = three_steps()
+    check(program, MemoryMap())
+    many = MemoryMap(tuple(produced(1, 0, 2, offset=8 + i) for i in range(7)))
+    with pytest.raises(InvalidMapError) as caught:
+        check(program, many)
+    assert caught.value.exit_code == 4
+    assert len(caught.value.violations) > 7
+    assert "rule 1 (place): residency of b [0, 2): bytes [8, 11)" in str(caught.value)
+    assert str(caught.value).count("\n") == 6
+    assert "more" in str(caught.value)
+
+
+def test_agrees_with_the_witness_on_thousands_of_maps() -> None:
+    """Valid maps, slightly changed ones and quite broken ones, each rule broken many times."""
+    verdicts: Counter[bool] = Counter()
+    broken: Counter[Rule] = Counter()
+    for seed in range(700):
+        program = small_program(seed)
+        rng = np.random.default_rng(seed)
+        valid = random_valid_map(program, rng, 12)
+        once = mutated(program, valid, rng)
+        for candidate in (valid, once, mutated(program, valid, rng), mutated(program, once, rng)):
+            try:
+                expected = reference_verdict(program, candidate)
+            except TooManyRunsError:
+                continue
+            found = validate(program, candidate)
+            assert bool(found) == (expected is not None), (seed, candidate, found, expected)
+            verdicts[not found] += 1
+            broken.update(violation.rule for violation in found)
+    assert verdicts[True] > 1000
+    assert verdicts[False] > 1000
+    assert min(broken[rule] for rule in Rule) > 15
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs(max_accesses=20), st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_agrees_with_the_witness_on_arbitrary_maps(
+    program: Program, seed: int, pieces: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    candidate = MemoryMap()
+    for _ in range(pieces):
+        candidate = with_proposal(program, candidate, rng)
+    try:
+        expected = reference_verdict(program, candidate)
+    except TooManyRunsError:
+        return
+    assert bool(validate(program, candidate)) == (expected is not None)
+
+
+def test_thousands_of_residencies_take_well_under_a_second() -> None:
+    """One residency per access: the time limit is far above what a linear sweep needs."""
+    program = random_program(5, num_accesses=4000)
+    pieces = [
+        (buffer, step)
+        for buffer, accesses in enumerate(program.accesses_of_buffer)
+        for step, _ in accesses
+    ]
+    memory_map = MemoryMap(
+        tuple(Residency(b, 0, t, t + 1, COPIED, t, program.loop_of_step[t]) for b, t in pieces)
+    )
+    assert len(memory_map.residencies) > 3700
+    begun = time.process_time()
+    assert validate(program, memory_map)
+    assert time.process_time() - begun < 1.0
