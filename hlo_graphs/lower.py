@@ -283,6 +283,7 @@ class _Lowering:
         size_bytes = max(padded_size_bytes(shape) for shape in shapes)
         is_parameter = any(self._is_entry_parameter(value) for value in values)
         given = first_write is None or any(self._is_given(value) for value in values)
+        allocated = any(self._is_allocation(value) for value in values)
         largest = max(range(len(shapes)), key=lambda i: padded_size_bytes(shapes[i]))
         return Buffer(
             name=str(values[0]),
@@ -291,6 +292,7 @@ class _Lowering:
             live_out=hlo_buffer in self._live_out,
             fast_allowed=self._may_be_fast(values, shapes, size_bytes, is_parameter, listed),
             is_parameter=is_parameter,
+            is_undefined=allocated,
             shape=str(shapes[largest]),
             values=tuple(str(value) for value in values),
         )
@@ -301,16 +303,12 @@ class _Lowering:
 
     def _is_given(self, value: HloValue) -> bool:
         """Whether the value exists before the first step, or holds nothing yet."""
+        is_constant = self._defining(value).opcode == "constant"
+        return is_constant or self._is_entry_parameter(value) or self._is_allocation(value)
+
+    def _is_allocation(self, value: HloValue) -> bool:
         instruction = self._defining(value)
-        return (
-            self._is_entry_parameter(value)
-            or instruction.opcode == "constant"
-            or (
-                not value.is_phi
-                and instruction.opcode == "custom-call"
-                and is_forwarding(instruction)
-            )
-        )
+        return instruction.opcode == "custom-call" and is_forwarding(instruction)
 
     def _may_be_fast(
         self,

@@ -120,7 +120,9 @@ class Buffer:
       origin: `BEFORE_PROGRAM`, or the step that first writes it.
       live_out: must be current in slow memory at the program's end.
       fast_allowed: may have residencies at all.
-      is_parameter: an entry parameter, so a candidate to be carried over from the previous run.
+      is_parameter: an entry parameter; if nothing writes it, a candidate to be carried over from
+        the previous run.
+      is_undefined: whatever it holds before its first write means nothing (`AllocateBuffer`).
       shape: shape of the representative value as HLO text, for people.
       values: names of the HLO values of the alias set, `instruction{index}`.
     """
@@ -131,8 +133,14 @@ class Buffer:
     live_out: bool
     fast_allowed: bool
     is_parameter: bool = False
+    is_undefined: bool = False
     shape: str = ""
     values: tuple[str, ...] = ()
+
+    @property
+    def has_content_at_start(self) -> bool:
+        """Whether what it holds before step 0 may be read."""
+        return self.origin == BEFORE_PROGRAM and not self.is_undefined
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,6 +493,7 @@ def _to_document(program: Program) -> dict[str, Any]:
                 "live_out": b.live_out,
                 "fast_allowed": b.fast_allowed,
                 "is_parameter": b.is_parameter,
+                "is_undefined": b.is_undefined,
                 "shape": b.shape,
                 "values": b.values,
             }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,9 @@ class Residency:
       loop: index of the loop in `Program.loops` on whose every trip it happens; None: once.
       parts: the slices of a sliced prefetch, or of the replaced copy that fills it, covering the
         buffer; empty for one whole copy.
+      holes: half-open ranges of steps, after `ready` and in order, in which the content is dead
+        and the bytes are free for others: until the next write. A value carried around a loop
+        has one between its last use of a trip and the write of its successor.
     """
 
     buffer: int
@@ -67,6 +71,21 @@ class Residency:
     ready: int
     loop: int | None = None
     parts: tuple[Part, ...] = ()
+    holes: tuple[tuple[int, int], ...] = ()
+
+    def occupied(self, size_bytes: int) -> Iterator[tuple[int, int, int, int]]:
+        """The bytes a buffer of this size holds: (start, end, low byte, high byte) per piece.
+
+        A slice holds its bytes from its own start; nothing holds any in a hole.
+        """
+        parts = self.parts or (Part(0, size_bytes, self.start),)
+        starts = [None, *(end for _, end in self.holes)]
+        ends = [*(start for start, _ in self.holes), self.end]
+        for start, end in zip(starts, ends, strict=True):
+            for part in parts:
+                low = self.offset_bytes + part.offset_bytes
+                first = part.start if start is None else start
+                yield first, end, low, low + part.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +189,12 @@ def _residency_row(residency: Residency) -> dict[str, Any]:
         "ready": residency.ready,
         "loop": residency.loop,
         "parts": [[p.offset_bytes, p.size_bytes, p.start] for p in residency.parts],
+        "holes": [list(hole) for hole in residency.holes],
     }
 
 
 def _residency(row: dict[str, Any]) -> Residency:
     fields = {**row, "source": Source(row["source"])}
     fields["parts"] = tuple(Part(*part) for part in row["parts"])
+    fields["holes"] = tuple((start, end) for start, end in row["holes"])
     return Residency(**fields)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from hlo_graphs.bundle import Allocation
 from hlo_graphs.hlo import HloInstruction, HloModule, ShapeIndex
+from hlo_graphs.live_range import LiveRange
 from hlo_graphs.lower import Lowered
 from hlo_graphs.program import Program
 from hlo_graphs.shapes import padded_size_bytes
@@ -98,7 +99,8 @@ class _Reader:
             if (residency := self._residency(alias_set.id)) is not None
         }
         evictions = list(self._evictions(places))
-        residencies = self._with_kept_parameters(_lasting_until_evicted(places, evictions))
+        lasting = _lasting_until_evicted(places, evictions)
+        residencies = _updated_in_place(self._with_kept_parameters(lasting))
         missing = self._compiled.missing_steps - self._replaced.keys()
         if missing:
             names = ", ".join(self._program.instructions[step].name for step in sorted(missing))
@@ -137,16 +139,27 @@ class _Reader:
         times = [compiled.ranges[value.id] for value in values]
         loop = compiled.loop_of(min(values, key=lambda v: compiled.ranges[v.id].start).computation)
         end = self._step(max(time.end for time in times) + 1, loop)
+        start = self._step(min(time.start for time in times), loop)
         residency = Residency(
             buffer=buffer,
             offset_bytes=self._offset(alias_set),
-            start=self._step(min(time.start for time in times), loop),
+            start=start,
             end=end,
             source=Source.PRODUCED,
             ready=0,
             loop=loop,
+            holes=tuple(self._holes(times, loop)),
         )
         return self._filled(residency, fill)
+
+    def _holes(self, times: Sequence[LiveRange], loop: int | None) -> Iterator[tuple[int, int]]:
+        """Ranges of steps within a place's life in which none of its values lives."""
+        last = min(time.start for time in times)
+        for time in sorted(times, key=lambda time: time.start):
+            start, end = self._step(last + 1, loop), self._step(time.start, loop)
+            if last < time.start and start < end:
+                yield start, end
+            last = max(last, time.end)
 
     def _filled(self, residency: Residency, fill: _Fill | None) -> Residency:
         """The residency with what is known of its copies."""
@@ -319,6 +332,27 @@ def _is_concat(instruction: HloInstruction) -> bool:
         instruction.opcode == "custom-call"
         and instruction.attributes.get("custom_call_target") == _CONCAT
     )
+
+
+def _updated_in_place(residencies: Iterable[Residency]) -> list[Residency]:
+    """One residency where a step writes its buffer's new content over the old.
+
+    The compiler has two values there, a copy of the old content and the new one, at one address;
+    they meet at the step that reads the one and writes the other.
+    """
+    joined: list[Residency] = []
+    for later in sorted(residencies, key=lambda r: (r.buffer, r.start)):
+        earlier = joined[-1] if joined else None
+        if (
+            earlier is not None
+            and (earlier.buffer, earlier.offset_bytes) == (later.buffer, later.offset_bytes)
+            and later.source is Source.PRODUCED
+            and later.start < earlier.end
+        ):
+            joined[-1] = replace(earlier, end=max(earlier.end, later.end))
+        else:
+            joined.append(later)
+    return joined
 
 
 def _lasting_until_evicted(

@@ -278,12 +278,10 @@ def _serve_step(
 def _peak_fast_bytes(program: Program, memory_map: MemoryMap) -> int:
     change = np.zeros(program.num_steps + 3, dtype=np.int64)
     for residency in memory_map.residencies:
-        size = program.buffers[residency.buffer].size_bytes
-        change[residency.end] -= size
-        for part_size, start in [(p.size_bytes, p.start) for p in residency.parts] or [
-            (size, residency.start)
-        ]:
-            change[start] += part_size
+        size_bytes = program.buffers[residency.buffer].size_bytes
+        for start, end, low, high in residency.occupied(size_bytes):
+            change[start] += high - low
+            change[end] -= high - low
     return int(np.cumsum(change).max(initial=0))
 
 

@@ -24,9 +24,22 @@ from dataclasses import dataclass
 
 from hlo_graphs.program import AccessKind, Program
 from malloc_game.loop_nest import LoopNest
-from malloc_game.memory_map import Eviction, ReplacedCopy, Source
+from malloc_game.memory_map import Eviction, ReplacedCopy, Residency, Source
 from malloc_game.residency_index import ResidencyIndex
 from malloc_game.violations import Rule, Violation
+
+
+def starts_without_content(program: Program, residency: Residency) -> bool:
+    """Whether a produced residency begins, once, before anything was ever written to its buffer.
+
+    What it holds then means nothing, but so does everything else of the buffer.
+    """
+    if residency.source is not Source.PRODUCED or residency.loop is not None or residency.parts:
+        return False
+    if program.buffers[residency.buffer].has_content_at_start:
+        return False
+    accesses = program.accesses_of_buffer[residency.buffer]
+    return all(step >= residency.start for step, access in accesses if access.kind.writes)
 
 
 class WriteTimes:
@@ -161,7 +174,12 @@ class _BufferChecker:
         """All violations of this buffer."""
         self._add_accesses({copy.step for copy in copies})
         for residency in self._index.of_buffer(self._buffer):
-            self._add_between(residency.start, residency.loop, _Kind.PLACED, residency.source)
+            free = starts_without_content(self._program, residency)
+            source = Source.CARRIED if free else residency.source
+            self._add_between(residency.start, residency.loop, _Kind.PLACED, source)
+            for start, _ in residency.holes:  # what follows finds nothing there until it writes
+                scope = self._program.loop_of_step[start]
+                self._add_between(start, scope, _Kind.PLACED, Source.PRODUCED)
         for copy in copies:
             self._add_transfer(copy)
         self._add_evictions(evictions)

@@ -6,7 +6,8 @@
 Readings of the contract that it leaves open:
 
 * Every loop with a trip count above 1 has a second trip; a loop of trip count 1 has none.
-* A buffer that nothing has written yet is current in slow memory.
+* A buffer that nothing has written yet is current in slow memory; if it has no content yet
+  either (`Buffer.has_content_at_start`), a produced residency may begin before its first write.
 * A copy window may be empty (`start == ready`, `issue == done`): all of it is a stall just
   before that step. An empty eviction belongs to the residency that held the buffer until then.
 * An eviction is issued when its residency is ready, not before.
@@ -27,7 +28,7 @@ from hlo_graphs.program import AccessKind, Program
 from malloc_game.loop_nest import LoopNest
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.residency_index import ResidencyIndex
-from malloc_game.staleness import WriteTimes, check_contents
+from malloc_game.staleness import WriteTimes, check_contents, starts_without_content
 from malloc_game.violations import InvalidMapError, Rule, Violation
 
 __all__ = ["InvalidMapError", "Rule", "Violation", "check", "validate"]
@@ -93,7 +94,11 @@ def _malformed_residency(program: Program, residency: Residency) -> Violation | 
     buffer = residency.buffer
     if not 0 <= buffer < len(program.buffers):
         return Violation(Rule.DEFINITION, f"residency of buffer {buffer}: no such buffer", (), ())
-    wrong = _wrong_range(program, residency) or _wrong_parts(program, residency)
+    wrong = (
+        _wrong_range(program, residency)
+        or _wrong_parts(program, residency)
+        or _wrong_holes(program, residency)
+    )
     if wrong is None:
         return None
     message = f"residency of {_name(program, buffer)} [{residency.start}, {residency.end}): {wrong}"
@@ -137,6 +142,21 @@ def _wrong_parts(program: Program, residency: Residency) -> str | None:
     return None
 
 
+def _wrong_holes(program: Program, residency: Residency) -> str | None:
+    """Holes lie inside, in order, each within one trip, and nothing is accessed in them."""
+    last = residency.ready
+    for start, end in residency.holes:
+        if not last <= start < end < residency.end:
+            return f"hole [{start}, {end}) is empty, out of order or outside"
+        if program.loop_of_step[start] != program.loop_of_step[end - 1]:
+            return f"hole [{start}, {end}) leaves or enters a loop"
+        for step, _ in program.accesses_of_buffer[residency.buffer]:
+            if start <= step < end:
+                return f"it is accessed at step {step}, in its hole [{start}, {end})"
+        last = end
+    return None
+
+
 def _well_formed_evictions(
     program: Program,
     evictions: Iterable[Eviction],
@@ -154,8 +174,11 @@ def _well_formed_evictions(
         if not 0 <= issue <= done <= program.num_steps:
             message = f"{where}: not a range of steps of 0..{program.num_steps}"
             broken.append(_one(Rule.DEFINITION, message, buffer, issue))
-        elif index.evicted(eviction) is None:
+        elif (residency := index.evicted(eviction)) is None:
             message = f"{where}: no residency is ready at its issue and lasts until it is done"
+            broken.append(_one(Rule.DEFINITION, message, buffer, issue))
+        elif any(issue < end and start < done for start, end in residency.holes):
+            message = f"{where}: its residency holds nothing meanwhile"
             broken.append(_one(Rule.DEFINITION, message, buffer, issue))
         else:
             yield eviction
@@ -222,6 +245,8 @@ def _is_produced(program: Program, residency: Residency, copies: Sequence[Replac
     The slices of a replaced copy may begin later, as long as it lasts.
     """
     start, buffer = residency.start, residency.buffer
+    if starts_without_content(program, residency):
+        return True
     last = max((part.start for part in residency.parts), default=start)
     steps = {copy.step for copy in copies if copy.issue == start and last <= copy.done}
     is_step = start < program.num_steps and all(copy.step != start for copy in copies)
@@ -265,21 +290,11 @@ def _check_overlap(
                 yield _one(Rule.OVERLAP, message, buffer, second.start)
     begins: dict[int, list[tuple[int, int, int, int]]] = {}
     for residency in residencies:
-        for start, low, high in _rectangles(program, residency):
+        size_bytes = program.buffers[residency.buffer].size_bytes
+        for start, end, low, high in residency.occupied(size_bytes):
             if low < high:
-                begins.setdefault(start, []).append((low, high, residency.buffer, residency.end))
+                begins.setdefault(start, []).append((low, high, residency.buffer, end))
     yield from _sweep(program, begins)
-
-
-def _rectangles(program: Program, residency: Residency) -> Iterator[tuple[int, int, int]]:
-    """Per part (first step, low byte, high byte); all last to the residency's end."""
-    offset = residency.offset_bytes
-    if not residency.parts:
-        size = program.buffers[residency.buffer].size_bytes
-        yield residency.start, offset, offset + size
-    for part in residency.parts:
-        low = offset + part.offset_bytes
-        yield part.start, low, low + part.size_bytes
 
 
 def _sweep(
