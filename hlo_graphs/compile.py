@@ -443,10 +443,11 @@ def _lower(factory: Callable[..., Any], devices: Sequence[Any]) -> Any:
     built = factory(devices) if inspect.signature(factory).parameters else factory()
     function, args, *donated = built
     alone = jax.sharding.SingleDeviceSharding(devices[0])
+    shape: Any = jax.ShapeDtypeStruct  # its constructor is untyped
 
     def placed(leaf: Any) -> Any:
         sharding = getattr(leaf, "sharding", None) or alone
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        return shape(leaf.shape, leaf.dtype, sharding=sharding)
 
     jitted = jax.jit(function, donate_argnums=donated[0] if donated else ())
     return jitted.lower(*jax.tree.map(placed, tuple(args)))
@@ -455,22 +456,22 @@ def _lower(factory: Callable[..., Any], devices: Sequence[Any]) -> Any:
 def _prepare_hlo(path: str, topology: Any) -> Callable[[dict[str, Any]], None]:
     from jax._src import compiler
     from jax._src.interpreters import mlir
-    from jax._src.lib import xla_client
-    from jax._src.lib.mlir import ir
-    from jaxlib import _hlo, _jax
 
+    jaxlib_hlo, jaxlib_jax, xla_client, ir = (
+        importlib.import_module(name)
+        for name in ("jaxlib._hlo", "jaxlib._jax", "jaxlib.xla_client", "jaxlib.mlir.ir")
+    )
     data = Path(path).read_bytes()
     text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
-    proto = _hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto()
-    module_text = _jax.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(proto))
+    proto = jaxlib_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto()
+    module_text = jaxlib_jax.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(proto))
     device = topology.devices[0]
 
     def compile_once(options: dict[str, Any]) -> None:
         with mlir.make_ir_context():
+            overrides: dict[str, Any] = {**options, "xla_dump_hlo_as_text": True}
             compile_options = compiler.get_compile_options(
-                num_replicas=1,
-                num_partitions=1,
-                env_options_overrides={**options, "xla_dump_hlo_as_text": True},
+                num_replicas=1, num_partitions=1, env_options_overrides=overrides
             )
             module = ir.Module.parse(module_text)
             devices = xla_client.DeviceList((device,))

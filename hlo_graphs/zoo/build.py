@@ -30,7 +30,7 @@ MODULES = {
 }
 """Which file of the zoo has a family's programs."""
 
-CORPUS_KEYS = ()
+CORPUS_KEYS: tuple[str, ...] = ()
 """Every bundle of the corpus: program, chip, and the size of fast memory where it is not the
 chip's own."""
 

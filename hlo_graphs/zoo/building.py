@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,32 +13,42 @@ Target = tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...]]
 """A function, its arguments' shapes, and the positions of the donated arguments."""
 
 
+def array(dimensions: Sequence[int], dtype: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+    """Any array's shape."""
+    return jax.ShapeDtypeStruct(tuple(dimensions), dtype, sharding=sharding)  # type: ignore[no-untyped-call]
+
+
 def bf16(*dimensions: int) -> jax.ShapeDtypeStruct:
     """A bfloat16 array's shape."""
-    return jax.ShapeDtypeStruct(dimensions, jnp.bfloat16)
+    return array(dimensions, jnp.bfloat16)
 
 
 def f32(*dimensions: int) -> jax.ShapeDtypeStruct:
     """A float32 array's shape."""
-    return jax.ShapeDtypeStruct(dimensions, jnp.float32)
+    return array(dimensions, jnp.float32)
 
 
 def int32(*dimensions: int) -> jax.ShapeDtypeStruct:
     """An int32 array's shape."""
-    return jax.ShapeDtypeStruct(dimensions, jnp.int32)
+    return array(dimensions, jnp.int32)
 
 
 def init_shapes(module: Any, *inputs: Any, dtype: Any = jnp.bfloat16) -> Any:
     """Shapes of a Flax module's parameters for these inputs, stored as `dtype`."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), variables["params"])
+    return jax.tree.map(lambda leaf: array(leaf.shape, dtype), variables["params"])
+
+
+def applied(module: Any, params: Any, *inputs: Any) -> Any:
+    """The module's output; Flax's own type says it might be a tuple with its variables."""
+    return module.apply({"params": params}, *inputs)
 
 
 def forward(module: Any, *inputs: Any) -> Target:
     """The program that applies a Flax module."""
 
     def apply(params: Any, *values: Any) -> Any:
-        return module.apply({"params": params}, *values)
+        return applied(module, params, *values)
 
     return apply, (init_shapes(module, *inputs), *inputs), ()
 
@@ -64,7 +74,8 @@ def train_step(
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross entropy of integer labels, in float32."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-    return losses.mean()
+    mean: jax.Array = losses.mean()
+    return mean
 
 
 def classifier_train_step(
@@ -73,6 +84,6 @@ def classifier_train_step(
     """A training step of a Flax module that returns logits; its weights are kept in `dtype`."""
 
     def loss(params: Any, inputs: Any, labels: Any) -> jax.Array:
-        return cross_entropy(module.apply({"params": params}, inputs), labels)
+        return cross_entropy(applied(module, params, inputs), labels)
 
     return train_step(loss, init_shapes(module, inputs, dtype=dtype), (inputs, labels))

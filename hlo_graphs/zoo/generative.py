@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hlo_graphs.zoo.building import Target, bf16, f32, forward, init_shapes, train_step
+from hlo_graphs.zoo.building import Target, applied, bf16, f32, forward, init_shapes, train_step
 from hlo_graphs.zoo.transformer import Attention
 
 
@@ -50,12 +50,12 @@ def dcgan_train() -> Target:
     )
 
     def judged(params: Any, images: jax.Array, sign: float) -> jax.Array:
-        logits = discriminator.apply({"params": params}, images).astype(jnp.float32)
+        logits = applied(discriminator, params, images).astype(jnp.float32)
         return jax.nn.softplus(-sign * logits).mean()
 
     def step(params: Any, states: Any, noise: jax.Array, images: jax.Array) -> Any:
         def fool(own: Any) -> Any:
-            fakes = generator.apply({"params": own}, noise)
+            fakes = applied(generator, own, noise)
             return judged(params[1], fakes, 1.0), fakes
 
         def tell(own: Any) -> jax.Array:
@@ -98,7 +98,8 @@ class DiffusionTransformer(nn.Module):
         return nn.Dense(16, dtype=jnp.bfloat16)(self._norm(x))
 
     def _norm(self, x: jax.Array) -> jax.Array:
-        return nn.LayerNorm(use_bias=False, use_scale=False, dtype=jnp.bfloat16)(x)
+        normed: jax.Array = nn.LayerNorm(use_bias=False, use_scale=False, dtype=jnp.bfloat16)(x)
+        return normed
 
 
 def dit_infer() -> Target:
@@ -132,7 +133,7 @@ def nerf_train() -> Target:
     module, points = RadianceField(), f32(1024, 64, 3)
 
     def loss(params: Any, points: Any, directions: Any, depths: Any, wanted: Any) -> jax.Array:
-        out = module.apply({"params": params}, points, directions).astype(jnp.float32)
+        out = applied(module, params, points, directions).astype(jnp.float32)
         opacity = 1 - jnp.exp(-jax.nn.relu(out[..., 3]) * depths)
         left = jnp.cumprod(1 - opacity + 1e-10, axis=-1)
         colours = (left * opacity)[..., None] * jax.nn.sigmoid(out[..., :3])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from hlo_graphs.zoo.building import (
     Target,
+    applied,
     bf16,
     classifier_train_step,
     cross_entropy,
@@ -308,6 +309,6 @@ def t5_train() -> Target:
     module, tokens = T5(), int32(16, 256)
 
     def loss(params: Any, source: Any, target: Any, labels: Any) -> jax.Array:
-        return cross_entropy(module.apply({"params": params}, source, target), labels)
+        return cross_entropy(applied(module, params, source, target), labels)
 
     return train_step(loss, init_shapes(module, tokens, tokens), (tokens, tokens, tokens))

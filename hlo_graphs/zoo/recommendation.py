@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hlo_graphs.zoo.building import Target, bf16, forward, init_shapes, int32, train_step
+from hlo_graphs.zoo.building import Target, applied, bf16, forward, init_shapes, int32, train_step
 
 _TABLES, _ROWS, _WIDTH = 16, 20000, 64
 
@@ -56,8 +56,9 @@ class DeepFm(nn.Module):
 
 def _click_loss(module: Any) -> Any:
     def loss(params: Any, clicked: jax.Array, *inputs: Any) -> jax.Array:
-        logits = module.apply({"params": params}, *inputs).astype(jnp.float32)
-        return optax.sigmoid_binary_cross_entropy(logits, clicked.astype(jnp.float32)).mean()
+        logits = applied(module, params, *inputs).astype(jnp.float32)
+        losses: jax.Array = optax.sigmoid_binary_cross_entropy(logits, clicked.astype(jnp.float32))
+        return losses.mean()
 
     return loss
 

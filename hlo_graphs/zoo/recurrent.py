@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from hlo_graphs.zoo.building import (
     Target,
+    applied,
     bf16,
     classifier_train_step,
     forward,
@@ -41,7 +42,8 @@ def _lstm(params: Any, inputs: jax.Array) -> jax.Array:
         return after, x
 
     zeros = jnp.zeros(inputs.shape[1:], inputs.dtype)
-    return jax.lax.scan(step, [(zeros, zeros)] * len(params), inputs)[1]
+    outputs: jax.Array = jax.lax.scan(step, [(zeros, zeros)] * len(params), inputs)[1]
+    return outputs
 
 
 def lstm_forward() -> Target:
@@ -68,9 +70,9 @@ class GruTranslator(nn.Module):
     def __call__(self, source: jax.Array, target: jax.Array) -> jax.Array:
         """Tokens [B, N] of both languages to logits [B, N, vocabulary]."""
         embed = nn.Embed(_VOCABULARY, self.width, dtype=jnp.bfloat16)
-        memory = nn.RNN(nn.GRUCell(self.width, dtype=jnp.bfloat16))(embed(source))
+        memory: Any = nn.RNN(nn.GRUCell(self.width, dtype=jnp.bfloat16))(embed(source))
         memory = nn.RNN(nn.GRUCell(self.width, dtype=jnp.bfloat16), reverse=True)(memory)
-        states = nn.RNN(nn.GRUCell(self.width, dtype=jnp.bfloat16))(embed(target))
+        states: Any = nn.RNN(nn.GRUCell(self.width, dtype=jnp.bfloat16))(embed(target))
         weights = jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", states, memory), -1)
         context = jnp.concatenate([states, jnp.einsum("bqk,bkc->bqc", weights, memory)], -1)
         hidden = jnp.tanh(nn.Dense(self.width, dtype=jnp.bfloat16)(context))
@@ -84,7 +86,7 @@ def gru_train() -> Target:
     module, tokens = GruTranslator(), int32(32, 64)
 
     def loss(params: Any, source: Any, target: Any, labels: Any) -> jax.Array:
-        return cross_entropy(module.apply({"params": params}, source, target), labels)
+        return cross_entropy(applied(module, params, source, target), labels)
 
     return train_step(loss, init_shapes(module, tokens, tokens), (tokens, tokens, tokens))
 
@@ -133,7 +135,8 @@ class MambaLayer(nn.Module):
         start = jnp.zeros((signal.shape[0], signal.shape[2], self.states))
         pieces = (chunked(signal), chunked(steps), chunked(mixers))
         _, outputs = jax.lax.scan(body, start, pieces)
-        return outputs.swapaxes(0, 1).reshape(signal.shape)
+        joined: jax.Array = outputs.swapaxes(0, 1).reshape(signal.shape)
+        return joined
 
 
 def _combine(left: Any, right: Any) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from hlo_graphs.zoo.building import (
     Target,
+    applied,
     bf16,
     cross_entropy,
     f32,
@@ -71,7 +72,7 @@ def alphatensor_train() -> Target:
     inputs = (bf16(8, 16, 16, 16), int32(8, 24))
 
     def loss(params: Any, tensors: Any, actions: Any, labels: Any, returns: Any) -> jax.Array:
-        logits, values = module.apply({"params": params}, tensors, actions)
+        logits, values = applied(module, params, tensors, actions)
         error = values.astype(jnp.float32) - returns.astype(jnp.float32)
         return cross_entropy(logits, labels) + jnp.square(error).mean()
 
@@ -148,7 +149,7 @@ def evoformer_train() -> Target:
     module, inputs = Evoformer(depth=2), (bf16(64, 128, 256), bf16(128, 128, 128))
 
     def loss(params: Any, msa: Any, pairs: Any) -> jax.Array:
-        changed, bonds = module.apply({"params": params}, msa, pairs)
+        changed, bonds = applied(module, params, msa, pairs)
         both = (changed - msa).astype(jnp.float32), (bonds - pairs).astype(jnp.float32)
         return jnp.square(both[0]).mean() + jnp.square(both[1]).mean()
 
@@ -176,7 +177,9 @@ class GraphNetwork(nn.Module):
 
     def _mlp(self, x: jax.Array) -> jax.Array:
         hidden = jax.nn.relu(nn.Dense(self.width, dtype=jnp.bfloat16)(x))
-        return nn.LayerNorm(dtype=jnp.bfloat16)(nn.Dense(self.width, dtype=jnp.bfloat16)(hidden))
+        out = nn.Dense(self.width, dtype=jnp.bfloat16)(hidden)
+        normed: jax.Array = nn.LayerNorm(dtype=jnp.bfloat16)(out)
+        return normed
 
 
 def _mesh() -> tuple[Any, ...]:
@@ -193,7 +196,7 @@ def graphnet_train() -> Target:
     module, mesh = GraphNetwork(rounds=4), _mesh()
 
     def loss(params: Any, wanted: Any, *mesh: Any) -> jax.Array:
-        moved = module.apply({"params": params}, *mesh)
+        moved = applied(module, params, *mesh)
         return jnp.square((moved - wanted).astype(jnp.float32)).mean()
 
     params = init_shapes(module, *mesh, dtype=jnp.float32)
@@ -231,7 +234,7 @@ def schnet_train() -> Target:
     inputs = (int32(64, 64), f32(64, 64, 3), int32(64, 64, 16))
 
     def loss(params: Any, wanted: Any, *molecules: Any) -> jax.Array:
-        energies = module.apply({"params": params}, *molecules)
+        energies = applied(module, params, *molecules)
         return jnp.square((energies - wanted).astype(jnp.float32)).mean()
 
     params = init_shapes(module, *inputs, dtype=jnp.float32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hlo_graphs.zoo.building import Target, bf16, cross_entropy, init_shapes
+from hlo_graphs.zoo.building import Target, applied, array, bf16, cross_entropy, init_shapes
 from hlo_graphs.zoo.language import rms_norm
 from hlo_graphs.zoo.transformer import EncoderLayer, attend, causal_mask
 
@@ -24,7 +24,7 @@ def early_exit_infer() -> Target:
     def apply(params: Any, x: jax.Array) -> jax.Array:
         def through(layers: Any, x: jax.Array) -> jax.Array:
             for weights in layers:
-                x = module.apply({"params": weights}, x)
+                x = applied(module, weights, x)
             return x
 
         for layers, head in zip(params["layers"], params["heads"], strict=True):
@@ -32,7 +32,8 @@ def early_exit_infer() -> Target:
             logits = (x.mean(1) @ head).astype(jnp.float32)
             unsure = jax.nn.softmax(logits).max(-1).min() < 0.9
             x = jax.lax.cond(unsure, through, lambda _, x: x, layers[2:], x)
-        return x.mean(1) @ params["heads"][-1]
+        last: jax.Array = params["heads"][-1]
+        return x.mean(1) @ last
 
     return apply, (params, tokens), ()
 
@@ -66,28 +67,29 @@ def flash_attention_forward() -> Target:
 
 def sharded_lm_train(devices: Sequence[Any]) -> Target:
     """A language model's step on 2 x 2 devices: 2 shares of the batch, 2 of every layer."""
-    from jax.sharding import Mesh, NamedSharding
-    from jax.sharding import PartitionSpec as Spec
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     mesh = Mesh(np.asarray(devices[:4]).reshape(2, 2), ("data", "model"))
     width, heads, vocabulary, depth = 1024, 16, 16384, 4
 
+    spec_of: Any = PartitionSpec  # its constructor is untyped
+
     def shape(spec: Any, *dimensions: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(dimensions, dtype, sharding=NamedSharding(mesh, spec))
+        return array(dimensions, dtype, sharding=NamedSharding(mesh, spec))
 
     layer = {
-        "mix": shape(Spec(None, None, "model"), width, 3, width),
-        "out": shape(Spec("model", None), width, width),
-        "up": shape(Spec(None, "model"), width, 4 * width),
-        "down": shape(Spec("model", None), 4 * width, width),
-        "norms": shape(Spec(), 2, width),
+        "mix": shape(spec_of(None, None, "model"), width, 3, width),
+        "out": shape(spec_of("model", None), width, width),
+        "up": shape(spec_of(None, "model"), width, 4 * width),
+        "down": shape(spec_of("model", None), 4 * width, width),
+        "norms": shape(spec_of(), 2, width),
     }
     params = {
         "layers": [layer] * depth,
-        "embedding": shape(Spec(None, "model"), vocabulary, width),
-        "head": shape(Spec(None, "model"), width, vocabulary),
+        "embedding": shape(spec_of(None, "model"), vocabulary, width),
+        "head": shape(spec_of(None, "model"), width, vocabulary),
     }
-    tokens = shape(Spec("data"), 8, 512, dtype=jnp.int32)
+    tokens = shape(spec_of("data"), 8, 512, dtype=jnp.int32)
 
     def loss(params: Any, tokens: jax.Array, labels: jax.Array) -> jax.Array:
         x = params["embedding"][tokens]

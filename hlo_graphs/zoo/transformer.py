@@ -39,7 +39,8 @@ class Attention(nn.Module):
         for tokens in (x, source, source):
             projected = nn.Dense(width, dtype=jnp.bfloat16)(tokens)
             parts.append(projected.reshape(*tokens.shape[:-1], self.heads, width // self.heads))
-        joined = attend(*parts, mask).reshape(x.shape)
+        query, key, value = parts
+        joined = attend(query, key, value, mask).reshape(x.shape)
         return nn.Dense(width, dtype=jnp.bfloat16)(joined)
 
 

@@ -12,6 +12,8 @@ import optax
 
 from hlo_graphs.zoo.building import (
     Target,
+    applied,
+    array,
     bf16,
     classifier_train_step,
     cross_entropy,
@@ -25,7 +27,7 @@ _IMAGE_PIXELS = 224
 
 
 def _shapes(variables: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(tuple(v.shape), jnp.dtype(v.dtype)) for v in variables]
+    return [array(v.shape, jnp.dtype(v.dtype)) for v in variables]
 
 
 def _keras_model(name: str, policy: str, pixels: int) -> Any:
@@ -222,9 +224,8 @@ def unet_train() -> Target:
     module = UNet()
 
     def loss(params: Any, images: Any, times: Any, noise: Any) -> jax.Array:
-        predicted = module.apply(
-            {"params": params}, images + noise * times[:, None, None, None], times
-        )
+        noisy = images + noise * times[:, None, None, None]
+        predicted = applied(module, params, noisy, times)
         return jnp.square((predicted - noise).astype(jnp.float32)).mean()
 
     images, times = bf16(8, 64, 64, 3), bf16(8)
