@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hlo_graphs.bundle import read_allocinfo
 from hlo_graphs.chips import CHIPS, Chip, chip_to_json, find_chip, read_chip
 from hlo_graphs.errors import InputError
+from tests.shared_data import shared_data_path
 
 NUMBERS = {field.name for field in fields(Chip)} - {"name", "sources"}
 
@@ -36,6 +39,11 @@ def test_chips_are_sane(name: str) -> None:
 
 def test_v5e_leaves_112_mib_to_the_assignment() -> None:
     assert CHIPS["v5e"].assignable_bytes == 117_440_512
+
+
+def test_the_others_leave_what_their_assignments_were_seen_to_use() -> None:
+    assert CHIPS["v4"].assignable_bytes == 64 * 2**20
+    assert CHIPS["v6e"].assignable_bytes == 96 * 2**20
 
 
 def test_v5e_clock_follows_from_its_peak() -> None:
@@ -111,6 +119,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_text("[1, 2]")
     with pytest.raises(InputError, match="the file"):
         find_chip(str(binary))
+
+
+def test_offsets_of_the_compilers_tables_are_aligned() -> None:
+    paths = sorted(shared_data_path("tpu_examples").glob("*.v5e.allocinfo.csv.gz"))
+    offsets = [row.offset_bytes for path in paths for row in read_allocinfo(path)]
+    assert len(offsets) == 1594
+    assert math.gcd(*offsets) == CHIPS["v5e"].alignment_bytes
 
 
 def test_unknown_names_get_a_suggestion() -> None:
