@@ -7,25 +7,17 @@ may be `()` until the end, so a chain's computation is made when the caller is c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hlo_graphs.checks import async_start_expected, missing_attribute
+from hlo_graphs.fresh_names import FreshNames
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
 from hlo_graphs.opcodes import OPCODES, split_async_opcode
 
 _ON_START = ("async_execution_thread", "metadata", "frontend_attributes", "backend_config")
 _ONLY_ON_START = ("async_execution_thread", "control-predecessors")
 _CHAIN_OPCODES = ("async-start", "async-update")
-
-
-def fresh_name(wanted: str, *taken: Collection[str]) -> str:
-    """`wanted`, with a number behind it where it is taken."""
-    name, number = wanted, 0
-    while any(name in names for names in taken):
-        number += 1
-        name = f"{wanted}.{number}"
-    return name
 
 
 @dataclass(slots=True)
@@ -53,12 +45,13 @@ class AsyncChains:
 
     _by_member: dict[str, _Chain] = field(default_factory=dict)
     _chains: dict[str, _Chain] = field(default_factory=dict)
+    _names: FreshNames = field(default_factory=FreshNames)
 
     def resolve(
         self,
         instruction: HloInstruction,
         known: Mapping[str, HloInstruction],
-        taken: Collection[str],
+        taken: Container[str],
     ) -> HloInstruction | str:
         """The instruction without sugar, or what was expected where it is wrong.
 
@@ -93,14 +86,14 @@ class AsyncChains:
         return instruction
 
     def _begin(
-        self, instruction: HloInstruction, wrapped: str, taken: Collection[str]
+        self, instruction: HloInstruction, wrapped: str, taken: Container[str]
     ) -> HloInstruction | str:
         expected = async_start_expected(instruction.shape.elements) or missing_attribute(
             wrapped, instruction.attributes
         )
         if expected is not None:
             return f"{expected}, before"
-        name = fresh_name("async_wrapped", taken, self._chains)
+        name = self._names.make("async_wrapped", taken)
         written = instruction.attributes
         kept = {key: written[key] for key in (*_ON_START, *_ONLY_ON_START) if key in written}
         chain = _Chain(
@@ -152,7 +145,7 @@ def _wrapped_computation(chain: _Chain, known: Mapping[str, HloInstruction]) -> 
     line = chain.start.line
     body: list[HloInstruction] = []
     for number, operand in enumerate(chain.operands):
-        name = fresh_name("async_param", [parameter.name for parameter in body])
+        name = f"async_param.{number}" if number else "async_param"
         shape = known[operand].shape
         body.append(HloInstruction(name, "parameter", shape, (), str(number), {}, (), False, line))
     written = chain.start.attributes

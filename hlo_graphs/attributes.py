@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hlo_graphs.lexer import COMMENT, NAME, Cursor
+from hlo_graphs.lexer import COMMENT, NAME, STRING, Cursor
 from hlo_graphs.opcodes import words
 
 CALLING_ATTRIBUTES: dict[str, int] = {
@@ -155,7 +155,6 @@ def _by(separator: str, item: str) -> str:
 
 
 _INTEGER = r"-?[0-9]{1,20}"
-_STRING = r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'"
 _PAD = rf"{_INTEGER}_{_INTEGER}"
 _SIZES = _by("x", _INTEGER)
 _WINDOW_FIELD = (
@@ -201,7 +200,7 @@ _FORMS: dict[str, _Form] = {
     ),
     **dict.fromkeys(
         ("async_execution_thread", "custom_call_target", "infeed_config", "outfeed_config"),
-        _form("a quoted string", _STRING),
+        _form("a quoted string", STRING),
     ),
     **dict.fromkeys(
         ("condition", "body", "true_computation", "false_computation", "comparator"),

@@ -16,7 +16,7 @@ from hlo_graphs.attributes import (
     called_computations,
     expected_form,
 )
-from hlo_graphs.checks import missing_part
+from hlo_graphs.checks import compatible, missing_part
 from hlo_graphs.hlo import HloComputation, HloInstruction
 from hlo_graphs.lexer import NAME, Cursor
 from hlo_graphs.literals import check_literal
@@ -39,9 +39,23 @@ def _braces(depth: int) -> str:
 
 
 _FLAT_BRACKETS = r"\[[^\[\]\"'/\n]*+\]|\([^()\"'/\n]*+\)"
+_INDEX_COMMENT = r"/\*index=[0-9]++\*/"
+
+
+def _parentheses(depth: int) -> str:
+    """A regular expression for text with parentheses nested at most `depth` deep."""
+    flat = rf"[^()/\n\"']++|{_INDEX_COMMENT}"
+    pattern = rf"(?:{flat})*+"
+    for _ in range(depth):
+        pattern = rf"(?:{flat}|\({pattern}\))*+"
+    return pattern
+
+
+_ARGUMENTS = _parentheses(4)
+_COMMENTS = re.compile(_INDEX_COMMENT)
 _LINE = re.compile(
     rf"\s*+(ROOT )?%?({NAME}) = (\(.*?\)|[^\s(]\S*+) ([a-z][a-z0-9\-]*+)"
-    r"\(([^()/\n\"']*+)\)([^\n]*+)\n",
+    rf"\(({_ARGUMENTS})\)([^\n]*+)\n",
     re.ASCII,
 )
 _ATTRIBUTE = re.compile(
@@ -49,6 +63,7 @@ _ATTRIBUTE = re.compile(
     re.ASCII,
 )
 _OPERANDS = re.compile(rf"%?{NAME}(?:, %?{NAME})*+", re.ASCII)
+_OPERAND_WITH_SHAPE = re.compile(rf"(\(.*?\)|[^\s(]\S*+) %?({NAME})(?:, |$)", re.ASCII)
 _PARAMETER_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -67,17 +82,7 @@ class FastLines:
         self._cursor = cursor
         self._shapes = shapes
         self._computations = computations
-        self._line = 1
-        self._line_position = 0
         self._declined_until = 0
-
-    def line_of(self, position: int) -> int:
-        """Line number of `position`; cheap for positions that only grow."""
-        if position < self._line_position:
-            return self._cursor.location(position).line
-        self._line += self._cursor.text.count("\n", self._line_position, position)
-        self._line_position = position
-        return self._line
 
     def read(self, scope: Scope) -> None:
         """Adds instructions to `scope` as long as they look as XLA prints them.
@@ -113,19 +118,17 @@ class FastLines:
         elif opcode == "constant":
             check_literal(arguments, shape, self._cursor, match.start(5))
         elif arguments:
-            if _OPERANDS.fullmatch(arguments) is None:
+            found = self._operands(arguments, by_name)
+            if found is None:
                 return None
-            operands = tuple(arguments.replace("%", "").split(", "))
-            for operand in operands:
-                if operand not in by_name:
-                    return None
+            operands = found
             arguments = ""
         called: tuple[str, ...] = ()
         if not CALLING_ATTRIBUTES.keys().isdisjoint(attributes):
             called = called_computations(opcode, attributes)
             if not self._computations.keys() >= set(called):
                 return None
-        line = self.line_of(match.start(2))
+        line = self._cursor.line_of(match.start(2))
         instruction = HloInstruction(
             name, opcode, shape, operands, arguments, attributes, called, root is not None, line
         )
@@ -138,6 +141,35 @@ class FastLines:
             result = scope.chains.resolve(instruction, scope.by_name, self._computations)
             return result if isinstance(result, HloInstruction) else None
         return instruction
+
+    def _operands(self, text: str, by_name: Mapping[str, HloInstruction]) -> tuple[str, ...] | None:
+        """Names of the operands that `text` lists, None if it is not just known names."""
+        if "/" in text:
+            text = _COMMENTS.sub("", text)
+        if "[" in text:
+            names = self._operands_with_shapes(text, by_name)
+        elif _OPERANDS.fullmatch(text) is not None:
+            names = text.replace("%", "").split(", ")
+        else:
+            return None
+        if names is None or any(name not in by_name for name in names):
+            return None
+        return tuple(names)
+
+    def _operands_with_shapes(
+        self, text: str, by_name: Mapping[str, HloInstruction]
+    ) -> list[str] | None:
+        """The names in `shape %name, shape %name`, if the shapes are the instructions' own."""
+        names: list[str] = []
+        position = 0
+        while (match := _OPERAND_WITH_SHAPE.match(text, position)) is not None:
+            declared = self._shapes.known(match.group(1))
+            actual = by_name.get(match.group(2))
+            if declared is None or actual is None or not compatible(declared, actual.shape):
+                return None
+            names.append(match.group(2))
+            position = match.end()
+        return names if position == len(text) else None
 
     def _attributes(self, text: str) -> dict[str, str] | None:
         """The attributes of a line's rest, None if it is not just them."""

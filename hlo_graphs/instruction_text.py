@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from hlo_graphs.async_sugar import fresh_name
 from hlo_graphs.attributes import (
     CALLING_ATTRIBUTES,
     Attribute,
@@ -20,6 +19,7 @@ from hlo_graphs.attributes import (
 )
 from hlo_graphs.checks import compatible, expected_parameters, missing_part
 from hlo_graphs.fast_lines import FastLines
+from hlo_graphs.fresh_names import FreshNames
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
 from hlo_graphs.lexer import NAME, Cursor
 from hlo_graphs.literals import check_literal
@@ -59,6 +59,7 @@ class BodyReader:
         self._computations = computations
         self._fast_lines = FastLines(cursor, shapes, computations)
         self._use_fast_lines = use_fast_lines
+        self._names = FreshNames()
 
     def read(self, name: str, is_entry: bool, depth: int = 0) -> HloComputation:
         """The computation whose body begins at the cursor, up to and with the closing brace."""
@@ -98,7 +99,7 @@ class BodyReader:
         if cursor.text.startswith("=", cursor.position):
             cursor.fail(f"a blank between the name {name!r} and '='", cursor.position)
         cursor.expect("=", f"after the instruction's name {name!r}")
-        line = self._fast_lines.line_of(start)
+        line = cursor.line_of(start)
         scope.add(self._read_right_hand_side(scope, name, is_root, line, depth))
 
     def _read_right_hand_side(
@@ -179,7 +180,7 @@ class BodyReader:
         name_end = cursor.position
         if cursor.peek("("):
             cursor.position = start
-            line = self._fast_lines.line_of(start)
+            line = cursor.line_of(start)
             nested = self._read_right_hand_side(scope, None, False, line, depth + 1)
             scope.add(nested)
             return nested.name
@@ -209,7 +210,7 @@ class BodyReader:
         if not shape.is_tuple or index >= len(shape.elements):
             self._cursor.fail(f"an element of {name!r}, whose shape is {shape}")
         if element_name not in scope.by_name:
-            line = self._fast_lines.line_of(self._cursor.position)
+            line = self._cursor.line_of(self._cursor.position)
             scope.add(
                 HloInstruction(
                     element_name,
@@ -249,7 +250,7 @@ class BodyReader:
             return None
         cursor.accept("{")
         computation = self.read("_", False, depth + 1)
-        made_up = fresh_name("_", self._computations)
+        made_up = self._names.make("_", self._computations)
         self._computations[made_up] = HloComputation(
             made_up, computation.instructions, computation.root, False
         )

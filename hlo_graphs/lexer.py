@@ -11,8 +11,8 @@ from typing import NoReturn
 from hlo_graphs.errors import HloSyntaxError, SourceLocation
 
 NAME = r"[A-Za-z_][\w.\-]*+"
-STRING = r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'"
-COMMENT = r"//[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/"
+STRING = r"\"(?:[^\"\\]++|\\.)*+\"|'(?:[^'\\]++|\\.)*+'"
+COMMENT = r"//[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/"
 
 _BLANK = re.compile(rf"(?:\s++|{COMMENT})*+")
 _NAME = re.compile(rf"%?+{NAME}", re.ASCII)
@@ -39,19 +39,29 @@ class Cursor:
       end: where to stop.
     """
 
-    __slots__ = ("end", "path", "position", "text")
+    __slots__ = ("_line", "_line_position", "end", "path", "position", "text")
 
     def __init__(self, text: str, path: str, position: int = 0, end: int | None = None) -> None:
         self.text = text
         self.path = path
         self.position = position
         self.end = len(text) if end is None else end
+        self._line = 1
+        self._line_position = 0
 
     def location(self, position: int) -> SourceLocation:
         """Line and column of `position`."""
         line = self.text.count("\n", 0, position) + 1
         column = position - (self.text.rfind("\n", 0, position) + 1) + 1
         return SourceLocation(self.path, line, column)
+
+    def line_of(self, position: int) -> int:
+        """Line number of `position`; cheap for positions that only grow."""
+        if position < self._line_position:
+            return self.location(position).line
+        self._line += self.text.count("\n", self._line_position, position)
+        self._line_position = position
+        return self._line
 
     def fail(
         self, expected: str, position: int | None = None, found: str | None = None

@@ -27,6 +27,7 @@ _TOKENS = re.compile(
     re.ASCII,
 )
 _DROPPED = re.compile(rf"{COMMENT}|[\s,]++")
+_LARGE_FLOAT = re.compile(r"[eE]\+?[0-9]|[0-9]{5}")
 _LARGEST_FLOAT = {
     "f16": 65520.0,
     "bf16": 3.4e38,
@@ -80,16 +81,20 @@ def _has_structure(text: str, shape: Shape) -> bool:
     for size in reversed(shape.dimensions):
         if size > len(folded):
             return False
-        folded = re.sub(rf"\{{v{{{size}}}\}}", "v", folded)
+        folded = folded.replace("{" + "v" * size + "}", "v")
     return folded == "v"
 
 
 def _expected_range(text: str, element_type: str) -> str | None:
-    values = _VALUE.findall(_DROPPED.sub(" ", text) if "/" in text else text)
+    """Looks at single values only where a cheap search finds one that may be out of range."""
+    if "/" in text:
+        text = _DROPPED.sub(" ", text)
     if element_type[0] in "su":
-        return _expected_integers(values, element_type)
+        return _expected_integers(text, element_type)
     largest = _LARGEST_FLOAT.get(element_type)
-    if largest is not None and any(len(v) > 4 and _exceeds(v, largest) for v in values):
+    if largest is None or _LARGE_FLOAT.search(text) is None:
+        return None
+    if any(_exceeds(value, largest) for value in _VALUE.findall(text)):
         return f"values that a {element_type} can hold"
     return None
 
@@ -100,11 +105,15 @@ def _exceeds(value: str, largest: float) -> bool:
     return not -largest <= float(value) <= largest
 
 
-def _expected_integers(values: list[str], element_type: str) -> str | None:
+def _expected_integers(text: str, element_type: str) -> str | None:
     bits = ELEMENT_BITS[element_type]
     # XLA stores 64-bit values without looking at the sign bit.
     lowest = 0 if element_type[0] == "u" and bits < 64 else -(1 << (bits - 1))
     end = 1 << (bits if element_type[0] == "u" or bits == 64 else bits - 1)
+    digits = len(str(end))
+    if not re.search(rf"[.a-z]|[0-9]{{{digits}}}" + ("|-" if lowest == 0 else ""), text):
+        return None
+    values = _VALUE.findall(text)
     if all(_ONE_INTEGER.fullmatch(v) and lowest <= int(v) < end for v in values):
         return None
     return f"integers from {lowest} to {end - 1} for the type {element_type}"

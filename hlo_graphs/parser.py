@@ -107,13 +107,12 @@ def require_scheduled(module: HloModule) -> HloModule:
 
 
 def _modules(text: str, path: str, use_fast_lines: bool) -> Iterator[HloModule]:
-    start = 0
+    cursor = Cursor(text, path)
     ends = [match.start() for match in _SEPARATOR.finditer(text)]
     for end in [*ends, len(text)]:
-        cursor = Cursor(text, path, start, end)
+        cursor.end = end
         while not cursor.at_end():
             yield _ModuleReader(cursor, use_fast_lines).read()
-        start = end
 
 
 class _ModuleReader:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hlo_graphs.async_sugar import AsyncChains, fresh_name
+from hlo_graphs.async_sugar import AsyncChains
+from hlo_graphs.fresh_names import FreshNames
 from hlo_graphs.hlo import HloComputation, HloInstruction
 
 
@@ -25,6 +26,7 @@ class Scope:
     by_name: dict[str, HloInstruction] = field(default_factory=dict)
     chains: AsyncChains = field(default_factory=AsyncChains)
     root: str | None = None
+    _names: FreshNames = field(default_factory=FreshNames)
 
     def add(self, instruction: HloInstruction) -> None:
         """Appends to the schedule."""
@@ -34,7 +36,7 @@ class Scope:
 
     def fresh_name(self, wanted: str) -> str:
         """`wanted`, with a number behind it where it is taken."""
-        return fresh_name(wanted, self.by_name)
+        return self._names.make(wanted, self.by_name)
 
     def wrapped_computations(self) -> Mapping[str, HloComputation]:
         """Those that async sugar stands for, once the computation is complete."""

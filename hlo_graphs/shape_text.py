@@ -15,15 +15,28 @@ from hlo_graphs.shapes import ELEMENT_BITS
 MAX_NESTING = 100
 """Deepest tuple nesting read; real modules stay under ten."""
 
+MAX_RANK = 256
+"""Most dimensions read; real arrays have under ten."""
+
 _SIMPLE = re.compile(
     r"[a-z][a-z0-9]*+\[[0-9,]*+\](?:\{(?=[0-9:])[^{}\s]*+\}|(?!\s*+\{\s*+[0-9:]))", re.ASCII
 )
 _TYPE_NAME = re.compile(r"[A-Za-z_]\w*")
-_DIM_LEVEL = re.compile(r"[A-Z][+~]*")
+_DIM_LEVEL = re.compile(r"[DCSH][+~]*")
 _LAYOUT_AHEAD = re.compile(r"\s*+\{\s*+(?=-?[0-9]|:)")
 _BUFFER_AHEAD = re.compile(r"b\s*+\(")
 _SHAPE_AHEAD = re.compile(r"\(|b\s*+\(|[A-Za-z_]\w*+\s*+\[")
 _HANDLES = ("token", "opaque")
+
+
+def parse_shape(text: str, path: str = "<shape>") -> Shape:
+    """The shape that `text` is, nothing more.
+
+    Raises:
+      HloSyntaxError: if it is not one shape.
+    """
+    cursor = Cursor(text, path)
+    return ShapeReader().from_text(text, cursor, 0)
 
 
 class ShapeReader:
@@ -42,6 +55,10 @@ class ShapeReader:
                 inner.fail("the end of the shape")
             self._known[text] = shape
         return shape
+
+    def known(self, text: str) -> Shape | None:
+        """The shape of a text read before."""
+        return self._known.get(text)
 
     def ahead(self, cursor: Cursor) -> bool:
         """Whether a shape comes next."""
@@ -177,6 +194,8 @@ def _read_dimensions(cursor: Cursor) -> tuple[tuple[int, ...], tuple[bool, ...]]
     sizes: list[int] = []
     dynamic: list[bool] = []
     while not cursor.accept("]"):
+        if len(sizes) == MAX_RANK:
+            cursor.fail(f"at most {MAX_RANK} dimensions")
         if sizes:
             cursor.expect(",", "or ']' between dimensions")
         if cursor.accept("?"):
@@ -208,7 +227,7 @@ def _read_dim_levels(cursor: Cursor) -> tuple[str, ...]:
         if levels:
             cursor.expect(",", "or ')' between dimension levels")
         level = cursor.accept_pattern(_DIM_LEVEL)
-        if level is None or level[0] not in "DCSHL":
+        if level is None:
             cursor.fail("a dimension level (D, C, S or H)")
         levels.append(level)
     return tuple(levels)

@@ -1,1 +1,1 @@
-"""Measurements of speed and quality, each a command that prints its figures."""
+"""Speed and quality measured against a named peer; each module is a command."""
