@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
-from malloc_game.turn_features import turn_features
+from malloc_game.turn_features import copy_scale_ticks, idle_curve, turn_features
 from malloc_game.turn_table import NEVER, NUM_COLUMNS, Column, Flush, ItemKind, TurnTable, turn_table
 
 NUM_ACTIONS = 3
 
-LIVE = 2**31 - 1
-"""Segment code of an address where a buffer lies. Other codes: the step from which the address
-is free; negative, `-1 - item`: free when the eviction queued in `item` is done."""
+LIVE = 2**30
+"""Segment codes from here on: a buffer lies there, up to step `code - LIVE` at least. Smaller
+ones: the step from which the addresses are free. Negative, `-1 - item`: a buffer lies there until
+the eviction queued in `item` is done."""
 
 NOBODY = -1
 """No item: the buffer is not resident, nothing is queued."""
@@ -100,6 +101,10 @@ class ProgramArrays:
         item's step is, and one of its stalls (its flush, or its late copy at loop entry).
       features: `[num_items, len(TurnFeature)]` float32: what observations say about each turn
         before the game (`malloc_game.turn_features`).
+      idle_curve: `[num_items + 1]` float32: idle time before each step with everything slow,
+        over the time that filling fast memory takes.
+      copy_scale: `[]` float32: ticks that filling fast memory takes.
+      num_steps: `[]` int32.
       capacity_units: `[]` int32.
       num_items: `[]` int32, before padding.
       max_carried: `[]` int32.
@@ -109,6 +114,9 @@ class ProgramArrays:
     items: jax.Array
     weights: jax.Array
     features: jax.Array
+    idle_curve: jax.Array
+    copy_scale: jax.Array
+    num_steps: jax.Array
     capacity_units: jax.Array
     num_items: jax.Array
     max_carried: jax.Array
@@ -232,6 +240,9 @@ def program_arrays(program: Program | TurnTable, bucket: Bucket | None = None) -
         items=jnp.asarray(_padded_items(table, bucket)),
         weights=_pad_rows(table.weights / all_slow if all_slow > 0 else table.weights * 0, bucket),
         features=_pad_rows(turn_features(table), bucket),
+        idle_curve=_padded_idle_curve(table, bucket),
+        copy_scale=jnp.float32(copy_scale_ticks(table.program)),
+        num_steps=jnp.int32(table.program.num_steps),
         capacity_units=jnp.int32(machine.capacity_bytes // machine.alignment_bytes),
         num_items=jnp.int32(table.num_items),
         max_carried=jnp.int32(table.max_carried),
@@ -252,6 +263,13 @@ def _padded_items(table: TurnTable, bucket: Bucket) -> NDArray[np.int32]:
     grouped = np.pad(grouped, ((0, 0), (0, 0), (0, more_lanes)))
     wide = np.concatenate([fixed, grouped.reshape(table.num_items, 3 * bucket.num_lanes)], axis=1)
     return np.pad(wide, ((0, more_rows), (0, 0)))
+
+
+def _padded_idle_curve(table: TurnTable, bucket: Bucket) -> jax.Array:
+    """Beyond the program's end the curve stays level."""
+    curve = idle_curve(table.program)
+    padding = (0, bucket.num_items + 1 - len(curve))
+    return jnp.asarray(np.pad(curve, padding, mode="edge"), dtype=jnp.float32)
 
 
 def first_state(arrays: ProgramArrays) -> State:

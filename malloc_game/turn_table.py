@@ -59,6 +59,7 @@ class Column(enum.IntEnum):
 
     BUFFER counts the buffers that take turns; `TurnTable.buffers` has their program indices.
     POSITION is the turn's step; AFTER the position at which the buffer leaves if it does;
+    UNTIL the step up to which Keep reserves the place, if it has a meaning;
     EXIT_ITEM the item that ends a Keep at loop entry; DONE_AT the position at which copies
     that complete in this item are done. OFFER_*: what a finished trip offers the frame around.
     BUS and the lanes' own ticks are the access's; SLOW_BUS, base and all-slow are its step's.
@@ -85,6 +86,7 @@ class Column(enum.IntEnum):
     OFFER_LIMIT = 18
     BUS = 19
     SLOW_BUS = 20
+    UNTIL = 21
 
 
 NUM_COLUMNS = len(Column)
@@ -254,7 +256,7 @@ class _Writer:
 
     def table(self, max_carried: int) -> TurnTable:
         """Everything collected, with what only the later items tell."""
-        later: set[tuple[int, int | None]] = set()
+        later: dict[tuple[int, int | None], int] = {}
         exits: dict[tuple[int | None, int], int] = {}
         for index in range(len(self.rows) - 1, -1, -1):
             row, frame, loop = self.rows[index], self.frames[index], self.loops[index]
@@ -271,7 +273,8 @@ class _Writer:
                 row[Column.EXIT_ITEM] = exits[loop, buffer]
             elif kind == ItemKind.CARRIED:
                 row[Column.EXIT_ITEM] = NEVER
-            later.add((buffer, frame))
+            row[Column.UNTIL] = later.get((buffer, frame), self.program.num_steps + 1)
+            later[buffer, frame] = row[Column.AFTER]
         return TurnTable(
             program=self.program,
             items=_as_int32(self.program, self.rows),
