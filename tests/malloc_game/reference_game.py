@@ -151,9 +151,10 @@ class ReferenceGame:
         assert self.turn is not None
         return self._legal(self.turn)
 
-    def play(self, action: Action) -> Fraction:
+    def play(self, action: int) -> Fraction:
         """Plays one decision; the fall of latency until the next, over the all-slow latency."""
         assert self.turn is not None
+        action = Action(action)
         assert self.legal()[action], (action, self.turn)
         before = self.latency
         turn, self.turn = self.turn, None
