@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hlo_graphs.program import AccessKind, Program
+from hlo_graphs.program import BEFORE_PROGRAM, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 
 MAX_RUNS = 128
@@ -96,7 +96,16 @@ def _residency_is_well_formed(program: Program, r: Residency, memory_map: Memory
             if access.kind is AccessKind.WRITE
         }
         begins = {c.step: c.issue for c in memory_map.replaced_copies}
-        _require(any(begins.get(step, step) == r.start for step in writers), "not produced")
+        produced = any(begins.get(step, step) == r.start for step in writers)
+        _require(produced or _is_before_all_content(program, r), "not produced")
+
+
+def _is_before_all_content(program: Program, r: Residency) -> bool:
+    """Whether, once, the buffer is given its place before it ever held anything."""
+    buffer = program.buffers[r.buffer]
+    writers = [step for step, a in program.accesses_of_buffer[r.buffer] if a.kind.writes]
+    empty = buffer.is_undefined or buffer.origin != BEFORE_PROGRAM
+    return empty and r.loop is None and not r.parts and min(writers, default=r.start) >= r.start
 
 
 def _parts_tile(size_bytes: int, r: Residency) -> None:
@@ -212,6 +221,10 @@ def _all_choices(program: Program) -> Iterator[Choices]:
         prefixes += [(*asked[:at], False) for at in range(len(prefix), len(asked))]
 
 
+_NEVER_WRITTEN = -1
+"""The version of a place that nothing was put into yet."""
+
+
 @dataclass
 class _Run:
     """One run of the program: at most two trips per loop, branches as `choose` says."""
@@ -227,8 +240,9 @@ class _Run:
     counter: int = 0
 
     def play(self) -> None:
-        for buffer in range(len(self.program.buffers)):
-            self.newest[buffer] = self.slow[buffer] = 0
+        for index, buffer in enumerate(self.program.buffers):
+            empty = buffer.is_undefined or buffer.origin != BEFORE_PROGRAM
+            self.newest[index] = self.slow[index] = _NEVER_WRITTEN if empty else 0
         self._trip(None, 0, self.program.num_steps)
         for index, leaving in enumerate(self.program.buffers):
             if leaving.live_out:
@@ -315,10 +329,8 @@ class _Run:
             _require(self.slow[buffer] == self.newest[buffer], "rule 3: stale prefetch")
             torn = residency.start < residency.ready and self._is_moving(buffer)
             _require(not torn, "rule 3: prefetch of what is being written")
-        never_written = -1
-        self.fast[number] = (
-            never_written if residency.source is Source.PRODUCED else self.slow[buffer]
-        )
+        produced = residency.source is Source.PRODUCED
+        self.fast[number] = _NEVER_WRITTEN if produced else self.slow[buffer]
 
     def _content(self, residency: Residency) -> int:
         return self.fast[self.memory_map.residencies.index(residency)]
