@@ -17,6 +17,12 @@ from solvers.prices import Prices, price_bound, uniform_prices
 from solvers.relaxation import Relaxation, RelaxedSolution
 from solvers.solver import Deadline
 
+TIGHT = 2e-4
+"""Column generation ends when the certificate is this close to the linear program's optimum."""
+
+SMOOTHING = (0.5, 0.15)
+"""Shares of the new prices in the mixtures with the best ones that are tried each round."""
+
 BoundCallback = Callable[[float], None]
 
 
@@ -43,32 +49,69 @@ def bound_program(
     program: Program,
     time_limit_seconds: float = 10.0,
     *,
-    max_rounds: int = 4,
+    max_rounds: int = 12,
     on_bound: BoundCallback | None = None,
 ) -> Bound:
     """The best bound found within the limit; `on_bound` hears of each improvement.
 
-    Stops after `max_rounds` linear programs, or when a round neither adds columns nor helps.
+    Stops after `max_rounds` linear programs, when the certificate meets the linear program's
+    optimum, or when there are no columns to add.
     """
-    deadline = Deadline.after(time_limit_seconds)
-    prices = uniform_prices(program)
-    best = price_bound(program, prices)
-    relaxed: RelaxedSolution | None = None
-    rounds = 0
-    relaxation = Relaxation(program) if program.num_steps else None
-    while relaxation is not None and rounds < max_rounds and not deadline.expired:
-        found = relaxation.solve(deadline.remaining_seconds)
-        if found is None:
-            break
-        rounds += 1
-        relaxed = found
-        ticks = price_bound(program, found.prices)
-        improved = ticks > best * (1 + 1e-5)
-        if ticks > best:
-            best, prices = ticks, found.prices
-            if on_bound is not None:
-                on_bound(best)
-        tight = found.value_ticks <= best * (1 + 1e-4)
-        if tight or (rounds > 1 and not improved) or not relaxation.add_services(found.prices):
-            break
-    return Bound(best, prices, relaxed, rounds, deadline.elapsed_seconds)
+    search = _BoundSearch(program, Deadline.after(time_limit_seconds), on_bound)
+    if program.num_steps:
+        search.run(max_rounds)
+    seconds = search.deadline.elapsed_seconds
+    return Bound(search.best, search.prices, search.relaxed, search.rounds, seconds)
+
+
+class _BoundSearch:
+    """Column generation with smoothing: new columns and bounds also between old and new prices."""
+
+    def __init__(
+        self, program: Program, deadline: Deadline, on_bound: BoundCallback | None
+    ) -> None:
+        self.program = program
+        self.deadline = deadline
+        self.on_bound = on_bound
+        self.prices = uniform_prices(program)
+        self.best = price_bound(program, self.prices)
+        self.relaxed: RelaxedSolution | None = None
+        self.rounds = 0
+
+    def run(self, max_rounds: int) -> None:
+        relaxation = Relaxation(self.program)
+        while self.rounds < max_rounds and not self.deadline.expired:
+            found = relaxation.solve(self.deadline.remaining_seconds)
+            if found is None:
+                return
+            self.rounds += 1
+            self.relaxed = found
+            self._try(found.prices)
+            if found.value_ticks <= self.best * (1 + TIGHT):
+                return
+            added = relaxation.add_services(found.prices)
+            for share in SMOOTHING:
+                if self.deadline.expired:
+                    return
+                mixed = mix_prices(found.prices, self.prices, share)
+                self._try(mixed)
+                added += relaxation.add_services(mixed)
+            if not added:
+                return
+
+    def _try(self, prices: Prices) -> None:
+        ticks = price_bound(self.program, prices)
+        if ticks > self.best:
+            self.best, self.prices = ticks, prices
+            if self.on_bound is not None:
+                self.on_bound(ticks)
+
+
+def mix_prices(first: Prices, second: Prices, share: float) -> Prices:
+    """`share` of the first and the rest of the second: valid prices again."""
+    rest = 1.0 - share
+    return Prices(
+        first.space * share + second.space * rest,
+        first.idle * share + second.idle * rest,
+        first.lanes * share + second.lanes * rest,
+    )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
-from solvers.timeline import Item, Lane, lanes_of, outermost_loop_within
+from solvers.timeline import Item, Lane, is_undefined_before, lanes_of, outermost_loop_within
 
 MAX_WINDOW_STEPS = 512
 """A copy looks no further than this for idle time: longer windows only hold space."""
@@ -319,7 +319,8 @@ class Plan:
             end=finish.end_step,
             source=Source.PRODUCED,
         )
-        if begin.kind is not AccessKind.WRITE and not self._add_prefetch(run, begin):
+        empty = begin.kind is AccessKind.WRITE or is_undefined_before(self.program, lane, first)
+        if not empty and not self._add_prefetch(run, begin):
             return None
         dirty = any(item.writes for item in lane.items[first : last + 1])
         if dirty and lane.needed_after[last] and not self._add_eviction(run):

@@ -26,7 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hlo_graphs.program import Access, AccessKind, Program
-from solvers.timeline import Item, Lane, lanes_of
+from solvers.timeline import (
+    Item,
+    Lane,
+    is_undefined_before,
+    lanes_of,
+    live_ranges_within,
+    needs_content,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -198,11 +205,7 @@ def _weighed(weights: Sequence[float], access: Access) -> float:
 
 
 def starts_with_read(item: Item) -> bool:
-    """Whether the first access, with every branch taken, needs the content before.
-
-    Weaker than `Item.reads_first`, which lets branches be skipped: the path that takes them all
-    is one of those on which a map must be valid, so lives along it are a relaxation.
-    """
+    """Whether the first access, with every branch taken, reads; see `needs_content`."""
     return item.uses[0][1].kind.reads
 
 
@@ -296,6 +299,8 @@ class Life:
         for index, item in enumerate(lane.items):
             if starts_with_read(item):
                 state = self._cross_gap(lane, state, written, position, item, late)
+                if is_undefined_before(self.program, lane, index):
+                    state.here = min(state.here, state.away)
             if item.loop is None:
                 state = self._direct(item, state)
             else:
@@ -351,7 +356,7 @@ class Life:
     def _loop(self, lane: Lane, lane_index: int, index: int, state: _State) -> _State:
         """Resident throughout, or out of fast memory at the ends of every trip."""
         item = lane.items[index]
-        hold = self._hold(item.start_step, item.end_step)
+        hold = sum(self._hold(start, end) for start, end in live_ranges_within(item))
         if starts_with_read(item):
             left = self._trip(self.child[lane_index, index], state, item)
             if item.writes:
@@ -395,7 +400,7 @@ class Life:
             written = lane.start_step
             has_written = False
             for index, item in enumerate(lane.items):
-                if starts_with_read(item):
+                if needs_content(self.program, lane, index):
                     step = self._prefetch_step(lane, written, item.start_step)
                     if step >= 0:
                         yield lane_index, index, step, True
@@ -404,10 +409,20 @@ class Life:
                 following = lane.items[index + 1 : index + 2]
                 limit = following[0].start_step if following else lane.end_step
                 if has_written and lane.needed_after[index] and limit > written:
-                    yield lane_index, index, self._cheapest_idle(written, limit), False
+                    yield lane_index, index, written + int(self.idle[written:limit].argmin()), False
 
-    def _cheapest_idle(self, start: int, end: int) -> int:
-        return start + int(self.idle[start:end].argmin())
+    def service_cost(self, lane_index: int, index: int, step: int, is_prefetch: bool) -> float:
+        """What serving a whole copy at `step` (-1: by a stall) costs."""
+        lane = self.lanes[lane_index]
+        work = self.copy_ticks * lane.repeat
+        if step < 0:
+            return work
+        cost = work * float(self.idle[step])
+        if is_prefetch:
+            items = lane.items
+            ready = items[index].start_step if index < len(items) else lane.end_step
+            cost += self._hold(step, ready)
+        return cost
 
     def _prefetch_step(self, lane: Lane, floor: int, ready: int) -> int:
         """The step that `_prefetch_cost` chose, -1 for a stall."""

@@ -28,7 +28,7 @@ from solvers.prices import (
     resident_lanes,
     starts_with_read,
 )
-from solvers.timeline import Item, Lane
+from solvers.timeline import Item, Lane, live_ranges_within, needs_content
 
 STALL = -1
 """Service "step" of a copy that is paid as a stall."""
@@ -203,7 +203,7 @@ class Relaxation:
             column = self.matrix.column(0.0, 0.0, 1.0)
             self.fast_column[buffer, lane_index, index] = column
             self._add_fast(buffer, lane_index, index, item, column, previous, position)
-            if starts_with_read(item):
+            if needs_content(self.program, lane, index):
                 self._add_prefetches(buffer, lane_index, index, floor)
                 if current is not None:
                     self._need_current(buffer, lane_index, index, column, current, around)
@@ -249,11 +249,13 @@ class Relaxation:
     ) -> None:
         """Space of the item, and of the share kept since the item before."""
         share = self._share(buffer)
-        if not starts_with_read(item):
-            self._hold(column, item.start_step, item.end_step, share)
+        ranges = live_ranges_within(item)
+        for low, high in ranges:
+            self._hold(column, low, high, share)
+        if not needs_content(self.program, self.lanes[buffer][lane_index], index):
             return
         start = item.start_step if previous is None else position
-        self._hold(column, start, item.end_step, share)
+        self._hold(column, start, item.start_step, share)
         if previous is None:
             fetched = self.matrix.row(0.0, 0.0, [(column, 1.0)])
             self._kept_row[buffer, lane_index, index] = (start, fetched, None)
@@ -451,20 +453,31 @@ class Relaxation:
         return self.program.buffers[buffer].size_bytes / self.unit / self.capacity
 
     def add_services(self, prices: Prices) -> int:
-        """Adds, for every copy, the step that is cheapest under `prices`; returns how many."""
+        """Adds, for every copy, the step that is cheapest under `prices`; returns how many.
+
+        Only steps that are cheaper than those a copy already has.
+        """
         priced = PricedProgram(self.program, prices, lanes=self.lanes)
+        known: dict[tuple[int, int, int, bool], list[int]] = {}
+        for service in self.services:
+            key = (service.buffer, service.lane, service.item, service.is_prefetch)
+            known.setdefault(key, []).append(service.step)
         added = 0
         for buffer, lanes in enumerate(self.lanes):
-            for lane, item, step, is_prefetch in Life(priced, buffer, lanes).cheapest_services():
-                service = Service(buffer, lane, item, step, is_prefetch)
-                if service in self.services:
+            life = Life(priced, buffer, lanes)
+            for lane, item, step, is_prefetch in life.cheapest_services():
+                have = known.get((buffer, lane, item, is_prefetch), [])
+                costs = (life.service_cost(lane, item, other, is_prefetch) for other in have)
+                least = min(costs, default=0.0)
+                cost = life.service_cost(lane, item, step, is_prefetch)
+                if cost >= least - 1e-7 * self.scale:
                     continue
+                service = Service(buffer, lane, item, step, is_prefetch)
                 if is_prefetch:
                     self._add_prefetch(service)
-                    added += 1
-                elif (buffer, lane, item) in self._evict_rows:
+                else:
                     self._add_eviction(service)
-                    added += 1
+                added += 1
         return added
 
     # -- solving ------------------------------------------------------------------------------

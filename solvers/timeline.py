@@ -69,8 +69,8 @@ class Lane:
 def lanes_of(program: Program, buffer: int) -> tuple[Lane, ...]:
     """The buffer's lanes, a scope before the scopes inside it; empty if nothing accesses it.
 
-    Whether the buffer is needed after an item assumes that every loop may run again and every
-    branch may be skipped, as rule 5 of PROBLEM.md section 2 asks.
+    Whether the buffer is needed after an item assumes that every loop of several trips may run
+    again and every branch may be skipped, as rule 5 of PROBLEM.md section 2 asks.
     """
     uses = program.accesses_of_buffer[buffer]
     if not uses:
@@ -91,7 +91,7 @@ def _add_lane(
     lanes: list[Lane],
 ) -> None:
     items = _items(program, scope, uses)
-    if scope is not None and not needed_at_end:
+    if scope is not None and not needed_at_end and program.loops[scope].trip_count > 1:
         needed_at_end = _needed(program, items, False)[1]
     needed_after, needed_before = _needed(program, items, needed_at_end)
     loop = None if scope is None else program.loops[scope]
@@ -176,6 +176,45 @@ def _needed(
         after.append(needed)
         needed = item.reads_first or (needed and not item.always_writes)
     return tuple(reversed(after)), needed
+
+
+def live_ranges_within(item: Item) -> tuple[tuple[int, int], ...]:
+    """Steps of an item at which a residency over it must hold its bytes: all but dead stretches.
+
+    A stretch is dead if the next access, in program order, writes the whole buffer, the stretch
+    before a trip's first write and that after the last access included (`Residency.holes`).
+    """
+    first_writes = item.uses[0][1].kind is AccessKind.WRITE
+    start = item.uses[0][0] if first_writes else item.start_step
+    ranges: list[tuple[int, int]] = []
+    end = item.uses[0][0] + 1
+    for step, access in item.uses[1:]:
+        if access.kind is AccessKind.WRITE:
+            ranges.append((start, end))
+            start = step
+        end = step + 1
+    ranges.append((start, end if first_writes else item.end_step))
+    return tuple(ranges)
+
+
+def needs_content(program: Program, lane: Lane, index: int) -> bool:
+    """Whether a residency that begins with item `index` must be filled by a copy.
+
+    Not if the first access, with every branch taken, writes the whole buffer; nor before
+    anything was ever written to a buffer that has no content at the start. Weaker than
+    `Item.reads_first`, which lets branches be skipped: the path that takes them all is one of
+    those on which a map must be valid, so what follows from it is a relaxation.
+    """
+    if lane.items[index].uses[0][1].kind is AccessKind.WRITE:
+        return False
+    return not is_undefined_before(program, lane, index)
+
+
+def is_undefined_before(program: Program, lane: Lane, index: int) -> bool:
+    """Whether nothing has given the buffer any content before item `index` of its outer lane."""
+    if lane.loop is not None or program.buffers[lane.buffer].has_content_at_start:
+        return False
+    return not any(item.writes for item in lane.items[:index])
 
 
 def outermost_loop_within(program: Program, scope: int | None, step: int) -> int | None:

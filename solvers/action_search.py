@@ -1,0 +1,201 @@
+"""What the searches over mallocGame's actions share: starts, incumbents, time, the answer.
+
+A search plays `malloc_game.fast_game.FastGame` with arrays of wishes, one per turn. Here are the
+translation of any valid map into wishes, the bookkeeping of a run (`ActionSearch`), and the
+last word: the answer is timed by the simulator and is never worse than the empty map or a map
+handed in. Source: PROBLEM.md section 4; issue "Bounds, and opponents nobody can call weak".
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hlo_graphs.program import Program
+from malloc_game.fast_game import Action, FastGame, Turn, TurnKind
+from malloc_game.fast_game_kernels import Actions, Floats
+from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.validate import validate
+from solvers.evaluate import simulated_latency
+from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+
+RESERVE_SECONDS = 0.05
+"""Kept back from the time limit for building and timing the answer."""
+
+
+def wishes_of_map(game: FastGame, memory_map: MemoryMap) -> Actions:
+    """Wishes (`[num_turns]` int8) that follow a valid map of the game's program.
+
+    Copy where an access is served fast, Keep where the same residency lasts to the buffer's next
+    turn, Drop elsewhere. The game places and times copies by its own rules, so its map is near
+    the given one, not equal to it.
+    """
+    follower = _MapFollower(game.program, memory_map)
+    turns, following = game.turns, game.next_turn
+    wishes = game.wishes(Action.DROP)
+    for index, turn in enumerate(turns):
+        residency = follower.covering(turn)
+        if residency is None:
+            continue
+        later = following[index]
+        if turn.kind is TurnKind.CARRY:
+            wishes[index] = Action.KEEP
+        elif later >= 0 and _lasts_to(residency, turns[later]):
+            wishes[index] = Action.KEEP
+        elif turn.kind is TurnKind.ACCESS:
+            wishes[index] = Action.COPY
+    return wishes
+
+
+def _lasts_to(residency: Residency, turn: Turn) -> bool:
+    """Whether the residency covers the turn (for an exit: all of the loop before it)."""
+    if turn.kind is TurnKind.EXIT:
+        return residency.end >= turn.step
+    return residency.end > turn.step
+
+
+class _MapFollower:
+    """Finds the residency of a map that a turn concerns."""
+
+    def __init__(self, program: Program, memory_map: MemoryMap) -> None:
+        self.program = program
+        self._of_buffer: list[list[Residency]] = [[] for _ in program.buffers]
+        for residency in sorted(memory_map.residencies, key=lambda r: r.start):
+            self._of_buffer[residency.buffer].append(residency)
+        self._starts = [[r.start for r in found] for found in self._of_buffer]
+
+    def covering(self, turn: Turn) -> Residency | None:
+        """The ready residency at the turn's access, or through its whole loop, or carried."""
+        found = self._of_buffer[turn.buffer]
+        if turn.kind is TurnKind.CARRY:
+            carried = (r for r in found if r.source is Source.CARRIED)
+            return next(carried, None)
+        step = turn.step - 1 if turn.kind is TurnKind.EXIT else turn.step
+        position = bisect_right(self._starts[turn.buffer], step) - 1
+        if position < 0:
+            return None
+        residency = found[position]
+        end = step + 1
+        if turn.kind is TurnKind.ENTRY:
+            assert turn.loop is not None
+            end = self.program.loops[turn.loop].end_step
+        covers = residency.ready <= step and residency.end >= end
+        return residency if covers else None
+
+
+class ActionSearch:
+    """One run of a search: the game, the clock, the best game so far.
+
+    Args:
+      request: what was asked for.
+      name: the solver's, for reports.
+      max_games: stop after so many games; None leaves it to the clock. With a limit the answer
+        depends on the seed alone.
+
+    Attributes:
+      game: to play on.
+      rng: the run's random numbers.
+      games_played: games played and counted so far.
+      best_wishes: `[num_turns]` int8 of the best game.
+      best_ticks: its latency.
+    """
+
+    def __init__(self, request: SolveRequest, name: str, max_games: int | None = None) -> None:
+        self.deadline = Deadline.after(request.time_limit_seconds)
+        self.request = request
+        self.name = name
+        self.max_games = max_games
+        self.game = FastGame(request.program)
+        self.rng = np.random.default_rng(request.seed)
+        self.games_played = 0
+        self.best_wishes = self.game.wishes(Action.DROP)
+        self.best_ticks = self.game.latency_ticks(self.best_wishes)
+        self._best_map = MemoryMap()
+        self._best_map_ticks = request.program.all_slow_ticks
+        self._seen: MemoryMap | None = None
+        for memory_map in request.initial_maps:
+            self.consider_map(memory_map)
+
+    @property
+    def progress(self) -> float:
+        """Share of the games, or else of the time, that is used up: 0 to 1."""
+        if self.max_games is not None:
+            return min(self.games_played / max(self.max_games, 1), 1.0)
+        limit = max(self.request.time_limit_seconds - RESERVE_SECONDS, 1e-9)
+        return min(self.deadline.elapsed_seconds / limit, 1.0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether to stop: out of games or out of time, or there is nothing to decide."""
+        out_of_time = self.deadline.remaining_seconds <= RESERVE_SECONDS
+        return out_of_time or self.progress >= 1.0 or self.game.num_turns == 0
+
+    def consider(self, wishes: Actions, ticks: float) -> bool:
+        """Takes note of a game; whether it is the best so far."""
+        if ticks >= self.best_ticks:
+            return False
+        self.best_wishes, self.best_ticks = wishes.copy(), float(ticks)
+        self._report()
+        return True
+
+    def consider_map(self, memory_map: MemoryMap) -> Actions:
+        """Takes note of a valid map from elsewhere; the wishes that follow it."""
+        program = self.request.program
+        ticks = simulated_latency(program, memory_map, self.request.copy_order)
+        if ticks < self._best_map_ticks:
+            self._best_map, self._best_map_ticks = memory_map, ticks
+        wishes = wishes_of_map(self.game, memory_map)
+        record = self.game.play(wishes)
+        self.games_played += 1
+        self.consider(np.maximum(record.taken, 0).astype(np.int8), record.latency_ticks)
+        return wishes
+
+    def news(self) -> Actions | None:
+        """Wishes after the best map others have found, if it is new and better than ours."""
+        best_known = self.request.best_known
+        memory_map = best_known() if best_known is not None else None
+        if memory_map is None or memory_map is self._seen:
+            return None
+        self._seen = memory_map
+        before = self.best_ticks
+        wishes = self.consider_map(memory_map)
+        return wishes if self.best_ticks < before else None
+
+    def sample(self, probabilities: Floats, num_games: int) -> tuple[Floats, Actions]:
+        """`FastGame.sample`, its games counted and the best of them considered."""
+        latencies, taken = self.game.sample(probabilities, num_games, self.rng)
+        self.games_played += num_games
+        best = int(latencies.argmin())
+        self.consider(np.maximum(taken[best], 0).astype(np.int8), float(latencies[best]))
+        return latencies, taken
+
+    def solution(self) -> Solution:
+        """The best of the games played, the maps handed in and the empty map."""
+        best, best_ticks = self._best_map, self._best_map_ticks
+        if self.best_ticks < self.request.program.all_slow_ticks:
+            found = self.game.map_of(self.best_wishes)
+            ticks = simulated_latency(self.request.program, found, self.request.copy_order)
+            if ticks < best_ticks and not validate(self.request.program, found):
+                best, best_ticks = found, ticks
+        return Solution(
+            memory_map=best,
+            latency_ticks=best_ticks,
+            lower_bound_ticks=None,
+            status=status_of(best_ticks, None, self.request.gap),
+            solver=self.name,
+            wall_seconds=self.deadline.elapsed_seconds,
+            games_played=self.games_played,
+        )
+
+    def _report(self) -> None:
+        if self.request.on_progress is not None:
+            self.request.report(
+                Progress(
+                    self.deadline.elapsed_seconds,
+                    self.name,
+                    self.best_ticks,
+                    memory_map=self.game.map_of(self.best_wishes),
+                )
+            )
