@@ -64,7 +64,7 @@ def test_tables_of_the_examples_agree_with_each_other(examples: Path, name: str)
             assert schedule[use.time] == use.instruction
     capacity = 112 * 2**20
     for block in read_allocinfo(bundle.allocinfo):
-        assert 0 <= block.offset_bytes
+        assert block.offset_bytes >= 0
         assert block.offset_bytes + block.size_bytes <= capacity
         assert block.start_time <= block.end_time < len(schedule) + 1
     for allocation in read_buffer_assignment(bundle.buffer_assignment):
@@ -190,15 +190,15 @@ def test_damaged_buffer_rows_are_refused(tmp_path: Path, row: str, message: str)
 
 def test_damaged_assignments_schedules_and_ranges_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gz"
-    with pytest.raises(InputError, match=":1:1: .*an allocation before its values"):
+    with pytest.raises(InputError, match=r":1:1: .*an allocation before its values"):
         read_buffer_assignment(zipped(path, " value: <1 x @0> (size=1,offset=0): f32[]\n"))
-    with pytest.raises(InputError, match=":2:1: .*value: <ID NAME @COLOR>"):
+    with pytest.raises(InputError, match=r":2:1: .*value: <ID NAME @COLOR>"):
         read_buffer_assignment(zipped(path, "allocation 0: size 4:\n value: rubbish\n"))
-    with pytest.raises(InputError, match=":3:1: found '7', expected 1"):
+    with pytest.raises(InputError, match=r":3:1: found '7', expected 1"):
         read_scheduleinfo(zipped(path, "time,instruction_name\n0,a\n7,b\n"))
     with pytest.raises(InputError, match="HloLiveRange"):
         read_live_range(zipped(path, "HloLiveRang"))
-    with pytest.raises(InputError, match=":3:1: .*start-end"):
+    with pytest.raises(InputError, match=r":3:1: .*start-end"):
         read_live_range(zipped(path, "HloLiveRange (max 1):\n  BufferLiveRange:\n    x{}:0\n"))
 
 
