@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib
 import re
 import subprocess
 import sys
@@ -137,15 +138,15 @@ def _xla_seconds(path: Path, runs: int) -> float | None:
 
 
 def _print_xla_seconds(path: Path, runs: int) -> None:
-    from jaxlib import _hlo
-
+    parse = importlib.import_module("jaxlib._hlo").hlo_module_from_text
     text = _text(path)
-    print(best_seconds(lambda: _hlo.hlo_module_from_text(text), runs))
+    print(best_seconds(lambda: parse(text), runs))
 
 
 def _print_timings(timings: Sequence[Timing]) -> None:
     print(
-        f"{'file':60} {'KB':>8} {'instr.':>7} {'ours ms':>9} {'XLA ms':>9} {'ratio':>6} {'regex ms':>9}"
+        f"{'file':60} {'KB':>8} {'instr.':>7} {'ours ms':>9} {'XLA ms':>9} {'ratio':>6} "
+        f"{'regex ms':>9}"
     )
     for timing in timings:
         xla = "-" if timing.xla_seconds is None else f"{1e3 * timing.xla_seconds:.1f}"
