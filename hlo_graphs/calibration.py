@@ -49,9 +49,9 @@ class PipelineForm:
     """
 
     streaming: float = 1.11
-    exposed: float = 0.05
-    reread_power: float = 0.25
-    overlap_ratio: float = 0.6
+    exposed: float = 0.1
+    reread_power: float = 0.2
+    overlap_ratio: float = 0.5
 
     def overlapped_seconds(self, floor_seconds: float, matrix_seconds: float) -> float:
         """F - M0: the part of the floor during which transfers can proceed."""
@@ -78,8 +78,22 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class _Stated:
-    """An instruction whose cycles are stated, in numbers."""
+class StatedInstruction:
+    """An instruction whose cycles are stated, in numbers.
+
+    Attributes:
+      name: of the instruction.
+      keys: its array leaves; the arrays below have one entry for each.
+      sizes_bytes: bytes moved.
+      bus_seconds: bytes / slow memory's bandwidth.
+      is_output: written, not read.
+      is_matrix: an operand that reaches the matrix units.
+      is_copy: the instruction is a plain copy.
+      matrix_seconds: the matrix units' own time.
+      slow_seconds: N, with everything in slow memory.
+      floor_seconds: F, the least over the compiles used.
+      observations: what the compiles used say, placement by placement.
+    """
 
     name: str
     keys: tuple[LeafKey, ...]
@@ -98,6 +112,7 @@ class _Stated:
         """Equal for instructions that the compiler costs alike: the layers of a network."""
         return (
             self.is_copy,
+            self.keys,
             self.sizes_bytes,
             tuple(self.is_matrix),
             self.slow_seconds,
@@ -116,9 +131,10 @@ class CalibratedTimes:
     """
 
     analytic: AnalyticTimes
-    stated: Mapping[str, _Stated]
+    stated: Mapping[str, StatedInstruction]
     form: PipelineForm
     _steps: dict[tuple[str, str], StepTimes] = field(default_factory=dict, repr=False)
+    _alike: dict[tuple[object, ...], StepTimes] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -139,8 +155,15 @@ class CalibratedTimes:
             if stated is None or set(stated.keys) != set(plain.leaves):
                 self._steps[key] = _streaming(plain, self.form)
             else:
-                self._steps[key] = _pipeline(stated, self.form)
+                self._steps[key] = self._pipeline(stated)
         return self._steps[key]
+
+    def _pipeline(self, stated: StatedInstruction) -> StepTimes:
+        """Worked out once for all instructions that are costed alike (and so share everything)."""
+        signature = stated.signature
+        if signature not in self._alike:
+            self._alike[signature] = pipeline_times(stated, self.form)
+        return self._alike[signature]
 
 
 def calibrated_times(
@@ -179,7 +202,7 @@ def calibrated_times(
 
 def _read_stated(
     analytic: AnalyticTimes, none: CyclePoint, used: Sequence[CyclePoint], chip: Chip
-) -> Iterable[_Stated]:
+) -> Iterable[StatedInstruction]:
     module = analytic.costs.module
     for computation in module.computations.values():
         for instruction in computation.instructions:
@@ -194,7 +217,7 @@ def _stated(
     none: CyclePoint,
     used: Sequence[CyclePoint],
     chip: Chip,
-) -> _Stated:
+) -> StatedInstruction:
     name = instruction.name
     times = analytic.step(computation.name, name)
     cost = analytic.costs.cost(computation.name, name)
@@ -202,7 +225,7 @@ def _stated(
     keys = tuple(times.leaves)
     slow_cycles = none.cycles[name]
     floor_cycles = min(point.cycles.get(name, slow_cycles) for point in used)
-    return _Stated(
+    return StatedInstruction(
         name=name,
         keys=keys,
         sizes_bytes=tuple(times.leaves[key].size_bytes for key in keys),
@@ -236,9 +259,9 @@ def slow_leaves(placement: Placement) -> tuple[bool, ...]:
     return tuple(character == "0" for character in placement.operands + placement.outputs)
 
 
-def _pooled(stated: Sequence[_Stated]) -> Iterable[_Stated]:
+def _pooled(stated: Sequence[StatedInstruction]) -> Iterable[StatedInstruction]:
     """Instructions that are costed alike share their floor and their observations."""
-    groups: dict[tuple[object, ...], list[_Stated]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[StatedInstruction]] = defaultdict(list)
     for item in stated:
         groups[item.signature].append(item)
     for group in groups.values():
@@ -251,8 +274,8 @@ def _pooled(stated: Sequence[_Stated]) -> Iterable[_Stated]:
 # --- the pipeline of one instruction -------------------------------------------------------------
 
 
-def _pipeline(stated: _Stated, form: PipelineForm) -> StepTimes:
-    """The two lanes; both exact with everything slow and with everything fast."""
+def pipeline_times(stated: StatedInstruction, form: PipelineForm) -> StepTimes:
+    """The two lanes of a stated instruction; together exact at all slow and at all fast."""
     overlapped = form.overlapped_seconds(stated.floor_seconds, stated.matrix_seconds)
     base_seconds = stated.floor_seconds - overlapped
     shares = memory_shares(stated, stated.slow_seconds - base_seconds, form)
@@ -268,7 +291,7 @@ def _pipeline(stated: _Stated, form: PipelineForm) -> StepTimes:
     return StepTimes((stated.floor_seconds, base_seconds), leaf_times, stated=True)
 
 
-def memory_shares(stated: _Stated, available_seconds: float, form: PipelineForm) -> Array:
+def memory_shares(stated: StatedInstruction, available_seconds: float, form: PipelineForm) -> Array:
     """Divides the memory lane's time among the leaves; the sum is `available_seconds`."""
     bus = stated.bus_seconds
     if stated.is_copy:
@@ -295,7 +318,7 @@ def _divided(seconds: float, weights: Array) -> Array:
     return np.full_like(weights, seconds / len(weights)) if len(weights) else weights
 
 
-def _exposed(stated: _Stated, shares: Array, form: PipelineForm) -> Array:
+def _exposed(stated: StatedInstruction, shares: Array, form: PipelineForm) -> Array:
     """What the compute lane adds per slow leaf; never lifts it over the all-slow time."""
     room_seconds = stated.slow_seconds - stated.floor_seconds
     total = float(shares.sum())
@@ -313,7 +336,9 @@ _AT_FLOOR = 1.005
 """An observation up to this many floors says only that the memory lane is no longer."""
 
 
-def _corrected(stated: _Stated, base_seconds: float, shares: Array) -> tuple[float, Array]:
+def _corrected(
+    stated: StatedInstruction, base_seconds: float, shares: Array
+) -> tuple[float, Array]:
     """Moves the memory lane towards what the compiler stated for placements in between.
 
     Least squares with non-negative shares, pulled weakly to the form's: an observation above the
@@ -330,19 +355,21 @@ def _corrected(stated: _Stated, base_seconds: float, shares: Array) -> tuple[flo
         used = [row for row in rows if row is not None]
         if not used:
             return base_seconds, shares
-        solution = _solve(used, prior)
-    base = min(float(solution[0]) * unit, stated.floor_seconds)
+        solution = _solve(used, prior, stated.floor_seconds / unit)
+    base = float(solution[0]) * unit
     return base, _divided(stated.slow_seconds - base, solution[1:])
 
 
-def _equation(seen: Observation, solution: Array, stated: _Stated) -> tuple[Array, float] | None:
+def _equation(
+    seen: Observation, solution: Array, stated: StatedInstruction
+) -> tuple[Array, float] | None:
     row = np.concatenate([[1.0], np.array(seen.slow, dtype=np.float64)])
     target = seen.seconds / stated.slow_seconds
     at_floor = seen.seconds <= _AT_FLOOR * stated.floor_seconds
     return None if at_floor and float(row @ solution) <= target else (row, target)
 
 
-def _solve(equations: Sequence[tuple[Array, float]], prior: Array) -> Array:
+def _solve(equations: Sequence[tuple[Array, float]], prior: Array, most_base: float) -> Array:
     """Non-negative least squares for base and shares, as parts of the all-slow time."""
     matrix = np.vstack(
         [
@@ -355,7 +382,10 @@ def _solve(equations: Sequence[tuple[Array, float]], prior: Array) -> Array:
         [[_ANCHOR_WEIGHT], [target for _, target in equations], _PRIOR_WEIGHT * prior]
     )
     solution, _ = nnls(matrix, targets)
-    return np.asarray(solution, dtype=np.float64)
+    if solution[0] <= most_base:
+        return np.asarray(solution, dtype=np.float64)
+    shares, _ = nnls(matrix[:, 1:], targets - most_base * matrix[:, 0])
+    return np.concatenate([[most_base], shares])
 
 
 # --- what the compiler does not state ------------------------------------------------------------

@@ -11,28 +11,30 @@ on the others.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import minimize
 
 from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle, CyclePoint, CycleTable, bundle_in, read_cycles, read_points
 from hlo_graphs.calibration import (
     COMPILER_FORM,
+    CalibratedTimes,
     PipelineForm,
+    StatedInstruction,
     calibrated_times,
+    pipeline_times,
     placements_of,
     slow_leaves,
 )
 from hlo_graphs.chips import Chip, find_chip
+from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloModule
 from hlo_graphs.live_range import flatten_schedule
 from hlo_graphs.parser import read_module
-from hlo_graphs.times import LeafKey, StepTimes, Times, analytic_times, takes_no_time
+from hlo_graphs.times import StepTimes, Times, analytic_times, takes_no_time
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One instruction at production's placement, in seconds."""
+    """One instruction at production's placement, in seconds.
+
+    `unseen`: no compile that was fitted on shows this placement of this instruction, nor of one
+    that is costed like it.
+    """
 
     predicted_seconds: float
     stated_seconds: float
+    unseen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +67,13 @@ class Score:
 
     Attributes:
       total_error: predicted over stated total, minus one.
-      median_error: median over instructions of |predicted / stated - 1|, each weighted by its
-        stated time.
       spread: sum of |predicted - stated| over the stated total.
+      median_error: of |predicted / stated - 1|, half of the stated time lying on either side.
     """
 
     total_error: float
-    median_error: float
     spread: float
+    median_error: float
 
 
 def read_case(bundle: Bundle) -> Case | None:
@@ -99,20 +105,28 @@ def judge(case: Case, times: Times) -> list[Judged]:
             if name not in production.cycles or name not in case.table.none.cycles:
                 continue
             step = times.step(computation.name, name)
-            seconds = step.elapsed_seconds(_slow_keys(case, name, step))
-            judged.append(Judged(seconds, case.chip.seconds(production.cycles[name])))
+            slow = _slow(case, name, step)
+            keys = tuple(key for key, is_slow in zip(step.leaves, slow, strict=True) if is_slow)
+            stated_seconds = case.chip.seconds(production.cycles[name])
+            unseen = slow not in _fitted_placements(times, name)
+            judged.append(Judged(step.elapsed_seconds(keys), stated_seconds, unseen))
     return judged
 
 
-def _slow_keys(case: Case, name: str, step: StepTimes) -> tuple[LeafKey, ...]:
+def _slow(case: Case, name: str, step: StepTimes) -> tuple[bool, ...]:
     placement = (case.table.production.placements or {}).get(name)
-    keys = tuple(step.leaves)
-    if placement is None:
-        return keys
-    slow = slow_leaves(placement)
-    if len(slow) != len(keys):
-        raise ValueError(f"{case.name}: {name} has {len(keys)} leaves, its placement {len(slow)}")
-    return tuple(key for key, is_slow in zip(keys, slow, strict=True) if is_slow)
+    slow = (True,) * len(step.leaves) if placement is None else slow_leaves(placement)
+    if len(slow) != len(step.leaves):
+        raise InputError(
+            f"{case.name}: {name} has {len(step.leaves)} leaves, its placement {len(slow)}"
+        )
+    return slow
+
+
+def _fitted_placements(times: Times, name: str) -> frozenset[tuple[bool, ...]]:
+    if not isinstance(times, CalibratedTimes) or name not in times.stated:
+        return frozenset()
+    return frozenset(seen.slow for seen in times.stated[name].observations)
 
 
 def score(judged: Sequence[Judged]) -> Score:
@@ -120,7 +134,7 @@ def score(judged: Sequence[Judged]) -> Score:
     stated = sum(item.stated_seconds for item in judged)
     predicted = sum(item.predicted_seconds for item in judged)
     distance = sum(abs(item.predicted_seconds - item.stated_seconds) for item in judged)
-    return Score(predicted / stated - 1.0, _weighted_median(judged), distance / stated)
+    return Score(predicted / stated - 1.0, distance / stated, _weighted_median(judged))
 
 
 def _weighted_median(judged: Sequence[Judged]) -> float:
@@ -190,28 +204,47 @@ def models(case: Case, form: PipelineForm = COMPILER_FORM) -> dict[str, Times]:
 _START = (1.0, 0.1, 0.5, 0.5)
 
 
-def fit(cases: Sequence[Case]) -> PipelineForm:
-    """Coefficients with the least sum of |predicted - stated| over all cases and placements."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure of the compiler's to be foretold from an instruction's two anchors alone."""
+
+    stated: StatedInstruction
+    slow: tuple[bool, ...]
+    seconds: float
+
+
+def targets_of(case: Case) -> list[Target]:
+    """Every placement of every instruction that production or another compile shows."""
+    times = calibrated_times(case.module, case.table, case.chip, case.points, with_production=True)
+    anchored = calibrated_times(case.module, case.table, case.chip).stated
+    return [
+        Target(replace(anchored[name], observations=()), seen.slow, seen.seconds)
+        for name, stated in times.stated.items()
+        for seen in stated.observations
+        if any(seen.slow)
+    ]
+
+
+def fit(cases: Sequence[Sequence[Target]]) -> PipelineForm:
+    """Coefficients with the least |predicted - stated|, every program weighing the same."""
 
     def loss(values: Sequence[float]) -> float:
         form = _form(values)
-        return sum(
-            score(judge(_as_production(case, point), _anchored(case, form))).spread
-            for case in cases
-            for point in (case.table.production, *case.points)
-        )
+        return sum(_spread(targets, form) for targets in cases)
 
-    options = {"maxfev": 120, "xatol": 0.01, "fatol": 1e-4}
+    options = {"maxfev": 100, "xatol": 0.01, "fatol": 1e-4}
     found = minimize(loss, _START, method="Nelder-Mead", options=options)
     return _form(found.x)
 
 
-def _anchored(case: Case, form: PipelineForm) -> Times:
-    return calibrated_times(case.module, case.table, case.chip, form=form)
-
-
-def _as_production(case: Case, point: CyclePoint) -> Case:
-    return replace(case, table=replace(case.table, production=point))
+def _spread(targets: Sequence[Target], form: PipelineForm) -> float:
+    distance = total = 0.0
+    for target in targets:
+        step = pipeline_times(target.stated, form)
+        keys = (key for key, slow in zip(step.leaves, target.slow, strict=True) if slow)
+        distance += abs(step.elapsed_seconds(tuple(keys)) - target.seconds)
+        total += target.seconds
+    return distance / total if total else 0.0
 
 
 def _form(values: Sequence[float]) -> PipelineForm:
@@ -227,35 +260,58 @@ def _form(values: Sequence[float]) -> PipelineForm:
 # --- what is printed -----------------------------------------------------------------------------
 
 
-def table_of(cases: Sequence[Case], form_of: Callable[[Case], PipelineForm]) -> Table:
-    """One line per program, one for all together; columns per model: total error, spread."""
-    table = Table(title="Cycles at production's placement, not fitted on it", title_justify="left")
-    for column in ("program", "instructions", "Mcycles", "unstated", "floors"):
-        table.add_column(column, justify="left" if column == "program" else "right")
+HEADER = (
+    "program",
+    "instructions",
+    "Mcycles",
+    "states none",
+    "floors from",
+    "analytic",
+    "two-point",
+    "pipeline",
+    "pipeline + points",
+    "unseen: share, spread",
+)
+
+
+def rows_of(
+    cases: Sequence[Case], form_of: Callable[[Case], PipelineForm]
+) -> Iterator[tuple[str, ...]]:
+    """The table's lines, one per program and one for all: each model as total error / spread."""
     together: dict[str, list[Judged]] = {}
     for case in cases:
         compared = models(case, form_of(case))
         judged = {name: judge(case, times) for name, times in compared.items()}
         for name, items in judged.items():
-            if name not in together:
-                table.add_column(f"{name}: total, spread, median", justify="right")
             together.setdefault(name, []).extend(items)
-        stated = [item.stated_seconds for item in next(iter(judged.values()))]
-        table.add_row(
+        cycles = case.table.production.cycles
+        yield (
             case.name,
-            str(len(stated)),
-            f"{sum(stated) * case.chip.clock_hz / 1e6:.2f}",
+            str(len(judged["pipeline"])),
+            f"{sum(cycles.values()) / 1e6:.2f}",
             f"{unstated_share(case, compared['pipeline']):.1%}",
-            "huge" if case.table.huge else "points" if case.points else "production",
-            *(_text(score(items)) for items in judged.values()),
+            "1 GiB" if case.table.huge else "points" if case.points else "production",
+            *_scores(judged),
         )
-    counted = len(next(iter(together.values())))
-    table.add_row("all", str(counted), "", "", "", *(_text(score(x)) for x in together.values()))
-    return table
+    yield ("all", str(len(together["pipeline"])), "", "", "", *_scores(together))
 
 
-def _text(found: Score) -> str:
-    return f"{found.total_error:+.1%} {found.spread:.1%} {found.median_error:.1%}"
+def _scores(judged: Mapping[str, Sequence[Judged]]) -> Iterator[str]:
+    for items in judged.values():
+        found = score(items)
+        yield f"{found.total_error:+.1%} / {found.spread:.1%}"
+    last = judged["pipeline + points"]
+    unseen = [item for item in last if item.unseen]
+    time_share = sum(i.stated_seconds for i in unseen) / sum(i.stated_seconds for i in last)
+    yield f"{time_share:.1%}, {score(unseen).spread:.1%}" if unseen else "0.0%, -"
+
+
+def print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Markdown, so that the table can go into the documentation as it is."""
+    print("| " + " | ".join(HEADER) + " |")
+    print("|" + " --- |" * len(HEADER))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
 
 
 def _bundles(directories: Sequence[Path]) -> Iterator[Bundle]:
@@ -273,16 +329,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fit", action="store_true", help="fit the coefficients, leave one out")
     options = parser.parse_args(arguments)
     cases = [case for case in map(read_case, _bundles(options.directories)) if case is not None]
-    console = Console(width=200)
     if not cases:
-        console.print("no bundle here states cycles; make some with `malloc-game extract`")
-        return
+        raise SystemExit("no bundle here states cycles; make some with `malloc-game extract`")
     if not options.fit:
-        console.print(table_of(cases, lambda _: COMPILER_FORM))
+        print_table(rows_of(cases, lambda _: COMPILER_FORM))
         return
-    left_out = {case.name: fit([c for c in cases if c is not case]) for case in cases}
-    console.print(table_of(cases, lambda case: left_out[case.name]))
-    console.print(f"fitted on all: {fit(cases)}")
+    targets = {case.name: targets_of(case) for case in cases}
+    left_out = {
+        case.name: fit([found for name, found in targets.items() if name != case.name])
+        for case in cases
+    }
+    print_table(rows_of(cases, lambda case: left_out[case.name]))
+    print(f"\nfitted on all: {fit(list(targets.values()))}")
 
 
 if __name__ == "__main__":
