@@ -91,7 +91,8 @@ def write_bundle(source: BundleSource, output_dir: Path) -> str:
 
 def clean_hlo(text: str) -> str:
     """HLO text without source tables, and with metadata and backend_config reduced."""
-    return "\n".join(_clean_line(line) for line in _without_tables(text)) + "\n"
+    text = "\n".join(_without_tables(text)) + "\n"
+    return _short_configs(_METADATA.sub(_short_metadata, text))
 
 
 def instruction_points(
@@ -262,16 +263,17 @@ def _without_tables(text: str) -> Iterator[str]:
             yield line
 
 
-def _clean_line(line: str) -> str:
-    if "metadata=" in line:
-        line = _METADATA.sub(_short_metadata, line)
-    start = line.find(_BACKEND_CONFIG + "{")
-    if start < 0:
-        return line
-    config, end = _DECODER.raw_decode(line, start + len(_BACKEND_CONFIG))
-    kept = _short_config(config)
-    shown = _BACKEND_CONFIG + json.dumps(kept, separators=(",", ":")) if kept else ""
-    return line[:start] + shown + line[end:]
+def _short_configs(text: str) -> str:
+    """The text with every `backend_config` object reduced; one may span several lines."""
+    pieces: list[str] = []
+    done = 0
+    while (start := text.find(_BACKEND_CONFIG + "{", done)) >= 0:
+        config, end = _DECODER.raw_decode(text, start + len(_BACKEND_CONFIG))
+        kept = _short_config(config)
+        shown = _BACKEND_CONFIG + json.dumps(kept, separators=(",", ":")) if kept else ""
+        pieces += [text[done:start], shown]
+        done = end
+    return "".join([*pieces, text[done:]])
 
 
 def _short_metadata(match: re.Match[str]) -> str:

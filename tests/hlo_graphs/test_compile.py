@@ -142,6 +142,10 @@ def test_cleaning_keeps_what_the_backend_config_says_about_time_and_memory() -> 
         "custom_call_config": {"cost_estimate": {"flops": "3"}},
         "aliasing_operands": config["aliasing_operands"],
     }
+    spread = json.dumps(config, indent=2)
+    assert clean_hlo(f"  %a = f32[] add(%x, %x), backend_config={spread}, extra={{1}}") == (
+        clean_hlo(line)
+    )
     bare = '  %a = f32[] add(%x, %x), backend_config={"flag_configs":[]}'
     assert clean_hlo(bare) == "  %a = f32[] add(%x, %x)\n"
 
