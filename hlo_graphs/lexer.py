@@ -27,6 +27,15 @@ _BRACKET_OR_QUOTE = {
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 
 
+_LONGEST_PART = 240
+"""Characters of a message's part: names and shapes can have any length."""
+
+
+def _shortened(text: str) -> str:
+    half = _LONGEST_PART // 2
+    return text if len(text) <= _LONGEST_PART else f"{text[:half]}...{text[-half:]}"
+
+
 class Cursor:
     """A position in a text.
 
@@ -72,7 +81,7 @@ class Cursor:
             position = self.position
         if found is None:
             found = self._found(position)
-        raise HloSyntaxError(self.location(position), found, expected)
+        raise HloSyntaxError(self.location(position), _shortened(found), _shortened(expected))
 
     def _found(self, position: int) -> str:
         if position >= self.end:

@@ -87,6 +87,8 @@ def read_module(path: str | Path) -> HloModule:
         raise InputError(f"{name}: not HLO text: byte {error.start} is not UTF-8") from error
     except OSError as error:
         raise InputError(f"{name}: cannot read the file: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{name!r}: not a file name: {error}") from error
     return parse_module(text, name)
 
 
@@ -141,6 +143,8 @@ class _ModuleReader:
         if not self._computations:
             cursor.fail("a computation", start)
         if entry is None:
+            if "entry_computation_layout" in self._attributes:
+                cursor.fail("an ENTRY computation, as the header announces (is the text cut off?)")
             entry = next(reversed(self._computations))
             self._computations[entry] = replace(self._computations[entry], is_entry=True)
         return HloModule(
