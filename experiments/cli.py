@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments.console import LiveLine, print_accesses, print_programs, print_result, show_error
-from experiments.files import write_atomically
+from experiments.files import check_writable, write_atomically
 from hlo_graphs.errors import InputError, MallocGameError
 
 app = typer.Typer(
@@ -81,6 +81,8 @@ def solve(
     from experiments.solve import EXIT_CODES
     from experiments.solve import solve as run
 
+    if output is not None:
+        check_writable(output)
     with LiveLine(enabled=not as_json) as live:
         result = run(
             program,

@@ -9,6 +9,14 @@ from pathlib import Path
 from hlo_graphs.errors import InputError
 
 
+def check_writable(path: Path) -> None:
+    """Raises InputError if `path` could not be written: to know it before long work."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a file to write")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot write there: no such folder, or not allowed")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` to `path` through a temporary file beside it.
 

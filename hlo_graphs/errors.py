@@ -36,7 +36,15 @@ class HloSyntaxError(InputError):
         self.location = location
         self.found = found
         self.expected = expected
-        super().__init__(f"{location}: found {found}, expected {expected}")
+        super().__init__(f"{location}: found {_clipped(found)}, expected {_clipped(expected)}")
+
+
+def _clipped(text: str) -> str:
+    """The text, or its two ends if it is too long for a message."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 40]} ... {text[-35:]}"
+
+
+_MAX_SHOWN = 160
 
 
 class MissingExtraError(InputError):

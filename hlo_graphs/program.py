@@ -30,6 +30,10 @@ BEFORE_PROGRAM = -1
 """`Buffer.origin` of what exists before step 0 (parameters and constants)."""
 
 
+MAX_SIZE_BYTES = 2**50
+"""Largest buffer, so that sums over a program stay exact in 64 bits."""
+
+
 class AccessKind(enum.StrEnum):
     """How a step touches a buffer; the order is the order of effects within one step."""
 
@@ -433,6 +437,11 @@ def _check_buffer(program: Program, index: int, buffer: Buffer) -> None:
         raise InputError(
             f"{where}: size {buffer.size_bytes} is not a multiple of the alignment "
             f"{program.machine.alignment_bytes}"
+        )
+    if buffer.size_bytes > MAX_SIZE_BYTES:
+        raise InputError(
+            f"{where}: {buffer.shape} takes {buffer.size_bytes} bytes, more than {MAX_SIZE_BYTES}: "
+            "no machine has that memory; is the shape right?"
         )
     if not BEFORE_PROGRAM <= buffer.origin < max(program.num_steps, 1):
         raise InputError(f"{where}: origin {buffer.origin} is not a step")

@@ -1,0 +1,208 @@
+"""The command line as a user meets it: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from experiments.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = """HloModule small, is_scheduled=true
+
+ENTRY main {
+  x = bf16[1024,4096]{1,0:T(8,128)(2,1)} parameter(0)
+  w = bf16[4096,4096]{1,0:T(8,128)(2,1)} parameter(1)
+  y = bf16[1024,4096]{1,0:T(8,128)(2,1)} convolution(x, w), dim_labels=bf_io->bf
+  z = bf16[1024,4096]{1,0:T(8,128)(2,1)} tanh(y)
+  ROOT v = bf16[1024,4096]{1,0:T(8,128)(2,1)} add(z, y)
+}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str | Path, stdin: str = "") -> Done:
+    """The command in this process: starting Python takes longer than most of what is tested."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["malloc-game", *map(str, arguments)]),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as stop,
+    ):
+        main()
+    return Done(int(stop.value.code or 0), output.getvalue(), errors.getvalue())
+
+
+def test_the_command_runs_as_a_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.cli", "solve", "-", "--solver", "greedy", "--json"],
+        cwd=ROOT,
+        input=SMALL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert json.loads(done.stdout)["program"] == "stdin"
+
+
+def failure(*arguments: str | Path, stdin: str = "") -> tuple[int, str]:
+    """Exit code and message of a command that must fail without a traceback or output."""
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def test_a_real_program_is_solved_beside_production(tmp_path: Path) -> None:
+    output = tmp_path / "map.json"
+    done = run("solve", "lstm_forward", "--solver", "greedy", "--json", "-o", output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["program"] == "lstm_forward.v5e"
+    assert result["status"] in ("optimal", "feasible")
+    assert 0 < result["latency_seconds"] < result["all_slow_latency_seconds"]
+    assert result["speedup_over_production"] == pytest.approx(
+        result["production_latency_seconds"] / result["latency_seconds"]
+    )
+    assert run("validate", "lstm_forward", output).returncode == 0
+
+
+JSON_FIELDS = {
+    *("schema", "program", "chip", "capacity_bytes", "solver", "status", "latency_seconds"),
+    *("all_slow_latency_seconds", "production_latency_seconds", "speedup_over_production"),
+    *("lower_bound_seconds", "gap", "stall_seconds", "peak_fast_bytes", "wall_seconds", "seed"),
+}
+
+
+def test_any_scheduled_module_is_solved_from_standard_input() -> None:
+    done = run("solve", "-", "--solver", "greedy", "--json", "--chip", "v6e", stdin=SMALL)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result.keys() >= JSON_FIELDS
+    assert result["chip"] == "v6e"
+    assert result["production_latency_seconds"] is None
+
+
+def test_a_program_survives_json(tmp_path: Path) -> None:
+    path = tmp_path / "program.json"
+    assert run("info", "-", "-o", path, stdin=SMALL).returncode == 0
+    results = [
+        json.loads(run("solve", source, "--solver", "greedy", "--json", stdin=SMALL).stdout)
+        for source in ("-", path)
+    ]
+    assert results[0]["latency_seconds"] == results[1]["latency_seconds"]
+
+
+def test_no_capacity_leaves_everything_slow() -> None:
+    done = run("solve", "-", "--solver", "greedy", "--json", "--capacity", "0", stdin=SMALL)
+    result = json.loads(done.stdout)
+    assert result["latency_seconds"] == result["all_slow_latency_seconds"]
+
+
+def test_an_invalid_map_is_named_rule_by_rule(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    run("solve", "-", "--solver", "greedy", "-o", path, stdin=SMALL)
+    document = json.loads(path.read_text())
+    for residency in document["residencies"]:
+        residency["offset_bytes"] = 1
+    path.write_text(json.dumps(document))
+    done = run("validate", "-", path, stdin=SMALL)
+    assert done.returncode == 4
+    assert "offset 1 is not a multiple" in done.stdout
+
+
+BAD_TEXTS = {
+    "unknown opcode": (SMALL.replace("tanh", "tahn"), ":7:", "did you mean 'tan"),
+    "unscheduled": (
+        SMALL.replace(", is_scheduled=true", ""),
+        "not scheduled",
+        "after_optimizations",
+    ),
+    "truncated": (SMALL[:300], "found", "expected"),
+    "over 2^63": (SMALL.replace("1024,4096", f"{2**63 - 1},4096"), "bytes", "shape"),
+    "empty": ("", "no HLO module", "empty"),
+    "no Program": ('{"schema": "other"}', "not a Program", "other"),
+    "damaged Program": ('{"schema": ', "not a Program", "JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXTS)
+def test_bad_text_is_located(name: str) -> None:
+    text, *words = BAD_TEXTS[name]
+    code, message = failure("solve", "-", "--solver", "greedy", stdin=text)
+    assert code == 3
+    assert all(word in message for word in words), message
+
+
+def test_a_computation_that_calls_itself_is_refused() -> None:
+    text = (
+        "HloModule m, is_scheduled=true\n"
+        "a {\n  x = f32[8]{0} parameter(0)\n  ROOT c = f32[8]{0} call(x), to_apply=a\n}\n"
+        "ENTRY e {\n  p = f32[8]{0} parameter(0)\n  ROOT q = f32[8]{0} call(p), to_apply=a\n}\n"
+    )
+    code, message = failure("solve", "-", stdin=text)
+    assert code == 3
+    assert "<stdin>:4:" in message or "-:4:" in message
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    whole = gzip.compress(SMALL.encode())
+    rubbish = random.Random(0).randbytes(10_000)
+    for name, data in {"short.hlo.gz": whole[: len(whole) // 2], "rubbish.hlo": rubbish}.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        code, message = failure("solve", path, "--solver", "greedy")
+        assert code == 3
+        assert f"{path}: cannot be read" in message
+
+
+def test_a_line_of_a_megabyte_makes_a_short_message(tmp_path: Path) -> None:
+    path = tmp_path / "long.hlo"
+    path.write_text("a" * 1_000_000)
+    code, message = failure("solve", path)
+    assert code == 3
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["solve", "resnet51_infer"], 3, "did you mean"),
+        (["solve", "-", "--chip", "v5"], 3, "v5e"),
+        (["solve", "-", "--solver", "gredy"], 3, "did you mean 'greedy'"),
+        (["solve", "-", "--capacity", "-5MiB"], 3, "cannot be negative"),
+        (["solve", "-", "--capacity", "lots"], 3, "not a size"),
+        (["solve", "-", "--times", "measured"], 3, "analytic or calibrated"),
+        (["solve", "-", "--times", "calibrated"], 3, "--cycles"),
+        (["solve", "-", "--copy-order", "lifo"], 3, "fifo"),
+        (["solve", "-", "-o", "/nonexistent/map.json"], 3, "cannot write"),
+        (["validate", "-", "absent.json"], 3, "absent.json: no such file"),
+        (["solve", "-", "--no-such-option"], 2, "No such option"),
+        (["fly"], 2, "No such command"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(arguments: list[str], code: int, words: str) -> None:
+    found, message = failure(*arguments, stdin=SMALL)
+    assert found == code
+    assert words in message
