@@ -114,7 +114,7 @@ def _replacements(
         target = holder(access.buffer)
         crossings = slow_sources + (target is None)
         whole = (program.buffers[access.buffer].size_bytes, replaced.issue)
-        parts = [] if target is None else [(part.size_bytes, part.start) for part in target.parts]
+        parts = [] if target is None else _slices_filled(target, replaced)
         for size, issue in parts or [whole]:
             yield Copy(
                 direction=Direction.PREFETCH,
@@ -127,3 +127,10 @@ def _replacements(
                 loop=program.loop_of_step[replaced.step],
                 replaced_step=replaced.step,
             )
+
+
+def _slices_filled(target: Residency, replaced: ReplacedCopy) -> list[tuple[int, int]]:
+    """(bytes, issue) of the slices in which a replaced copy fills the residency it begins."""
+    if target.source is not Source.PRODUCED or target.start != replaced.issue:
+        return []
+    return [(part.size_bytes, part.start) for part in target.parts]

@@ -1,11 +1,11 @@
 """Does whoever reads a buffer read its newest content? (PROBLEM.md section 2, rules 3 to 5.)
 
-Per buffer two facts are followed through the program: the slow copy is current, and what lies
-in the present residency is the content. A fact counts only if it holds on every path: a loop
-of several trips is entered from before it or from its own end, a branch may be skipped. Within
-one residency and one trip every change of these facts sets, clears or copies them, so merging
-paths by "and" loses nothing, and the verdict is exact for programs whose branches are
-independent of each other.
+Per buffer three facts are followed through the program: the slow copy is current, what lies in
+the present residency is the content, and there is no content yet. A fact counts only if it holds
+on every path: a loop of several trips is entered from before it or from its own end, a branch
+may be skipped. Within one residency and one trip every change of these facts sets, clears or
+copies them, so merging paths by "and" loses nothing, and the verdict is exact for programs whose
+branches are independent of each other.
 
 A loop whose trip count is 1 has no second trip.
 
@@ -20,26 +20,13 @@ from __future__ import annotations
 import enum
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hlo_graphs.program import AccessKind, Program
 from malloc_game.loop_nest import LoopNest
 from malloc_game.memory_map import Eviction, ReplacedCopy, Residency, Source
 from malloc_game.residency_index import ResidencyIndex
 from malloc_game.violations import Rule, Violation
-
-
-def starts_without_content(program: Program, residency: Residency) -> bool:
-    """Whether a produced residency begins, once, before anything was ever written to its buffer.
-
-    What it holds then means nothing, but so does everything else of the buffer.
-    """
-    if residency.source is not Source.PRODUCED or residency.loop is not None or residency.parts:
-        return False
-    if program.buffers[residency.buffer].has_content_at_start:
-        return False
-    accesses = program.accesses_of_buffer[residency.buffer]
-    return all(step >= residency.start for step, access in accesses if access.kind.writes)
 
 
 class WriteTimes:
@@ -80,6 +67,18 @@ class WriteTimes:
         return min(found, default=None)
 
 
+def starts_without_content(program: Program, residency: Residency, writes: WriteTimes) -> bool:
+    """Whether a produced residency begins, once, before anything was ever written to its buffer.
+
+    What it holds then means nothing, but so does everything else of the buffer.
+    """
+    if residency.source is not Source.PRODUCED or residency.loop is not None or residency.parts:
+        return False
+    if program.buffers[residency.buffer].has_content_at_start:
+        return False
+    return writes.first_in(residency.buffer, 0, residency.start) is None
+
+
 class _Kind(enum.IntEnum):
     """What happens; the values order what happens between the same two steps."""
 
@@ -112,14 +111,23 @@ _AT_TRIP_END, _BETWEEN, _DURING = range(3)
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What holds on every path."""
+    """What holds on every path.
+
+    Attributes:
+      slow_current: the newest content is in slow memory.
+      fast_current: it is in the residency.
+      is_empty: there is no content yet, so every place has "the newest".
+    """
 
     slow_current: bool
     fast_current: bool
+    is_empty: bool
 
     def __and__(self, other: _Facts) -> _Facts:
         return _Facts(
-            self.slow_current and other.slow_current, self.fast_current and other.fast_current
+            self.slow_current and other.slow_current,
+            self.fast_current and other.fast_current,
+            self.is_empty and other.is_empty,
         )
 
 
@@ -174,9 +182,7 @@ class _BufferChecker:
         """All violations of this buffer."""
         self._add_accesses({copy.step for copy in copies})
         for residency in self._index.of_buffer(self._buffer):
-            free = starts_without_content(self._program, residency)
-            source = Source.CARRIED if free else residency.source
-            self._add_between(residency.start, residency.loop, _Kind.PLACED, source)
+            self._add_between(residency.start, residency.loop, _Kind.PLACED, residency.source)
             for start, _ in residency.holes:  # what follows finds nothing there until it writes
                 scope = self._program.loop_of_step[start]
                 self._add_between(start, scope, _Kind.PLACED, Source.PRODUCED)
@@ -190,7 +196,8 @@ class _BufferChecker:
             for at, event in enumerate(self._events)
             if event.kind == _Kind.LEAVE_LOOP
         }
-        end = self._follow(0, len(self._events), _Facts(True, False))
+        is_empty = not self._program.buffers[self._buffer].has_content_at_start
+        end = self._follow(0, len(self._events), _Facts(True, False, is_empty))
         if self._program.buffers[self._buffer].live_out and not end.slow_current:
             self._report(
                 Rule.LIVE_OUT, self._program.num_steps, "is not current in slow memory at the end"
@@ -296,7 +303,7 @@ class _BufferChecker:
                 return self._placed(event, facts)
             case _:
                 slow_current = facts.slow_current if event.writes_inside else facts.fast_current
-                return _Facts(slow_current, facts.fast_current)
+                return replace(facts, slow_current=slow_current)
 
     def _accessed(self, event: _Event, facts: _Facts) -> _Facts:
         if event.access.reads:
@@ -313,7 +320,8 @@ class _BufferChecker:
             self._report(
                 Rule.CONTENT, event.step, "is prefetched while its copy in slow memory is stale"
             )
-        return _Facts(facts.slow_current, event.source is not Source.PRODUCED)
+        is_filled = event.source is not Source.PRODUCED or facts.is_empty
+        return replace(facts, fast_current=is_filled)
 
     def _report(self, rule: Rule, step: int, what: str) -> None:
         name = self._program.buffers[self._buffer].name
@@ -321,4 +329,4 @@ class _BufferChecker:
 
 
 def _written(fast: bool, facts: _Facts) -> _Facts:
-    return _Facts(False, True) if fast else _Facts(True, facts.fast_current)
+    return _Facts(False, True, False) if fast else _Facts(True, facts.fast_current, False)

@@ -144,7 +144,7 @@ def _wrong_parts(program: Program, residency: Residency) -> str | None:
 
 def _wrong_holes(program: Program, residency: Residency) -> str | None:
     """Holes lie inside, in order, each within one trip, and nothing is accessed in them."""
-    last = residency.ready
+    last = max([residency.ready, *(part.start for part in residency.parts)])
     for start, end in residency.holes:
         if not last <= start < end < residency.end:
             return f"hole [{start}, {end}) is empty, out of order or outside"
@@ -203,11 +203,12 @@ def _check_residency(
         yield _one(Rule.PLACE, f"{where}: {wrong_place}", buffer, start)
     windows = [(start, residency.end, "it")]
     windows += [(s, residency.ready, "its copy") for s in _issues(residency)]
+    windows += [(part.start, residency.end, "its slice") for part in residency.parts]
     for low, high, what in windows:
         loop = nest.broken_by(low, high, residency.loop)
         if loop is not None:
             yield _one(Rule.LOOP, f"{where}: {what} {_crosses(program, loop)}", buffer, start)
-    if residency.source is Source.PRODUCED and not _is_produced(program, residency, copies):
+    if residency.source is Source.PRODUCED and not _is_produced(program, residency, copies, writes):
         yield _one(
             Rule.CONTENT, f"{where}: no access writes the whole buffer at its start", buffer, start
         )
@@ -239,13 +240,15 @@ def _issues(residency: Residency) -> list[int]:
     return [part.start for part in residency.parts] or [residency.start]
 
 
-def _is_produced(program: Program, residency: Residency, copies: Sequence[ReplacedCopy]) -> bool:
+def _is_produced(
+    program: Program, residency: Residency, copies: Sequence[ReplacedCopy], writes: WriteTimes
+) -> bool:
     """Whether a write of the whole buffer begins where the residency does.
 
     The slices of a replaced copy may begin later, as long as it lasts.
     """
     start, buffer = residency.start, residency.buffer
-    if starts_without_content(program, residency):
+    if starts_without_content(program, residency, writes):
         return True
     last = max((part.start for part in residency.parts), default=start)
     steps = {copy.step for copy in copies if copy.issue == start and last <= copy.done}
@@ -358,6 +361,8 @@ def _wrong_carried(program: Program, residency: Residency, index: ResidencyIndex
     last = index.ready_at(residency.buffer, program.num_steps)
     if last is None:
         return "it is not resident and ready at the program's end"
+    if last.holes:
+        return "its content does not last to the program's end"
     if last.offset_bytes != residency.offset_bytes:
         return f"it ends at offset {last.offset_bytes}, it began at {residency.offset_bytes}"
     return None
@@ -415,6 +420,9 @@ def _check_copies(
             message = f"step {step} disturbs {_name(program, buffer)} of the replaced {name}"
             yield Violation(Rule.REPLACED_COPY, message, (buffer,), (copy.step, step))
         for buffer in buffers:
+            if _in_hole(copy, index, buffer):
+                message = f"{_name(program, buffer)} holds nothing while {name} is copied"
+                yield _one(Rule.REPLACED_COPY, message, buffer, copy.step)
             if _is_torn(copy, index, buffer, _writes(program, copy.step, buffer)):
                 message = f"{_name(program, buffer)} moves while {name} is copied"
                 yield _one(Rule.REPLACED_COPY, message, buffer, copy.step)
@@ -431,6 +439,16 @@ def _disturbances(
             together = step != copy.step and start < high and low < end
             if together and (access.kind.writes or other.kind.writes):
                 yield access.buffer, step
+
+
+def _in_hole(copy: ReplacedCopy, index: ResidencyIndex, buffer: int) -> bool:
+    """Whether a residency of the buffer has given up its bytes during the transfer."""
+    low, high = copy.window
+    return any(
+        start < high and low < end
+        for residency in index.overlapping(buffer, low, high)
+        for start, end in residency.holes
+    )
 
 
 def _is_torn(copy: ReplacedCopy, index: ResidencyIndex, buffer: int, written: bool) -> bool:

@@ -23,6 +23,7 @@ def small_program(seed: int, *, branches: bool = True, max_accesses: int = 24) -
     """A program of a random family and setting, small enough for the slow references."""
     rng = np.random.default_rng([seed, 1])
     families = [f for f in Family if branches or f not in (Family.BRANCH, Family.MIXED)]
+    families += [Family.LOOP] * 4
     if not branches:
         return _without_branches(seed, rng, families, max_accesses)
     return _draw(seed, rng, families, max_accesses)
@@ -114,6 +115,8 @@ def _with_fast_result(program: Program, current: MemoryMap, rng: np.random.Gener
         copy.issue,
         program.loop_of_step[copy.step],
     )
+    if rng.random() < 0.3:
+        residency = replace(residency, parts=_parts(program, residency, copy.done, rng))
     return replace(current, residencies=(*current.residencies, residency))
 
 
@@ -135,7 +138,9 @@ def _with_residency(program: Program, current: MemoryMap, rng: np.random.Generat
     offset = _offset(program, current, buffer, start, end, rng)
     residency = Residency(buffer, offset, start, end, source, ready, scope)
     if source is Source.COPIED and rng.random() < 0.2:
-        residency = replace(residency, parts=_parts(program, residency, rng))
+        residency = replace(residency, parts=_parts(program, residency, residency.ready, rng))
+    if rng.random() < 0.3:
+        residency = replace(residency, holes=_holes(program, residency, rng))
     evictions = current.evictions
     wrote = any(a.kind.writes for _, a in accesses[first : last + 1])
     if rng.random() < (0.8 if wrote else 0.1):
@@ -160,7 +165,10 @@ def _times(
     end = min(high, last + 1 + int(rng.integers(0, 4)))
     start = ready = first
     if source is Source.COPIED:
-        start = max(low, first - int(rng.integers(0, 6)))
+        start = max(low, first - int(rng.integers(0, int(rng.choice([3, 6, 25])))))
+        earlier = [x.start_step for x in program.loops if low <= x.start_step < x.end_step <= first]
+        if earlier and rng.random() < 0.5:
+            start = int(rng.choice(earlier))
         ready = int(rng.integers(start, first + 1)) if rng.random() < 0.3 else first
     if rng.random() < 0.9:
         start = _snapped(program, start, scope, outwards=-1)
@@ -203,13 +211,31 @@ def _offset(
     return offset
 
 
-def _parts(program: Program, r: Residency, rng: np.random.Generator) -> tuple[Part, ...]:
+def _holes(program: Program, r: Residency, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """Some of the gaps before writes."""
+    steps = [step for step, _ in program.accesses_of_buffer[r.buffer] if r.start <= step < r.end]
+    holes = []
+    for before, (step, access) in zip(
+        [r.start - 1, *steps],
+        [(s, a) for s, a in program.accesses_of_buffer[r.buffer] if s in steps],
+        strict=False,
+    ):
+        start = max(before + 1, r.ready)
+        if start < step and access.kind is AccessKind.WRITE and rng.random() < 0.7:
+            holes.append((start, step))
+    if steps and rng.random() < 0.2:
+        holes.append((steps[-1] + 1, r.end - 1))
+    return tuple(holes)
+
+
+def _parts(program: Program, r: Residency, last: int, rng: np.random.Generator) -> tuple[Part, ...]:
+    """Two slices, one of them issued at the residency's start, the other up to `last`."""
     size = program.buffers[r.buffer].size_bytes
     unit = program.machine.alignment_bytes
     if size < 2 * unit:
         return ()
     cut = int(rng.integers(1, size // unit)) * unit
-    late = int(rng.integers(r.start, r.ready + 1))
+    late = int(rng.integers(r.start, max(r.start, last) + 1))
     starts = (r.start, late) if rng.random() < 0.5 else (late, r.start)
     return (Part(0, cut, starts[0]), Part(cut, size - cut, starts[1]))
 
@@ -265,6 +291,8 @@ def _nudged(
                 {"source": sources[int(rng.integers(len(sources)))]},
                 {"buffer": piece.buffer + by},
                 {"parts": piece.parts[:-1]},
+                {"holes": tuple((start, end + by) for start, end in piece.holes)},
+                {"holes": ((piece.start + abs(by), piece.start + 2 * abs(by)),)},
                 {"parts": tuple(replace(p, start=p.start + by) for p in piece.parts)},
             ]
         case Eviction():

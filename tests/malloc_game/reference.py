@@ -86,26 +86,60 @@ def _residency_is_well_formed(program: Program, r: Residency, memory_map: Memory
         for start in [part.start for part in r.parts] or [r.start]:
             _require(_range_fits_loops(program, start, r.ready, r.loop), "rule 5: prefetch")
     else:
-        _require(r.ready == r.start and not r.parts, "ready of what is not copied")
+        _require(r.ready == r.start, "ready of what is not copied")
     if r.parts:
         _parts_tile(buffer.size_bytes, r)
+        for part in r.parts:
+            _require(_range_fits_loops(program, part.start, r.end, r.loop), "rule 5: slice")
+    _holes_are_dead(program, r, memory_map)
     if r.source is Source.PRODUCED:
         writers = {
             step
             for step, access in program.accesses_of_buffer[r.buffer]
             if access.kind is AccessKind.WRITE
         }
-        begins = {c.step: c.issue for c in memory_map.replaced_copies}
-        produced = any(begins.get(step, step) == r.start for step in writers)
-        _require(produced or _is_before_all_content(program, r), "not produced")
+        replaced = {c.step: c for c in memory_map.replaced_copies}
+        by_step = r.start in writers - set(replaced) and not r.parts
+        by_copy = any(
+            replaced[step].issue == r.start
+            and all(part.start <= replaced[step].done for part in r.parts)
+            for step in writers & set(replaced)
+        )
+        early = _is_before_all_content(program, r, replaced)
+        _require(by_step or by_copy or early, "not produced")
 
 
-def _is_before_all_content(program: Program, r: Residency) -> bool:
+def _is_before_all_content(
+    program: Program, r: Residency, replaced: dict[int, ReplacedCopy]
+) -> bool:
     """Whether, once, the buffer is given its place before it ever held anything."""
     buffer = program.buffers[r.buffer]
     writers = [step for step, a in program.accesses_of_buffer[r.buffer] if a.kind.writes]
+    begins = [replaced[step].issue if step in replaced else step for step in writers]
     empty = buffer.is_undefined or buffer.origin != BEFORE_PROGRAM
-    return empty and r.loop is None and not r.parts and min(writers, default=r.start) >= r.start
+    return empty and r.loop is None and not r.parts and all(step >= r.start for step in begins)
+
+
+def _holes_are_dead(program: Program, r: Residency, memory_map: MemoryMap) -> None:
+    """Nobody touches the buffer in the holes of its residency, and each lies in one trip."""
+    after = max([r.ready, *(part.start for part in r.parts)])
+    accessed = {step for step, _ in program.accesses_of_buffer[r.buffer]}
+    copied: list[tuple[int, int]] = [
+        copy.window
+        for copy in memory_map.replaced_copies
+        if 0 <= copy.step < program.num_steps
+        and any(a.buffer == r.buffer for a in program.instructions[copy.step].accesses)
+    ]
+    for start, end in r.holes:
+        _require(after <= start < end < r.end, "hole outside")
+        _require(program.loop_of_step[start] == program.loop_of_step[end - 1], "hole in loops")
+        _require(not accessed & set(range(start, end)), "access in a hole")
+        for issue, done in copied:
+            _require(done <= start or end <= issue, "replaced copy in a hole")
+        for e in memory_map.evictions:
+            apart = e.done <= start or end <= e.issue
+            _require(apart or e.buffer != r.buffer or _origin(e, memory_map) != r, "evicted hole")
+        after = end
 
 
 def _parts_tile(size_bytes: int, r: Residency) -> None:
@@ -117,7 +151,9 @@ def _parts_tile(size_bytes: int, r: Residency) -> None:
     _require(covered == list(range(size_bytes)), "parts do not tile")
     _require(all(part.size_bytes > 0 for part in r.parts), "empty part")
     starts = [part.start for part in r.parts]
-    _require(min(starts) == r.start and max(starts) <= r.ready, "parts' starts")
+    last = r.ready if r.source is Source.COPIED else r.end - 1
+    _require(r.source is not Source.CARRIED, "parts of what is carried")
+    _require(min(starts) == r.start and max(starts) <= last, "parts' starts")
 
 
 def _origin(eviction: Eviction, memory_map: MemoryMap) -> Residency | None:
@@ -156,6 +192,7 @@ def _carried_are_allowed(program: Program, memory_map: MemoryMap, max_carried: i
             if other.buffer == r.buffer
             and other.ready <= program.num_steps < other.end
             and other.offset_bytes == r.offset_bytes
+            and not other.holes
         ]
         _require(bool(at_end), "rule 6: end")
 
@@ -301,6 +338,8 @@ class _Run:
         for number, residency in enumerate(self.memory_map.residencies):
             if residency.start == step and residency.loop == scope:
                 self._place(number, residency)
+            if (step, scope) in [(s, self.program.loop_of_step[s]) for s, _ in residency.holes]:
+                self.fast[number] = _NEVER_WRITTEN
         for copy in self.memory_map.replaced_copies:
             if copy.issue == step and self.program.loop_of_step[copy.step] == scope:
                 for access in self.program.instructions[copy.step].accesses:
@@ -385,6 +424,8 @@ class _Run:
         for number in self.fast:
             residency = self.memory_map.residencies[number]
             low = residency.offset_bytes
+            if any(start <= step < end for start, end in residency.holes):
+                continue
             if not residency.parts:
                 held.append((low, low + self.program.buffers[residency.buffer].size_bytes))
             for part in residency.parts:
@@ -522,6 +563,15 @@ def _static_copies(
     for copy in memory_map.replaced_copies:
         for access in program.instructions[copy.step].accesses:
             if access.kind.writes:
-                size = program.buffers[access.buffer].size_bytes
                 loop = program.loop_of_step[copy.step]
-                yield copy.issue, copy.done, program.copy_ticks(size), loop
+                filled = [
+                    part
+                    for r in memory_map.residencies
+                    if (r.buffer, r.start, r.source) == (access.buffer, copy.issue, Source.PRODUCED)
+                    for part in r.parts
+                ]
+                size = program.buffers[access.buffer].size_bytes
+                for part_size, start in [(p.size_bytes, p.start) for p in filled] or [
+                    (size, copy.issue)
+                ]:
+                    yield start, copy.done, program.copy_ticks(part_size), loop
