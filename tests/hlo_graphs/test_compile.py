@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from hlo_graphs import compile as compile_module
 from hlo_graphs.bundle import Placement, find_bundle, read_cycles, read_live_range, read_points
@@ -148,6 +150,34 @@ def test_cleaning_keeps_what_the_backend_config_says_about_time_and_memory() -> 
     )
     bare = '  %a = f32[] add(%x, %x), backend_config={"flag_configs":[]}'
     assert clean_hlo(bare) == "  %a = f32[] add(%x, %x)\n"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    config=st.dictionaries(st.sampled_from(["retry_config", "known_trip_count", "x"]), JSON_VALUES),
+    op_name=st.text(st.characters(blacklist_categories=["Cc", "Cs"], blacklist_characters="\x85")),
+    indent=st.sampled_from([None, 2]),
+)
+def test_cleaning_any_config_and_name_leaves_the_rest_alone(
+    config: dict[str, object], op_name: str, indent: int | None
+) -> None:
+    assume(not set(op_name) & {"\u2028", "\u2029"})
+    quoted = op_name.replace("\\", "\\\\").replace('"', '\\"')
+    start, end = "  %a = f32[2]{0} add(%x, %x), to_apply=%r", ", sharding={replicated}"
+    metadata = f', metadata={{op_type="t{{" op_name="{quoted}" stack_frame_id=7}}'
+    text = f"{start}{metadata}, backend_config={json.dumps(config, indent=indent)}{end}\n"
+    cleaned = clean_hlo(text)
+    assert cleaned.startswith(f'{start}, metadata={{op_name="{quoted}"}}')
+    assert cleaned.endswith(f"{end}\n")
+    kept = config.get("known_trip_count")
+    assert ("known_trip_count" in cleaned.removeprefix(start)) >= bool(kept)
+    assert clean_hlo(cleaned) == cleaned
 
 
 def test_points_say_cycles_and_where_each_array_lay() -> None:

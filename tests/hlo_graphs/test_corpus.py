@@ -23,8 +23,10 @@ from hlo_graphs.bundle import (
     read_live_range,
     read_points,
     read_scheduleinfo,
+    read_text,
     split_key,
 )
+from hlo_graphs.bundle_writer import clean_hlo
 from hlo_graphs.corpus.table import headroom_rows, markdown_table
 from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloModule
@@ -214,6 +216,15 @@ def check_tables(bundle: Bundle, before: HloModule) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
+def test_the_modules_are_clean(name: str) -> None:
+    bundle = corpus.bundle(name)
+    for path in (bundle.before, bundle.production):
+        assert path is not None
+        text = read_text(path)
+        assert clean_hlo(text) == text
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_tables_fit_the_modules(name: str) -> None:
     check_against_modules(name)
 
@@ -247,8 +258,10 @@ def test_the_example_resnet_compiles_to_the_same_cycles_again() -> None:
 def test_the_build_table_is_the_corpus() -> None:
     from hlo_graphs.zoo import build
 
-    assert sorted(build.CORPUS_KEYS) == list(NAMES)
-    for name in NAMES:
+    assert sorted(build.CORPUS) == list(NAMES)
+    for name, random_orders in build.CORPUS.items():
+        points = corpus.bundle(name).points
+        assert (0 if points is None else len(read_points(points))) == random_orders
         program = split_key(name)[0]
         module, _, function = build.target_of(program).partition(":")
         assert hasattr(importlib.import_module(module), function)
