@@ -1,0 +1,193 @@
+"""From a module to a program: steps, buffers, accesses, loops, and the compiler's own table."""
+
+from __future__ import annotations
+
+import pytest
+
+from hlo_graphs.bundle import BufferInfo, ValueName
+from hlo_graphs.chips import find_chip
+from hlo_graphs.lower import Lowered, LoweringOptions, lower
+from hlo_graphs.parser import parse_module
+from hlo_graphs.program import BEFORE_PROGRAM, AccessKind, Program
+from hlo_graphs.times import analytic_times
+
+CHIP = find_chip("v5e")
+
+STRAIGHT = """HloModule straight, is_scheduled=true
+ENTRY main {
+  x = f32[256,128]{1,0:T(8,128)} parameter(0)
+  w = f32[256,128]{1,0:T(8,128)} parameter(1)
+  y = f32[256,128]{1,0:T(8,128)} add(x, w)
+  b = f32[32768]{0:T(1024)} bitcast(y)
+  s = f32[] constant(2)
+  z = (f32[256,128]{1,0:T(8,128)}, f32[128]{0:T(128)}) custom-call(y, x, s), custom_call_target="f"
+  z0 = f32[256,128]{1,0:T(8,128)} get-tuple-element(z), index=0
+  ROOT v = f32[256,128]{1,0:T(8,128)} add(z0, z0)
+}
+"""
+
+LOOP = """HloModule loop, is_scheduled=true, input_output_alias={ {}: (1, {}, may-alias) }
+body {
+  s = (s32[], f32[64,256]{1,0:T(8,128)}, f32[256]{0:T(256)}) parameter(0)
+  i = s32[] get-tuple-element(s), index=0
+  one = s32[] constant(1)
+  j = s32[] add(i, one)
+  k = f32[64,256]{1,0:T(8,128)} get-tuple-element(s), index=1
+  r = f32[256]{0:T(256)} get-tuple-element(s), index=2
+  m = f32[1,256]{1,0:T(8,128)} reshape(r)
+  zero = s32[] constant(0)
+  u = f32[64,256]{1,0:T(8,128)} dynamic-update-slice(k, m, i, zero)
+  ROOT t = (s32[], f32[64,256]{1,0:T(8,128)}, f32[256]{0:T(256)}) tuple(j, u, r)
+}
+test {
+  s = (s32[], f32[64,256]{1,0:T(8,128)}, f32[256]{0:T(256)}) parameter(0)
+  i = s32[] get-tuple-element(s), index=0
+  n = s32[] constant(64)
+  ROOT p = pred[] compare(i, n), direction=LT
+}
+ENTRY main {
+  z = s32[] constant(0)
+  row = f32[256]{0:T(256)} parameter(0)
+  cache = f32[64,256]{1,0:T(8,128)} parameter(1)
+  c = s32[] copy(z)
+  s = (s32[], f32[64,256]{1,0:T(8,128)}, f32[256]{0:T(256)}) tuple(c, cache, row)
+  w = (s32[], f32[64,256]{1,0:T(8,128)}, f32[256]{0:T(256)}) while(s), condition=test, body=body
+  ROOT o = f32[64,256]{1,0:T(8,128)} get-tuple-element(w), index=1
+}
+"""
+
+
+def lowered(text: str, options: LoweringOptions | None = None, **arguments: object) -> Lowered:
+    module = parse_module(text)
+    settings = options or LoweringOptions(name="test")
+    return lower(module, CHIP, analytic_times(module, CHIP), settings, **arguments)  # type: ignore[arg-type]
+
+
+def accesses(program: Program, name: str) -> dict[str, AccessKind]:
+    (found,) = [i for i in program.instructions if i.name == name]
+    return {program.buffers[a.buffer].name: a.kind for a in found.accesses}
+
+
+def buffer_named(program: Program, name: str) -> int:
+    (found,) = [i for i, b in enumerate(program.buffers) if name in b.values]
+    return found
+
+
+def test_real_instructions_are_steps_and_forwarding_ones_are_not() -> None:
+    assert [i.name for i in lowered(STRAIGHT).program.instructions] == ["y", "z", "v"]
+
+
+def test_an_operand_used_twice_is_one_access_of_twice_the_bytes() -> None:
+    program = lowered(STRAIGHT).program
+    last = {a.buffer: a for a in program.instructions[2].accesses}
+    read = last[buffer_named(program, "z{0}")]
+    assert read.kind is AccessKind.READ
+    assert read.size_bytes == 2 * 256 * 128 * 4
+
+
+def test_buffers_know_where_they_come_from_and_where_they_go() -> None:
+    program = lowered(STRAIGHT).program
+    facts = {b.name: (b.origin, b.live_out, b.is_parameter) for b in program.buffers}
+    assert facts["x{}"] == (BEFORE_PROGRAM, False, True)
+    assert facts["y{}"] == (0, False, False)
+    assert facts["v{}"] == (2, True, False)
+
+
+def test_sizes_are_physical_and_aligned() -> None:
+    program = lowered(STRAIGHT).program
+    sizes = {b.name: b.size_bytes for b in program.buffers}
+    assert sizes["x{}"] == 256 * 128 * 4
+    assert sizes["z{1}"] == CHIP.alignment_bytes  # 512 bytes of data
+
+
+def test_scalars_never_lie_in_fast_memory() -> None:
+    program = lowered(STRAIGHT).program
+    assert not program.buffers[buffer_named(program, "s{}")].fast_allowed
+
+
+def test_in_place_updates_and_donated_parameters_share_one_buffer() -> None:
+    program = lowered(LOOP).program
+    cache = buffer_named(program, "cache{}")
+    assert {"cache{}", "u{}", "w{1}"} <= set(program.buffers[cache].values)
+    assert accesses(program, "u")[program.buffers[cache].name] is AccessKind.UPDATE
+    assert program.buffers[cache].live_out
+
+
+def test_loops_are_ranges_of_steps_with_trip_counts() -> None:
+    program = lowered(LOOP).program
+    (loop,) = program.loops
+    inside = [i.name for i in program.instructions[loop.start_step : loop.end_step]]
+    assert loop.trip_count == 64
+    assert inside == ["p", "j", "m", "u"]
+    assert {i.name: i.repeat for i in program.instructions}["u"] == 64
+    assert program.instructions[0].repeat == 1
+
+
+def test_unknown_trip_counts_have_a_default_that_can_be_set() -> None:
+    text = LOOP.replace("j = s32[] add(i, one)", "j = s32[] multiply(i, one)")
+    assert lowered(text).program.loops[0].trip_count == 5
+    chosen = LoweringOptions(name="test", default_trip_count=9)
+    assert lowered(text, chosen).program.loops[0].trip_count == 9
+
+
+def test_branches_are_loops_that_may_be_skipped() -> None:
+    text = """HloModule choice, is_scheduled=true
+left {
+  a = f32[256,128]{1,0:T(8,128)} parameter(0)
+  ROOT n = f32[256,128]{1,0:T(8,128)} negate(a)
+}
+right {
+  a = f32[256,128]{1,0:T(8,128)} parameter(0)
+  ROOT e = f32[256,128]{1,0:T(8,128)} exponential(a)
+}
+ENTRY main {
+  p = pred[] parameter(0)
+  x = f32[256,128]{1,0:T(8,128)} parameter(1)
+  ROOT c = f32[256,128]{1,0:T(8,128)} conditional(p, x, x), branch_computations={left, right}
+}
+"""
+    program = lowered(text).program
+    assert [(b.start_step, b.end_step, b.probability) for b in program.loops] == [
+        (0, 1, 0.5),
+        (1, 2, 0.5),
+    ]
+    assert [i.repeat for i in program.instructions] == [0.5, 0.5]
+
+
+def test_the_compilers_table_decides_what_may_be_fast() -> None:
+    row = BufferInfo(
+        buffer_id=1,
+        name=ValueName(1, "y", (), False),
+        label="<1 y>",
+        benefit=0.0,
+        size_bytes=131072,
+        definition_time=2,
+        uses=(),
+        is_scoped=False,
+    )
+    program = lowered(STRAIGHT, buffer_info=(row,)).program
+    allowed = {b.name for b in program.buffers if b.fast_allowed}
+    # Parameters over 64 KiB are left out of the table when they are prefetched across programs.
+    assert allowed == {"x{}", "w{}", "y{}"}
+
+
+def test_the_stricter_reading_keeps_the_bus_busy_for_all_of_a_slow_access() -> None:
+    plain = lowered(STRAIGHT).program
+    strict = lowered(STRAIGHT, LoweringOptions(name="test", busy="slow")).program
+    for one, other in zip(plain.instructions, strict.instructions, strict=True):
+        assert one.elapsed_ticks(one.accesses) <= other.elapsed_ticks(other.accesses)
+        for a, b in zip(one.accesses, other.accesses, strict=True):
+            assert b.bus_ticks == max(a.bus_ticks, *a.lane_ticks)
+
+
+def test_ticks_grow_coarser_before_sums_leave_32_bits() -> None:
+    text = STRAIGHT.replace("256,128", "25600000,128").replace("[32768]", "[3276800000]")
+    program = lowered(text).program
+    assert program.tick_seconds > 1e-10
+    assert program.all_slow_ticks < 2**30
+
+
+@pytest.mark.parametrize("capacity", [0, 4096, 5000])
+def test_the_capacity_can_be_chosen_and_is_aligned(capacity: int) -> None:
+    program = lowered(STRAIGHT, LoweringOptions(name="test", capacity_bytes=capacity)).program
+    assert program.capacity_bytes == capacity - capacity % CHIP.alignment_bytes
