@@ -3,7 +3,8 @@
 Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3), tested against the
 `HloCostAnalysis` inside jaxlib. Deliberate differences: a custom call counts its operands and
 outputs in full (XLA: -1 for everything); updates in place are recognised through bitcasts and
-nested fusions; an `opt-barrier` moves nothing; a `ragged-dot` and a `reduce-window` over a whole
+nested fusions; gathers and scatters touch what they move inside any fusion (XLA: custom ones
+only); an `opt-barrier` moves nothing; a `ragged-dot` and a `reduce-window` over a whole
 dimension count the operations they do, where XLA's short cuts miscount.
 
 Sizes come from a function, so that the same rules give XLA's unpadded bytes (`byte_size_of`, for
@@ -618,7 +619,15 @@ def _update_of(
         return _update_of(analysis, callee, callee.root)
     if producer.opcode == "dynamic-update-slice":
         return inner.instruction(producer.operands[1])
+    if producer.opcode == "scatter" and not producer.shape.is_tuple:
+        return _updates(inner, producer, 0)
     return None
+
+
+def _updates(inner: HloComputation, scatter: HloInstruction, position: int) -> HloInstruction:
+    """What a scatter puts into its operand at `position`."""
+    count = len(scatter.operands) // 2
+    return inner.instruction(scatter.operands[count + 1 + position])
 
 
 def _parameter_reads(
@@ -671,6 +680,10 @@ def _reads(
             read += analysis.size_of(user.shape)
         elif opcode == "dynamic-update-slice" and position == 0:
             continue
+        elif opcode == "gather" and position == 0:
+            read += analysis.size_of(user.shape)
+        elif opcode == "scatter" and position < len(user.operands) // 2:
+            read += analysis.size_of(_updates(inner, user, position).shape)
         elif opcode in ("broadcast", "reshape"):
             read += size
         else:

@@ -502,6 +502,41 @@ ENTRY e {
     assert cost.output_bytes() == 40
 
 
+def test_gathers_and_scatters_in_fusions_touch_what_they_move() -> None:
+    text = """
+HloModule m
+add {
+  a = f32[] parameter(0)
+  b = f32[] parameter(1)
+  ROOT c = f32[] add(a, b)
+}
+lookup {
+  table = f32[1000,8] parameter(0)
+  rows = s32[5] parameter(1)
+  ROOT g = f32[5,8] gather(table, rows), offset_dims={1},
+      collapsed_slice_dims={0}, start_index_map={0}, index_vector_dim=1, slice_sizes={1,8}
+}
+accumulate {
+  table = f32[1000,8] parameter(0)
+  rows = s32[5] parameter(1)
+  new = f32[5,8] parameter(2)
+  ROOT s = f32[1000,8] scatter(table, rows, new), update_window_dims={1},
+      inserted_window_dims={0}, scatter_dims_to_operand_dims={0}, index_vector_dim=1, to_apply=add
+}
+ENTRY e {
+  t = f32[1000,8] parameter(0)
+  i = s32[5] parameter(1)
+  g = f32[5,8] fusion(t, i), kind=kCustom, calls=lookup
+  ROOT s = f32[1000,8] fusion(t, i, g), kind=kCustom, calls=accumulate
+}
+"""
+    analysis = analyse(text)
+    gather, scatter = analysis.cost("e", "g"), analysis.cost("e", "s")
+    assert [gather.operand_bytes(i) for i in range(2)] == [160, 20]
+    assert [scatter.operand_bytes(i) for i in range(3)] == [160, 20, 160]
+    assert scatter.output_bytes() == 160
+
+
 def test_padded_sizes_are_the_default() -> None:
     text = one_op("f32[3]{0:T(1024)} negate(p0)", ["f32[3]{0:T(1024)}"])
     module = parse_module(text)
