@@ -1,0 +1,175 @@
+"""`Program`: its checks, what it derives, and its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import SCHEMA, Access, AccessKind, Instruction, Loop, Program
+from malloc_game.generator import random_program
+from tests.malloc_game.small import program_of
+from tests.strategies import programs
+
+LOOPS = (Loop(1, 4, 3), Loop(1, 3, 2, parent=0), Loop(4, 5, 1, 0.5))
+
+
+def nested() -> Program:
+    """Five steps, a loop of three trips around one of two, then a branch."""
+    steps = [(1, "ra"), (2, "ra"), (3, "ua"), (4, "ra"), (5, "ra")]
+    return program_of({"a": 2}, steps, loops=LOOPS)
+
+
+def test_loops_of_steps() -> None:
+    program = nested()
+    assert program.loop_of_step == (None, 1, 1, 0, 2, None)
+    assert list(program.loops_around(1)) == [1, 0]
+    assert [i.repeat for i in program.instructions] == [1, 6, 6, 3, 0.5]
+    assert [loop.is_branch for loop in program.loops] == [False, False, True]
+
+
+def test_times() -> None:
+    program = nested()
+    # Slow: the larger of compute and bytes; a read moves 2, the update 4.
+    assert program.all_slow_ticks == 2 + 6 * 2 + 6 * 4 + 3 * 4 + 0.5 * 5
+    assert program.all_fast_ticks == 1 + 6 * 2 + 6 * 3 + 3 * 4 + 0.5 * 5
+    assert replace(program, tick_seconds=0.3).copy_ticks(2) == 7
+
+
+def test_elapsed_takes_the_longest_lane() -> None:
+    a = Access(0, AccessKind.READ, 4, 4, (0, 10))
+    b = Access(1, AccessKind.READ, 6, 6, (0, 3))
+    step = Instruction("op", "fusion", "", 1.0, (9, 1), (a, b))
+    assert step.elapsed_ticks([]) == 9
+    assert step.elapsed_ticks([a]) == 11
+    assert step.elapsed_ticks([b]) == 9
+    assert step.elapsed_ticks([a, b]) == 14
+    bus = Instruction("op", "fusion", "", 1.0, (3,), ())
+    assert bus.elapsed_ticks([replace(a, lane_ticks=(0,)), replace(b, lane_ticks=(0,))]) == 10
+
+
+@settings(max_examples=40, deadline=None)
+@given(programs(max_accesses=60))
+def test_the_access_table_holds_the_accesses(program: Program) -> None:
+    table = program.access_table
+    rows = [(step, a) for step, i in enumerate(program.instructions) for a in i.accesses]
+    assert table.step.tolist() == [step for step, _ in rows]
+    assert table.buffer.tolist() == [a.buffer for _, a in rows]
+    assert table.bus_ticks.tolist() == [a.bus_ticks for _, a in rows]
+    assert table.size_bytes.tolist() == [a.size_bytes for _, a in rows]
+    assert table.lane_ticks.tolist() == [list(a.lane_ticks) for _, a in rows]
+    assert table.base_ticks.tolist() == [list(i.base_ticks) for i in program.instructions]
+    by_buffer = [(b, s) for b, found in enumerate(program.accesses_of_buffer) for s, _ in found]
+    assert by_buffer == list(
+        zip(table.buffer[table.by_buffer], table.step[table.by_buffer], strict=True)
+    )
+    assert bool(np.all(np.diff(table.keys) > 0))
+
+
+def test_capacity_is_rounded_down_to_the_alignment() -> None:
+    program = random_program(0)
+    assert program.with_capacity(5000).capacity_bytes == 4096
+    assert program.with_capacity(0).capacity_bytes == 0
+    with pytest.raises(InputError, match="-1 bytes"):
+        program.with_capacity(-1)
+
+
+def test_what_may_be_resident() -> None:
+    program = program_of({"a": 2, "b": 9, "c": 2}, [(1, "ra rb rc")], forbidden="c", capacity=8)
+    assert [program.may_be_resident(b) for b in range(3)] == [True, False, False]
+
+
+def test_as_a_networkx_graph() -> None:
+    graph = nested().to_networkx()
+    assert graph.number_of_nodes() == 5 + 1
+    assert graph.number_of_edges(("buffer", 0), ("step", 2)) == 1
+    assert graph.number_of_edges(("step", 2), ("buffer", 0)) == 1
+    assert graph.number_of_edges(("step", 1), ("buffer", 0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("loops", "named"),
+    [
+        ((Loop(2, 3, 1), Loop(0, 1, 1)), "sorted by start"),
+        ((Loop(0, 9, 1),), "empty or outside"),
+        ((Loop(2, 2, 1),), "empty or outside"),
+        ((Loop(0, 3, 1), Loop(2, 5, 1)), "crosses loop"),
+        ((Loop(0, 3, 1), Loop(1, 2, 1)), "parent is None, expected"),
+        ((Loop(0, 3, 0),), "trip count 0"),
+    ],
+)
+def test_bad_loops(loops: tuple[Loop, ...], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        replace(nested(), loops=loops)
+
+
+def access(**changes: Any) -> tuple[Access, ...]:
+    return (replace(nested().instructions[0].accesses[0], **changes),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"accesses": access(buffer=7)}, "no buffer 7"),
+        ({"accesses": access(bus_ticks=-1)}, "ticks of the access to buffer 0"),
+        ({"accesses": access(lane_ticks=(0, 0))}, "ticks of the access to buffer 0"),
+        ({"accesses": access() * 2}, "more than one access"),
+        ({"base_ticks": (1, 2)}, "expected 1 >= 0"),
+        ({"repeat": float("nan")}, "repeat is nan"),
+    ],
+)
+def test_bad_instructions(changes: dict[str, Any], named: str) -> None:
+    program = nested()
+    last = replace(program.instructions[-1], **changes)
+    with pytest.raises(InputError, match=named):
+        replace(program, instructions=(*program.instructions[:-1], last))
+
+
+def test_bad_buffers_and_machines() -> None:
+    program = random_program(0)
+    first = program.buffers[0]
+    for changes, named in (
+        ({"size_bytes": 100}, "multiple of the alignment"),
+        ({"origin": -2}, ""),
+    ):
+        with pytest.raises(InputError, match=named or "not a step"):
+            replace(program, buffers=(replace(first, **changes), *program.buffers[1:]))
+    for changes, named in (
+        ({"capacity_bytes": -1024}, "cannot be negative"),
+        ({"capacity_bytes": 1000}, "not a multiple"),
+        ({"slow_bytes_per_second": 0.0}, "slow bandwidth is 0.0"),
+    ):
+        with pytest.raises(InputError, match=named):
+            replace(program, machine=replace(program.machine, **changes))
+    with pytest.raises(InputError, match="tick_seconds"):
+        replace(program, tick_seconds=0.0)
+
+
+def broken(change: Callable[[Any], object]) -> str:
+    document = json.loads(nested().to_json())
+    change(document)
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("nonsense", "invalid JSON"),
+        ("3", f"schema is 'int', this version reads '{SCHEMA}'"),
+        (broken(lambda d: d.update(schema="x")), "schema is 'x'"),
+        (broken(lambda d: d.pop("loops")), "KeyError: 'loops'"),
+        (broken(lambda d: d["buffers"][0].pop("name")), "name"),
+        (broken(lambda d: d["instructions"][0]["accesses"][0].pop()), "ticks of the access"),
+        (broken(lambda d: d["instructions"][0]["accesses"][0].__setitem__(1, "peek")), "peek"),
+    ],
+)
+def test_what_is_no_program(text: str, named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Program.from_json(text)
+    assert named in str(caught.value)
