@@ -8,13 +8,11 @@ both described in docs/game.md.
 from __future__ import annotations
 
 import enum
-import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
@@ -124,11 +122,15 @@ class MallocGame:
     def reset(self, key: jax.Array | None = None) -> tuple[State, TimeStep]:
         """A new game. The game is deterministic: `key` is there for callers that hand one in."""
         del key
-        return _reset(self.arrays)
+        result: tuple[State, TimeStep] = _reset(self.arrays)
+        return result
 
     def step(self, state: State, action: jax.Array | int) -> tuple[State, TimeStep]:
         """Plays `action`; see `malloc_game.env.step`."""
-        return _step(self.arrays, state, jnp.asarray(action, dtype=jnp.int32))
+        result: tuple[State, TimeStep] = _step(
+            self.arrays, state, jnp.asarray(action, dtype=jnp.int32)
+        )
+        return result
 
     def memory_map(self, state: State) -> MemoryMap:
         """The map that a finished game is. Raises InputError if it is not over."""
@@ -147,47 +149,13 @@ class MallocGame:
     @property
     def reward_spec(self) -> ArraySpec:
         """One number; a stall can cost more than everything else saves."""
-        return ArraySpec((), np.float32, -np.inf, 1.0, name="reward")
+        return ArraySpec((), np.dtype(np.float32), -np.inf, 1.0, name="reward")
 
     @property
     def discount_spec(self) -> ArraySpec:
         """1, or 0 at the end."""
-        return ArraySpec((), np.float32, 0.0, 1.0, name="discount")
+        return ArraySpec((), np.dtype(np.float32), 0.0, 1.0, name="discount")
 
 
 _reset = jax.jit(reset)
 _step = jax.jit(step)
-
-
-@functools.partial(jax.jit, static_argnames="num_turns")
-def play_randomly(
-    arrays: ProgramArrays, key: jax.Array, num_turns: int
-) -> tuple[State, jax.Array]:
-    """One game of `arrays` with legal actions at random, at most `num_turns` decisions.
-
-    Returns:
-      The last state and the sum of rewards `[]`.
-    """
-    state, reward = advance(arrays, first_state(arrays), jnp.int32(Action.DROP))
-
-    def turn(
-        carry: tuple[State, jax.Array], key: jax.Array
-    ) -> tuple[tuple[State, jax.Array], None]:
-        state, total = carry
-        action = jax.random.categorical(key, jnp.where(state.legal, 0.0, -jnp.inf))
-        state, reward = advance(arrays, state, action)
-        return (state, total + reward), None
-
-    carry, _ = jax.lax.scan(turn, (state, reward), jax.random.split(key, num_turns))
-    return carry
-
-
-def rewards_of(
-    game: MallocGame, state: State, actions: NDArray[np.int32]
-) -> tuple[State, NDArray[np.float32]]:
-    """Plays `actions` one after the other from `state`; the rewards `[len(actions)]`."""
-    rewards = []
-    for action in actions.tolist():
-        state, time_step = game.step(state, action)
-        rewards.append(np.asarray(time_step.reward))
-    return state, np.array(rewards, dtype=np.float32)

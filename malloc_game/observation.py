@@ -101,8 +101,11 @@ def observation_specs() -> Observation:
         "memory": (len(TIME_EDGES), ADDRESS_BINS),
         "idle": (len(TIME_EDGES),),
     }
-    specs = {name: ArraySpec(shape, np.float32, 0.0, 1.0, name) for name, shape in shapes.items()}
-    mask = ArraySpec((NUM_ACTIONS,), np.bool_, False, True, "action_mask")
+    specs = {
+        name: ArraySpec(shape, np.dtype(np.float32), 0.0, 1.0, name)
+        for name, shape in shapes.items()
+    }
+    mask = ArraySpec((NUM_ACTIONS,), np.dtype(np.bool_), False, True, "action_mask")
     return Observation(**specs, action_mask=mask)  # type: ignore[arg-type]
 
 
@@ -125,8 +128,9 @@ def _times(item: jax.Array) -> jax.Array:
 def _taken_until(arrays: ProgramArrays, state: State, item: jax.Array) -> jax.Array:
     """`[ADDRESS_BINS]` the step up to which each sampled address is taken."""
     middles = 2 * np.arange(ADDRESS_BINS) + 1
-    whole, rest = arrays.capacity_units // (2 * ADDRESS_BINS), arrays.capacity_units % (
-        2 * ADDRESS_BINS
+    whole, rest = (
+        arrays.capacity_units // (2 * ADDRESS_BINS),
+        arrays.capacity_units % (2 * ADDRESS_BINS),
     )
     addresses = whole * middles + rest * middles // (2 * ADDRESS_BINS)
     segment = jnp.searchsorted(state.segment_start, addresses, side="right", method="compare_all")

@@ -17,6 +17,7 @@ queued, against which the ticks served are compared.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -208,7 +209,9 @@ def _pass_time(state: State, item: jax.Array, idle: jax.Array) -> _Clock:
     )
 
 
-def _last_at_most(values: jax.Array, limit: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+def _last_at_most(
+    values: jax.Array, limit: jax.Array, low: jax.Array, high: jax.Array
+) -> jax.Array:
     """The largest index in `[low, high]` whose value is at most `limit`; `low` if none is.
 
     `values` `[n]` ascends between `low` and `high`.
@@ -497,8 +500,9 @@ def advance(arrays: ProgramArrays, state: State, action: jax.Array) -> tuple[Sta
     Returns:
       The new state and the reward `[]` float32: the fall of latency over the all-slow latency.
     """
-    one = _advance_shared(arrays, _add_axis(state), action[None])
-    return jax.tree.map(lambda leaf: leaf[0], one)
+    state, reward = _advance_shared(arrays, _add_axis(state), action[None])
+    first: State = jax.tree.map(lambda leaf: leaf[0], state)
+    return first, reward[0]
 
 
 @advance.def_vmap
@@ -522,9 +526,7 @@ def _advance_shared(
 
 
 @custom_vmap
-def _advance_own(
-    arrays: ProgramArrays, state: State, action: jax.Array
-) -> tuple[State, jax.Array]:
+def _advance_own(arrays: ProgramArrays, state: State, action: jax.Array) -> tuple[State, jax.Array]:
     """A batch of games, each of a program of its own."""
     return _advance_lanes(arrays, state, action, 0)
 
@@ -557,7 +559,12 @@ def _own_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-
 
 
 def _add_axis(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf[None], tree)
+    return _map(lambda leaf: leaf[None], tree)
+
+
+def _map(function: Callable[..., jax.Array], tree: Tree, *rest: object) -> Tree:
+    mapped: Tree = jax.tree.map(function, tree, *rest)
+    return mapped
 
 
 def _broadcast(axis_size: int, batched: Tree, tree: Tree) -> Tree:
@@ -566,12 +573,12 @@ def _broadcast(axis_size: int, batched: Tree, tree: Tree) -> Tree:
     def widen(leaf: jax.Array, has_axis: bool) -> jax.Array:
         return leaf if has_axis else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
 
-    return jax.tree.map(widen, tree, batched)
+    return _map(widen, tree, batched)
 
 
 def _merge_axes(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+    return _map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
 
 def _split_axes(axis_size: int, tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), tree)
+    return _map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), tree)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,14 +17,14 @@ class ArraySpec:
 
     Attributes:
       shape: its shape.
-      dtype: its scalar type, such as `np.float32`.
+      dtype: its scalar type.
       minimum: least value, inclusive.
       maximum: greatest value, inclusive.
       name: what it is called in messages.
     """
 
     shape: tuple[int, ...]
-    dtype: Callable[..., np.generic]
+    dtype: np.dtype[Any]
     minimum: float
     maximum: float
     name: str
@@ -32,10 +32,10 @@ class ArraySpec:
     def validate(self, value: ArrayLike) -> NDArray[np.generic]:
         """`value` as an array. Raises InputError unless it has this shape, type and range."""
         array = np.asarray(value)
-        if array.shape != self.shape or array.dtype != np.dtype(self.dtype):
+        if array.shape != self.shape or array.dtype != self.dtype:
             raise InputError(
                 f"{self.name}: {array.dtype}{list(array.shape)}, expected "
-                f"{np.dtype(self.dtype)}{list(self.shape)}"
+                f"{self.dtype}{list(self.shape)}"
             )
         inside = (array >= self.minimum) & (array <= self.maximum)
         if not np.all(inside):
@@ -48,7 +48,7 @@ class ArraySpec:
     def generate_value(self) -> NDArray[np.generic]:
         """Some array that fits, for shapes: all at the value nearest to 0."""
         value = min(max(0.0, self.minimum), self.maximum)
-        return np.full(self.shape, value, dtype=np.dtype(self.dtype))
+        return np.full(self.shape, value, dtype=self.dtype)
 
 
 @dataclass(frozen=True)

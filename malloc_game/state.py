@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.turn_features import copy_scale_ticks, idle_curve, turn_features
-from malloc_game.turn_table import NEVER, NUM_COLUMNS, Column, Flush, ItemKind, TurnTable, turn_table
+from malloc_game.turn_table import (
+    NEVER,
+    NUM_COLUMNS,
+    Column,
+    Flush,
+    ItemKind,
+    TurnTable,
+    turn_table,
+)
 
 NUM_ACTIONS = 3
 
@@ -200,7 +208,9 @@ def bucket_for(table: TurnTable) -> Bucket:
         raise InputError(
             f"{table.program.name}: loops nest {depth - 1} deep, the game knows {MAX_DEPTH - 1}"
         )
-    begin = np.isin(table.items[:, Column.KIND], (ItemKind.ACCESS, ItemKind.ENTRY, ItemKind.CARRIED))
+    begin = np.isin(
+        table.items[:, Column.KIND], (ItemKind.ACCESS, ItemKind.ENTRY, ItemKind.CARRIED)
+    )
     return Bucket(
         num_items=_padded(table.num_items, 64),
         num_buffers=_padded(len(table.buffers), 32),

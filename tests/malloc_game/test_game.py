@@ -1,0 +1,204 @@
+"""The JAX game against the slow witness, and what an environment must keep."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import Machine
+from malloc_game import env as game_env
+from malloc_game.env import MallocGame, StepType
+from malloc_game.generator import random_program
+from malloc_game.rules import advance
+from malloc_game.state import Action, bucket_for, first_state, program_arrays
+from malloc_game.turn_table import NUM_COLUMNS, Column, turn_table
+from tests.malloc_game.game_batches import (
+    SMALL,
+    check_against_reference,
+    play_programs,
+    play_randomly,
+    stack_programs,
+)
+from tests.malloc_game.reference_game import ReferenceGame, total_of_all_slow
+from tests.strategies import small_program
+
+NUM_DECISIONS = 96
+"""More than any game of a small program has."""
+
+
+def same_state(left: object, right: object) -> bool:
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_same_as_reference_on_random_games_step_by_step() -> None:
+    compared = 0
+    for batch in range(6):
+        programs = [small_program(100 * batch + seed) for seed in range(16)]
+        record = play_randomly(programs, batch, NUM_DECISIONS)
+        compared += check_against_reference(programs, record)
+    assert compared > 2000
+    assert play_programs._cache_size() == 1, "the games of one bucket must share one trace"
+
+
+@pytest.mark.slow
+def test_same_as_reference_on_thousands_of_random_games() -> None:
+    for batch in range(200):
+        programs = [small_program(10_000 + 100 * batch + seed) for seed in range(16)]
+        check_against_reference(programs, play_randomly(programs, batch, NUM_DECISIONS))
+
+
+def test_compiles_once_for_all_programs_of_a_bucket() -> None:
+    for cached in (game_env._reset, game_env._step):
+        cached.clear_cache()
+    for seed in range(4):
+        game = MallocGame(small_program(seed), bucket=SMALL)
+        state, _ = game.reset()
+        for action in Action:
+            state, _ = game.step(state, action)
+    assert game_env._reset._cache_size() == 1
+    assert game_env._step._cache_size() == 1
+
+
+def test_batches_of_batches_are_the_games_themselves() -> None:
+    programs = [small_program(seed) for seed in (3, 4, 5)]
+    arrays = stack_programs(programs)
+    states = jax.vmap(first_state)(arrays)
+    actions = jnp.array([[0, 1], [2, 0], [2, 2]])
+
+    def twice(arrays, state, actions):
+        state, _ = advance(arrays, state, jnp.int32(0))
+        return jax.vmap(advance, in_axes=(None, None, 0))(arrays, state, actions)
+
+    together = jax.jit(jax.vmap(twice))(arrays, states, actions)
+    for index, program in enumerate(programs):
+        game = MallocGame(program, bucket=SMALL)
+        for choice in range(2):
+            alone, _ = game.step(game.reset()[0], actions[index, choice])
+            at = jax.tree.map(lambda leaf, at=(index, choice): leaf[at], together[0])
+            assert same_state(alone, at)
+
+
+def test_rewards_in_32_bits_differ_from_exact_ones_by_rounding_only() -> None:
+    """Each reward is one rounded product or sum; n of them are off by at most n eps sum |r|."""
+    programs = [small_program(seed) for seed in range(16)]
+    record = play_randomly(programs, 7, NUM_DECISIONS)
+    for index, program in enumerate(programs):
+        for lane in range(record.actions.shape[2]):
+            game = ReferenceGame(program)
+            exact = []
+            while game.turn is not None:
+                exact.append(float(game.play(int(record.actions[len(exact), index, lane]))))
+            found = record.rewards[: len(exact), index, lane].astype(np.float64)
+            size = sum(abs(r) for r in exact) + float(game.stall_ticks / max(1, game.all_slow))
+            bound = 4 * np.finfo(np.float32).eps * (1 + len(exact)) * size
+            assert abs(found.sum() - sum(exact)) <= bound
+            assert sum(exact) == pytest.approx(float(1 - game.latency / game.all_slow), abs=1e-12)
+
+
+def test_time_steps_follow_the_environment_contract() -> None:
+    game = MallocGame(small_program(11), bucket=SMALL)
+    state, time_step = game.reset()
+    assert int(time_step.step_type) == StepType.FIRST
+    while not bool(time_step.last()):
+        assert float(time_step.discount) == 1
+        for field in dataclasses.fields(time_step.observation):
+            spec = getattr(game.observation_spec, field.name)
+            spec.validate(getattr(time_step.observation, field.name))
+        action = int(np.flatnonzero(time_step.observation.action_mask)[-1])
+        state, time_step = game.step(state, game.action_spec.validate(action))
+        game.reward_spec.validate(time_step.reward)
+    after, past = game.step(state, Action.KEEP)
+    assert float(past.reward) == 0
+    assert float(past.discount) == 0
+    assert same_state(after, state)
+
+
+def test_illegal_action_counts_as_drop() -> None:
+    checked = 0
+    for seed in range(12):
+        game = MallocGame(small_program(seed), bucket=SMALL)
+        state, time_step = game.reset()
+        while not bool(time_step.last()):
+            legal = np.asarray(game_env.action_mask(state))
+            for action in np.flatnonzero(~legal).tolist():
+                assert same_state(game.step(state, action), game.step(state, Action.DROP))
+                checked += 1
+            state, time_step = game.step(state, int(np.flatnonzero(legal)[-1]))
+    assert checked > 5
+
+
+def test_without_fast_memory_there_is_nothing_to_decide() -> None:
+    program = small_program(2).with_capacity(0)
+    game = MallocGame(program, bucket=SMALL)
+    state, time_step = game.reset()
+    assert bool(time_step.last())
+    assert game.memory_map(state).residencies == ()
+
+
+def test_endless_fast_memory_and_bandwidth_end_all_fast() -> None:
+    for seed in range(8):
+        program = small_program(seed)
+        total = sum(buffer.size_bytes for buffer in program.buffers)
+        machine = Machine("endless", total * 4, program.machine.alignment_bytes, float("inf"))
+        endless = dataclasses.replace(program, machine=machine)
+        game = MallocGame(endless, bucket=SMALL)
+        state, time_step = game.reset()
+        reward = float(time_step.reward)
+        while not bool(time_step.last()):
+            legal = np.flatnonzero(time_step.observation.action_mask)
+            state, time_step = game.step(state, int(legal[-1]))
+            reward += float(time_step.reward)
+        assert reward == pytest.approx(
+            1 - endless.all_fast_ticks / endless.all_slow_ticks, abs=1e-5
+        )
+
+
+def test_unfinished_game_has_no_map() -> None:
+    game = MallocGame(small_program(11), bucket=SMALL)
+    state, _ = game.reset()
+    with pytest.raises(InputError, match="only a finished game"):
+        game.memory_map(state)
+
+
+def test_program_must_fit_its_bucket() -> None:
+    program = random_program(1, num_accesses=400)
+    with pytest.raises(InputError, match="num_items must be at least"):
+        program_arrays(program, SMALL)
+    bucket = bucket_for(turn_table(program))
+    assert program_arrays(program, bucket).items.shape == (
+        bucket.num_items,
+        NUM_COLUMNS + 3 * bucket.num_lanes,
+    )
+
+
+def test_ticks_too_many_for_32_bits_are_refused() -> None:
+    program = small_program(4)
+    slow = dataclasses.replace(program.instructions[0], base_ticks=(2**31,) * program.num_lanes)
+    longer = dataclasses.replace(program, instructions=(slow, *program.instructions[1:]))
+    with pytest.raises(InputError, match=r"longer ticks|ticks longer"):
+        turn_table(longer)
+
+
+def test_turn_table_lists_the_turns_of_the_witness() -> None:
+    for seed in range(40):
+        program = small_program(seed)
+        table, game = turn_table(program), ReferenceGame(program)
+        wanted = [
+            (int(turn.kind.value), turn.position, turn.buffer)
+            for turn in game.script
+            if hasattr(turn, "buffer")
+        ]
+        kinds = {1: 0, 2: 1, 3: 2, 4: 3}
+        found = [
+            (kinds[int(row[Column.KIND])], int(row[Column.POSITION]), table.buffers[row[1]])
+            for row in table.items
+            if row[Column.KIND]
+        ]
+        assert found == wanted
+        assert float(total_of_all_slow(program)) == pytest.approx(program.all_slow_ticks)

@@ -1,0 +1,205 @@
+"""What must hold of every game of every program, shown on the slow witness.
+
+`tests/malloc_game/test_game.py` shows that the JAX rules are the witness's, decision by decision.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hlo_graphs.program import Program
+from malloc_game.known_optimum import known_optimum_program, packing_program
+from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.simulate import simulate
+from malloc_game.validate import validate
+from tests.malloc_game.reference_game import (
+    Action,
+    ReferenceGame,
+    Rules,
+    TurnKind,
+    next_steps,
+    play_out,
+)
+from tests.strategies import programs, small_program
+
+CHOICES = st.lists(st.integers(0, 5), min_size=1, max_size=40)
+RULES = st.builds(Rules, max_carried=st.integers(0, 3), carried_candidates=st.integers(0, 4))
+
+
+def finished(program: Program, choices: list[int], rules: Rules) -> ReferenceGame:
+    game = ReferenceGame(program, rules)
+    play_out(game, choices)
+    return game
+
+
+def check_finished(game: ReferenceGame, rewards: list[Fraction]) -> None:
+    """Valid, timed by the simulator as by the game, and the rewards sum to what was won."""
+    memory_map = game.memory_map()
+    assert validate(game.program, memory_map, max_carried=game.rules.max_carried) == ()
+    simulation = simulate(game.program, memory_map)
+    assert simulation.latency_ticks == pytest.approx(float(game.latency), rel=1e-12)
+    assert sum(rewards) == (1 - game.latency / game.all_slow if game.all_slow else 0)
+    stalls: dict[int, float] = defaultdict(float)
+    for position, frame, ticks in game.stalls:
+        stalls[position] += ticks * _repeat(game.program, frame)
+    for position, found in enumerate(simulation.stall_before_ticks):
+        assert found == pytest.approx(stalls[position], rel=1e-12), position
+
+
+def _repeat(program: Program, frame: int | None) -> float:
+    repeat = 1.0
+    for loop in program.loops_around(frame):
+        repeat *= program.loops[loop].weight
+    return repeat
+
+
+@given(programs(), CHOICES, RULES)
+@settings(max_examples=150, deadline=None)
+def test_finished_games_are_valid_maps_that_the_simulator_times_alike(
+    program: Program, choices: list[int], rules: Rules
+) -> None:
+    game = ReferenceGame(program, rules)
+    check_finished(game, play_out(game, choices))
+
+
+@pytest.mark.slow
+def test_thousands_of_finished_games_are_valid_maps() -> None:
+    for seed in range(20_000):
+        game = ReferenceGame(small_program(seed, max_accesses=60))
+        check_finished(game, play_out(game, [seed % 3, seed % 5, seed % 7, 2, seed % 11]))
+
+
+@given(programs(), CHOICES)
+@settings(max_examples=60, deadline=None)
+def test_drop_is_always_legal_and_so_is_keep_of_a_resident_buffer_with_a_next_turn(
+    program: Program, choices: list[int]
+) -> None:
+    """The claim is not the mask (which says so) but that the map stays valid: extend whenever
+    possible, so that every resident buffer is kept to its last turn."""
+    game = ReferenceGame(program)
+    index = 0
+    while game.turn is not None:
+        drop, _, keep = game.legal()
+        assert drop
+        resident = game.turn.buffer in game.at
+        bring = choices[index % len(choices)] % 2 == 1
+        index += 1
+        game.play(Action.KEEP if keep and (resident or bring) else Action.DROP)
+    assert validate(program, game.memory_map()) == ()
+
+
+@given(programs(), CHOICES, RULES)
+@settings(max_examples=60, deadline=None)
+def test_stalls_fall_only_where_the_contract_says(
+    program: Program, choices: list[int], rules: Rules
+) -> None:
+    borders = {program.num_steps}
+    for loop in program.loops:
+        borders |= {loop.start_step, loop.end_step}
+    game = finished(program, choices, rules)
+    for position, stall in enumerate(simulate(program, game.memory_map()).stall_before_ticks):
+        assert stall == 0 or position in borders
+
+
+@given(programs(max_accesses=12), CHOICES)
+@settings(max_examples=40, deadline=None)
+def test_illegal_copies_would_break_a_rule_or_wait(program: Program, choices: list[int]) -> None:
+    """Wherever Copy is illegal, no residency that begins in the same loop and serves the access
+    is both valid and free of stalls, at any address and from any start."""
+    game = ReferenceGame(program)
+    index = 0
+    while game.turn is not None:
+        turn, legal = game.turn, game.legal()
+        if turn.kind is TurnKind.ACCESS and turn.buffer not in game.at and not legal[Action.COPY]:
+            _check_nothing_serves(game)
+        options = [Action(i) for i, possible in enumerate(legal) if possible]
+        game.play(options[choices[index % len(choices)] % len(options)])
+        index += 1
+
+
+def _check_nothing_serves(game: ReferenceGame) -> None:
+    turn = game.turn
+    assert turn is not None
+    rest = copy.deepcopy(game)
+    while rest.turn is not None:
+        rest.play(Action.DROP)
+    before = rest.memory_map()
+    waits = simulate(game.program, before).stall_ticks
+    for residency in _candidates(game.program, turn.buffer, turn.position, turn.frame):
+        more = MemoryMap((*before.residencies, residency), before.evictions)
+        valid = validate(game.program, more) == ()
+        assert not valid or simulate(game.program, more).stall_ticks > waits, residency
+
+
+def _candidates(
+    program: Program, buffer: int, position: int, frame: int | None
+) -> Iterator[Residency]:
+    alignment = program.machine.alignment_bytes
+    size = program.buffers[buffer].size_bytes
+    first = 0 if frame is None else program.loops[frame].start_step
+    for start in range(first, position + 1):
+        for offset in range(0, program.capacity_bytes - size + 1, alignment):
+            yield Residency(buffer, offset, start, position + 1, Source.COPIED, position, frame)
+
+
+def best_latency(game: ReferenceGame) -> Fraction:
+    """The least latency of all ways to play on."""
+    if game.turn is None:
+        return game.latency
+    best = None
+    for action in Action:
+        if game.legal()[action]:
+            after = copy.deepcopy(game)
+            after.play(action)
+            latency = best_latency(after)
+            best = latency if best is None else min(best, latency)
+    assert best is not None
+    return best
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exhaustive_play_finds_the_known_optimum_of_packings(seed: int) -> None:
+    known = packing_program(np.random.default_rng(seed), "packing", 3, capacity_units=6)
+    assert best_latency(ReferenceGame(known.program)) == known.optimal_ticks
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_exhaustive_play_finds_the_known_optimum_of_knapsacks(seed: int) -> None:
+    known = known_optimum_program(seed, kind="knapsack", size=4)
+    assert best_latency(ReferenceGame(known.program)) == known.optimal_ticks
+
+
+@given(programs(), st.integers(0, 10), st.data())
+@settings(max_examples=60, deadline=None)
+def test_needed_says_whether_some_run_reads_the_old_content(
+    program: Program, turn_number: int, data: st.DataObject
+) -> None:
+    """Against random walks: if a walk reads first, the buffer is needed."""
+    game = ReferenceGame(program)
+    for _ in range(turn_number):
+        if game.turn is not None:
+            game.play(Action.DROP)
+    if game.turn is None:
+        return
+    turn = game.turn
+    after = turn.position + 1 if turn.kind is TurnKind.ACCESS else turn.position
+    needed = game._needed(turn.buffer, after, turn.frame)
+    position, frame = after, turn.frame
+    for _ in range(200):
+        step = data.draw(st.sampled_from(sorted(next_steps(program, position, frame))))
+        if step == program.num_steps:
+            assert needed or not program.buffers[turn.buffer].live_out
+            return
+        uses = [a for a in program.instructions[step].accesses if a.buffer == turn.buffer]
+        if uses:
+            assert needed or not uses[0].kind.reads
+            return
+        position, frame = step + 1, program.loop_of_step[step]
