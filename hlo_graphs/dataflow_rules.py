@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hlo_graphs.call_graph import CallGraph, CallSite, async_part
+from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloComputation, HloInstruction, ShapeIndex
 
 
@@ -58,7 +59,16 @@ class Site:
     instruction: HloInstruction
 
     def from_operand(self, number: int, index: ShapeIndex) -> Origin:
-        """The value of operand `number` at `index`."""
+        """The value of operand `number` at `index`.
+
+        Raises:
+          InputError: if there is no such operand.
+        """
+        if number >= len(self.instruction.operands):
+            raise InputError(
+                f"{self.graph.module.path}:{self.instruction.line}: {self.instruction.name} has "
+                f"{len(self.instruction.operands)} operands, operand {number} is needed"
+            )
         return self.from_local(self.instruction.operands[number], index)
 
     def from_local(self, name: str, index: ShapeIndex) -> Origin:
