@@ -49,9 +49,9 @@ class PipelineForm:
     """
 
     streaming: float = 1.11
-    exposed: float = 0.1
-    reread_power: float = 0.2
-    overlap_ratio: float = 0.5
+    exposed: float = 0.13
+    reread_power: float = 0.1
+    overlap_ratio: float = 0.58
 
     def overlapped_seconds(self, floor_seconds: float, matrix_seconds: float) -> float:
         """F - M0: the part of the floor during which transfers can proceed."""
@@ -61,7 +61,7 @@ class PipelineForm:
 
 
 COMPILER_FORM = PipelineForm()
-"""Fitted on the cycles of TPU v5e compiles (`experiments/benchmarks/cost_model.py --fit`)."""
+"""Fitted on the corpus' training families (`python -m experiments.benchmarks.cost_model --fit`)."""
 
 
 @dataclass(frozen=True, slots=True)

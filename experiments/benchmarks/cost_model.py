@@ -4,14 +4,14 @@ For every bundle: the compiler's cycles at production's placement, summed over t
 that state them, against what a model says of the same placement without having seen it. Models:
 the plain roofline, the two-point roofline between the all-slow time and the floor, the pipeline
 form from the same two points, and the pipeline corrected by the other compiles of the bundle.
-`--fit` fits the pipeline's shared coefficients again, each program judged by coefficients fitted
-on the others.
+`--fit` fits the pipeline's shared coefficients again, on the corpus' training families alone.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -206,20 +206,27 @@ _START = (1.0, 0.1, 0.5, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure of the compiler's to be foretold from an instruction's two anchors alone."""
+    """A figure of the compiler's to be foretold from an instruction's two anchors alone.
+
+    `count`: how often it occurs; the layers of a network are costed alike.
+    """
 
     stated: StatedInstruction
     slow: tuple[bool, ...]
     seconds: float
+    count: int
 
 
 def targets_of(case: Case) -> list[Target]:
     """Every placement of every instruction that production or another compile shows."""
     times = calibrated_times(case.module, case.table, case.chip, case.points, with_production=True)
     anchored = calibrated_times(case.module, case.table, case.chip).stated
+    counts = Counter(anchored[name].signature for name in times.stated)
+    alike = {anchored[name].signature: stated for name, stated in times.stated.items()}
     return [
-        Target(replace(anchored[name], observations=()), seen.slow, seen.seconds)
-        for name, stated in times.stated.items()
+        Target(replace(anchored[stated.name], observations=()), seen.slow, seen.seconds, count)
+        for signature, count in counts.items()
+        for stated in (alike[signature],)
         for seen in stated.observations
         if any(seen.slow)
     ]
@@ -242,8 +249,9 @@ def _spread(targets: Sequence[Target], form: PipelineForm) -> float:
     for target in targets:
         step = pipeline_times(target.stated, form)
         keys = (key for key, slow in zip(step.leaves, target.slow, strict=True) if slow)
-        distance += abs(step.elapsed_seconds(tuple(keys)) - target.seconds)
-        total += target.seconds
+        error = step.elapsed_seconds(tuple(keys)) - target.seconds
+        distance += target.count * abs(error)
+        total += target.count * target.seconds
     return distance / total if total else 0.0
 
 
@@ -262,6 +270,7 @@ def _form(values: Sequence[float]) -> PipelineForm:
 
 HEADER = (
     "program",
+    "split",
     "instructions",
     "Mcycles",
     "states none",
@@ -274,26 +283,35 @@ HEADER = (
 )
 
 
-def rows_of(
-    cases: Sequence[Case], form_of: Callable[[Case], PipelineForm]
-) -> Iterator[tuple[str, ...]]:
-    """The table's lines, one per program and one for all: each model as total error / spread."""
-    together: dict[str, list[Judged]] = {}
+def rows_of(cases: Sequence[Case], form: PipelineForm) -> Iterator[tuple[str, ...]]:
+    """The table's lines: one per program, then the sums; each model as total error / spread."""
+    sums: dict[str, dict[str, list[Judged]]] = {}
     for case in cases:
-        compared = models(case, form_of(case))
+        compared = models(case, form)
         judged = {name: judge(case, times) for name, times in compared.items()}
+        side = side_of(case.name)
         for name, items in judged.items():
-            together.setdefault(name, []).extend(items)
-        cycles = case.table.production.cycles
+            for group in (side, "all"):
+                sums.setdefault(group, {}).setdefault(name, []).extend(items)
         yield (
             case.name,
+            side,
             str(len(judged["pipeline"])),
-            f"{sum(cycles.values()) / 1e6:.2f}",
+            f"{sum(case.table.production.cycles.values()) / 1e6:.2f}",
             f"{unstated_share(case, compared['pipeline']):.1%}",
             "1 GiB" if case.table.huge else "points" if case.points else "production",
             *_scores(judged),
         )
-    yield ("all", str(len(together["pipeline"])), "", "", "", *_scores(together))
+    for group in sorted(sums, reverse=True):
+        yield (f"all {group}".removesuffix(" all"), "", *[""] * 4, *_scores(sums[group]))
+
+
+def side_of(name: str) -> str:
+    """The side of the corpus' split a program is on; "-" for programs outside of it."""
+    try:
+        return corpus.family_of(name).split
+    except InputError:
+        return "-"
 
 
 def _scores(judged: Mapping[str, Sequence[Judged]]) -> Iterator[str]:
@@ -326,21 +344,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table for the corpus, or for the bundles of the directories given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("directories", nargs="*", type=Path, help="bundles; default: the corpus")
-    parser.add_argument("--fit", action="store_true", help="fit the coefficients, leave one out")
+    parser.add_argument("--fit", action="store_true", help="fit the coefficients first")
     options = parser.parse_args(arguments)
     cases = [case for case in map(read_case, _bundles(options.directories)) if case is not None]
     if not cases:
         raise SystemExit("no bundle here states cycles; make some with `malloc-game extract`")
-    if not options.fit:
-        print_table(rows_of(cases, lambda _: COMPILER_FORM))
-        return
-    targets = {case.name: targets_of(case) for case in cases}
-    left_out = {
-        case.name: fit([found for name, found in targets.items() if name != case.name])
-        for case in cases
-    }
-    print_table(rows_of(cases, lambda case: left_out[case.name]))
-    print(f"\nfitted on all: {fit(list(targets.values()))}")
+    form = COMPILER_FORM
+    if options.fit:
+        form = fit([targets_of(case) for case in cases if side_of(case.name) == "train"])
+        print(f"fitted on the training families: {form}\n")
+    print_table(rows_of(cases, form))
 
 
 if __name__ == "__main__":
