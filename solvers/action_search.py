@@ -9,7 +9,6 @@ handed in. Source: PROBLEM.md section 4; issue "Bounds, and opponents nobody can
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -40,9 +39,7 @@ def wishes_of_map(game: FastGame, memory_map: MemoryMap) -> Actions:
         if residency is None:
             continue
         later = following[index]
-        if turn.kind is TurnKind.CARRY:
-            wishes[index] = Action.KEEP
-        elif later >= 0 and _lasts_to(residency, turns[later]):
+        if turn.kind is TurnKind.CARRY or (later >= 0 and _lasts_to(residency, turns[later])):
             wishes[index] = Action.KEEP
         elif turn.kind is TurnKind.ACCESS:
             wishes[index] = Action.COPY

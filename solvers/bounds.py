@@ -109,9 +109,12 @@ class _BoundSearch:
 
 def mix_prices(first: Prices, second: Prices, share: float) -> Prices:
     """`share` of the first and the rest of the second: valid prices again."""
+    if first.divisors != second.divisors:
+        return first
     rest = 1.0 - share
     return Prices(
         first.space * share + second.space * rest,
         first.idle * share + second.idle * rest,
         first.lanes * share + second.lanes * rest,
+        first.divisors,
     )

@@ -48,16 +48,21 @@ class Prices:
     """Multipliers of the relaxed constraints; any non-negative ones give a valid bound.
 
     Attributes:
-      space: [T+1] running sum: holding one alignment unit during steps [a, b) costs
-        `space[b] - space[a]` ticks. Non-decreasing.
+      space: [R, T+1] running sums: holding one unit of resource r during steps [a, b) costs
+        `space[r, b] - space[r, a]` ticks. Non-decreasing along steps.
       idle: [T] ticks per weighted tick of copy work served in the step, within [0, 1].
       lanes: [T, K+1] weights of the lanes and, last, of the bus, in a step's duration. Rows sum
         to at most 1.
+      divisors: [R] of the resources. The capacity row of a step, sum of sizes <= capacity,
+        implies for each whole d > 0 that sum of floor(size / d) <= floor(capacity / d) over the
+        buffers that are wholly there (a Chvátal-Gomory cut). The first is 1: the row itself, in
+        alignment units.
     """
 
     space: Floats
     idle: Floats
     lanes: Floats
+    divisors: tuple[int, ...] = (1,)
 
 
 def uniform_prices(program: Program) -> Prices:
@@ -65,7 +70,7 @@ def uniform_prices(program: Program) -> Prices:
     steps = program.num_steps
     lanes = np.zeros((steps, program.num_lanes + 1))
     lanes[np.arange(steps), floor_lanes(program)] = 1.0
-    return Prices(np.zeros(steps + 1), np.zeros(steps), lanes)
+    return Prices(np.zeros((1, steps + 1)), np.zeros(steps), lanes)
 
 
 def price_bound(program: Program, prices: Prices, *, max_carried: int = MAX_CARRIED) -> float:
@@ -98,8 +103,9 @@ class PricedProgram:
         self.lanes = resident_lanes(program) if lanes is None else lanes
         self.max_carried = max_carried
         self.unit = program.machine.alignment_bytes
-        self.space: Floats = np.maximum.accumulate(np.asarray(prices.space, dtype=np.float64))
-        self.space = self.space - self.space[0]
+        self.divisors = prices.divisors
+        space = np.maximum.accumulate(np.asarray(prices.space, dtype=np.float64), axis=1)
+        self.space: Floats = space - space[:, :1]
         self.idle: Floats = np.clip(np.asarray(prices.idle, dtype=np.float64), 0.0, 1.0)
         weights = np.maximum(np.asarray(prices.lanes, dtype=np.float64), 0.0)
         self.weights: Floats = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
@@ -114,7 +120,11 @@ class PricedProgram:
     def bound(self) -> float:
         """Constant, less the capacity's price, plus every buffer's cheapest life."""
         program = self.program
-        capacity_cost = (program.capacity_bytes // self.unit) * float(self.space[-1])
+        capacity = program.capacity_bytes // self.unit
+        capacity_cost = sum(
+            (capacity // divisor) * float(space[-1])
+            for divisor, space in zip(self.divisors, self.space, strict=True)
+        )
         total = self.constant - capacity_cost
         self._magnitude += self.constant + capacity_cost + program.all_slow_ticks
         savings: list[float] = []
@@ -256,9 +266,11 @@ class Life:
         self.program = priced.program
         self.buffer = buffer
         self.lanes = lanes
-        self.size = self.program.buffers[buffer].size_bytes // priced.unit
+        size = self.program.buffers[buffer].size_bytes // priced.unit
+        self.bytes_held: Floats = size * priced.space[0]
+        weights = np.array([size // divisor for divisor in priced.divisors], dtype=np.float64)
+        self.held: Floats = weights @ priced.space
         self.copy_ticks = least_copy_ticks(self.program, buffer)
-        self.space = priced.space
         self.idle = priced.idle
         self.child = {
             lane.parent: index for index, lane in enumerate(lanes) if lane.parent is not None
@@ -289,7 +301,7 @@ class Life:
             for step, _ in item.uses
         )
         work = self.copy_ticks * max(lane.repeat for lane in self.lanes)
-        return uses * 4 * (self.size * float(self.space[-1]) + work + slow)
+        return uses * 8 * (float(self.held[-1]) + work + slow)
 
     def _walk(self, lane_index: int, state: _State) -> tuple[_State, int, int]:
         """State after the lane's last item, that item's end, end of the last item that writes."""
@@ -381,15 +393,19 @@ class Life:
         return left
 
     def _hold(self, start: int, end: int) -> float:
-        return self.size * float(self.space[end] - self.space[start])
+        """Cost of being wholly resident during steps [start, end)."""
+        return float(self.held[end] - self.held[start])
 
     def _prefetch_cost(self, lane: Lane, floor: int, ready: int) -> float:
-        """Cheapest way to serve a copy before `ready`: space from its step on, or a stall."""
+        """Cheapest way to serve a copy before `ready`: bytes from its step on, or a stall.
+
+        A slice holds only its own bytes, so only the first resource counts.
+        """
         work = self.copy_ticks * lane.repeat
         if floor >= ready:
             return work
-        window = work * self.idle[floor:ready] - self.size * self.space[floor:ready]
-        return min(float(window.min()) + self.size * float(self.space[ready]), work)
+        window = work * self.idle[floor:ready] - self.bytes_held[floor:ready]
+        return min(float(window.min()) + float(self.bytes_held[ready]), work)
 
     def cheapest_services(self) -> Iterator[tuple[int, int, int, bool]]:
         """Per copy a life could make, (lane, item, cheapest step, whether it is a prefetch).
@@ -421,7 +437,7 @@ class Life:
         if is_prefetch:
             items = lane.items
             ready = items[index].start_step if index < len(items) else lane.end_step
-            cost += self._hold(step, ready)
+            cost += float(self.bytes_held[ready] - self.bytes_held[step])
         return cost
 
     def _prefetch_step(self, lane: Lane, floor: int, ready: int) -> int:
@@ -429,9 +445,9 @@ class Life:
         if floor >= ready:
             return -1
         work = self.copy_ticks * lane.repeat
-        window = work * self.idle[floor:ready] - self.size * self.space[floor:ready]
+        window = work * self.idle[floor:ready] - self.bytes_held[floor:ready]
         best = int(window.argmin())
-        cost = float(window[best]) + self.size * float(self.space[ready])
+        cost = float(window[best]) + float(self.bytes_held[ready])
         return floor + best if cost < work else -1
 
     def _eviction_cost(
@@ -445,6 +461,6 @@ class Life:
             best = min(best, work * float(self.idle[written:held_until].min()))
         if not keep and limit > position:
             longer = work * self.idle[position:limit]
-            longer = longer + self.size * self.space[position + 1 : limit + 1]
-            best = min(best, float(longer.min()) - self.size * float(self.space[position]))
+            longer = longer + self.held[position + 1 : limit + 1]
+            best = min(best, float(longer.min()) - float(self.held[position]))
         return best

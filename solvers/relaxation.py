@@ -34,6 +34,10 @@ STALL = -1
 """Service "step" of a copy that is paid as a stall."""
 
 
+MOST_PARTS = 8
+"""Cuts are made for buffers larger than the capacity over 2, 3, ... up to this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A column: the share of a copy that one step (or a stall) serves.
@@ -110,6 +114,7 @@ class Relaxation:
         self, program: Program, lanes: Sequence[Sequence[Lane]] | None = None
     ) -> None:
         self.program = program
+        self.divisors = cut_divisors(program)
         self.lanes = resident_lanes(program) if lanes is None else lanes
         self.unit = program.machine.alignment_bytes
         self.capacity = max(program.capacity_bytes // self.unit, 1)
@@ -121,7 +126,8 @@ class Relaxation:
         self._evict_rows: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._fast_terms: dict[tuple[int, int], list[int]] = {}
         self._idle_estimate = _largest_idle(program)
-        self._space_columns: list[int] = []
+        self._space_rows: list[dict[int, int]] = []
+        self._space_columns: list[tuple[int, int, int]] = []
         self._add_space()
         self._idle_rows = [self.matrix.row(-np.inf, 0.0, ()) for _ in range(program.num_steps)]
         self._carried_row = self.matrix.row(-np.inf, float(MAX_CARRIED), ())
@@ -134,22 +140,35 @@ class Relaxation:
     # -- columns and rows ---------------------------------------------------------------------
 
     def _add_space(self) -> None:
-        """Occupied share of the memory per step, as a chain of differences."""
-        previous = None
-        for _ in range(self.program.num_steps):
-            column = self.matrix.column(0.0, 0.0, 1.0)
-            terms = [(column, 1.0)] + ([] if previous is None else [(previous, -1.0)])
-            self.matrix.row(0.0, 0.0, terms)
-            self._space_columns.append(column)
-            previous = column
+        """Per resource the occupied share per step, as a chain of differences."""
+        crowded = _crowded_steps(self.program, self.divisors)
+        for resource, steps in enumerate(crowded):
+            rows: dict[int, int] = {}
+            previous = None
+            for step in range(self.program.num_steps):
+                limit = 1.0 if step in steps else np.inf
+                column = self.matrix.column(0.0, 0.0, limit)
+                terms = [(column, 1.0)] + ([] if previous is None else [(previous, -1.0)])
+                rows[step] = self.matrix.row(0.0, 0.0, terms)
+                if step in steps:
+                    self._space_columns.append((column, resource, step))
+                previous = column
+            self._space_rows.append(rows)
 
-    def _hold(self, column: int, start: int, end: int, share: float) -> None:
-        """`column` occupies `share` of the memory during steps [start, end)."""
+    def _hold(
+        self, column: int, buffer: int, start: int, end: int, *, sign: int = 1, sliced: bool = False
+    ) -> None:
+        """`column` is resident during steps [start, end); `sliced`: perhaps only in part."""
         if start >= min(end, self.program.num_steps):
             return
-        self.matrix.entry(start, column, -share)
-        if end < self.program.num_steps:
-            self.matrix.entry(end, column, share)
+        size = self.program.buffers[buffer].size_bytes // self.unit
+        for resource, divisor in enumerate(self.divisors[:1] if sliced else self.divisors):
+            share = sign * (size // divisor) / max(self.capacity // divisor, 1)
+            if share:
+                rows = self._space_rows[resource]
+                self.matrix.entry(rows[start], column, -share)
+                if end < self.program.num_steps:
+                    self.matrix.entry(rows[end], column, share)
 
     def _add_buffer(self, buffer: int, lanes: Sequence[Lane]) -> None:
         writes = any(item.writes for item in lanes[0].items)
@@ -159,17 +178,17 @@ class Relaxation:
 
     def _add_carried(self, buffer: int, lane: Lane) -> None:
         """The share that is there from the start, and is there again at the end."""
-        share, steps = self._share(buffer), self.program.num_steps
+        steps = self.program.num_steps
         carried = self.matrix.column(0.0, 0.0, 1.0)
         self.matrix.entry(self._carried_row, carried, 1.0)
         start, fetched, kept = self._kept_row[buffer, 0, 0]
         self.matrix.entry(fetched, carried, -1.0)
         if kept is not None:
             self.matrix.entry(kept, carried, -1.0)
-        self._hold(carried, 0, start, share)
+        self._hold(carried, buffer, 0, start)
         last = len(lane.items) - 1
         still = self.matrix.column(0.0, 0.0, 1.0)
-        self._hold(still, lane.items[last].end_step, steps, share)
+        self._hold(still, buffer, lane.items[last].end_step, steps)
         self.matrix.row(
             -np.inf, 0.0, [(still, 1.0), (self.fast_column[buffer, 0, last], -1.0)]
         )
@@ -178,7 +197,7 @@ class Relaxation:
             for step in self._promising(buffer, 0, 0, steps)
         ]
         for step, column in back:
-            self._hold(column, steps if step == STALL else step, steps, share)
+            self._hold(column, buffer, steps if step == STALL else step, steps, sliced=True)
         returned = [(still, -1.0), *((column, -1.0) for _, column in back)]
         self.matrix.row(-np.inf, 0.0, [(carried, 1.0), *returned])
 
@@ -248,14 +267,12 @@ class Relaxation:
         position: int,
     ) -> None:
         """Space of the item, and of the share kept since the item before."""
-        share = self._share(buffer)
-        ranges = live_ranges_within(item)
-        for low, high in ranges:
-            self._hold(column, low, high, share)
+        for low, high in live_ranges_within(item):
+            self._hold(column, buffer, low, high)
         if not needs_content(self.program, self.lanes[buffer][lane_index], index):
             return
         start = item.start_step if previous is None else position
-        self._hold(column, start, item.start_step, share)
+        self._hold(column, buffer, start, item.start_step)
         if previous is None:
             fetched = self.matrix.row(0.0, 0.0, [(column, 1.0)])
             self._kept_row[buffer, lane_index, index] = (start, fetched, None)
@@ -278,11 +295,9 @@ class Relaxation:
         if kept is not None:
             self.matrix.entry(kept, column, -1.0)
         held_from = lane.items[service.item].start_step if service.step == STALL else service.step
-        share = self._share(service.buffer)
-        if held_from < start:
-            self._hold(column, held_from, start, share)
-        else:
-            self._hold(column, start, held_from, -share)
+        ready = lane.items[service.item].start_step
+        self._hold(column, service.buffer, start, ready, sign=-1)
+        self._hold(column, service.buffer, held_from, ready, sliced=True)
 
     def _service_column(self, service: Service, lane: Lane) -> int:
         work = least_copy_ticks(self.program, service.buffer) * lane.repeat / self.scale
@@ -449,9 +464,6 @@ class Relaxation:
             for fast in self._fast_terms.get((step, access.buffer), ()):
                 self.matrix.entry(row, fast, -weight * access.bus_ticks)
 
-    def _share(self, buffer: int) -> float:
-        return self.program.buffers[buffer].size_bytes / self.unit / self.capacity
-
     def add_services(self, prices: Prices) -> int:
         """Adds, for every copy, the step that is cheapest under `prices`; returns how many.
 
@@ -524,11 +536,13 @@ class Relaxation:
 
     def _prices(self, duals: Floats, upper: Floats) -> Prices:
         program = self.program
-        space = np.zeros(program.num_steps + 1)
-        held = np.maximum(-upper[self._space_columns], 0.0) * self.scale / self.capacity
-        np.cumsum(held, out=space[1:])
+        held = np.zeros((len(self.divisors), program.num_steps + 1))
+        for column, resource, step in self._space_columns:
+            units = max(self.capacity // self.divisors[resource], 1)
+            held[resource, step + 1] = max(-upper[column], 0.0) * self.scale / units
+        space = np.cumsum(held, axis=1)
         idle = np.clip(-duals[self._idle_rows], 0.0, 1.0)
-        return Prices(space, idle, self._lane_weights(duals, idle))
+        return Prices(space, idle, self._lane_weights(duals, idle), self.divisors)
 
     def _lane_weights(self, duals: Floats, idle: Floats) -> Floats:
         """Dual values as shares; what is missing goes to the lane of the all-fast duration."""
@@ -542,6 +556,54 @@ class Relaxation:
         missing = np.maximum(1.0 - weights.sum(axis=1), 0.0)
         weights[np.arange(program.num_steps), floor_lanes(program)] += missing
         return weights
+
+
+def cut_divisors(program: Program) -> tuple[int, ...]:
+    """1, and just over a half, a third, ... of the capacity, as far as they can matter.
+
+    Over a half of the capacity: of the buffers that large at most one is there at a time.
+    """
+    capacity = program.capacity_bytes // program.machine.alignment_bytes
+    sizes = [
+        buffer.size_bytes // program.machine.alignment_bytes
+        for index, buffer in enumerate(program.buffers)
+        if program.may_be_resident(index)
+    ]
+    largest = max(sizes, default=0)
+    divisors = [capacity // parts + 1 for parts in range(2, MOST_PARTS + 1)]
+    useful = sorted({d for d in divisors if 1 < d <= largest}, reverse=True)
+    return (1, *useful)
+
+
+def _crowded_steps(program: Program, divisors: Sequence[int]) -> list[set[int]]:
+    """Per resource the steps at which everything that may be resident would not fit."""
+    unit = program.machine.alignment_bytes
+    capacity = program.capacity_bytes // unit
+    crowded: list[set[int]] = []
+    for divisor in divisors:
+        change = np.zeros(program.num_steps + 2, dtype=np.int64)
+        for index, uses in enumerate(program.accesses_of_buffer):
+            if uses and program.may_be_resident(index):
+                weight = program.buffers[index].size_bytes // unit // divisor
+                first, last = _reach(program, index)
+                change[first] += weight
+                change[last] -= weight
+        load = np.cumsum(change)[: program.num_steps]
+        crowded.append(set(np.nonzero(load > capacity // divisor)[0].tolist()))
+    return crowded
+
+
+def _reach(program: Program, buffer: int) -> tuple[int, int]:
+    """Steps [first, last) at which the buffer could be resident to any purpose."""
+    uses = program.accesses_of_buffer[buffer]
+    found = program.buffers[buffer]
+    first = 0 if found.has_content_at_start else uses[0][0]
+    last = program.num_steps if found.live_out or found.is_parameter else uses[-1][0] + 1
+    for step in (uses[0][0], uses[-1][0]):
+        for loop in program.loops_around(program.loop_of_step[step]):
+            first = min(first, program.loops[loop].start_step)
+            last = max(last, program.loops[loop].end_step)
+    return first, last
 
 
 def _largest_idle(program: Program) -> list[float]:
