@@ -104,7 +104,7 @@ class ActionSearch:
         self.request = request
         self.name = name
         self.max_games = max_games
-        self.game = FastGame(request.program)
+        self.game = FastGame(request.program, stalled_copies=True)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
         self.best_wishes = self.game.wishes(Action.DROP)

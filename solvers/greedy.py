@@ -88,17 +88,23 @@ class GreedySolver:
 
 def _candidates(request: SolveRequest) -> Iterator[MemoryMap]:
     yield from request.initial_maps
-    program = request.program
-    lanes = all_lanes(program)
+    for plan in greedy_plans(request.program, all_lanes(request.program)):
+        yield plan.memory_map()
+
+
+def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
+    """Plans of the settings in `VARIANTS`, then with one parameter carried over.
+
+    Of a program with many accesses only the first.
+    """
     accesses = sum(len(step.accesses) for step in program.instructions)
-    variants = VARIANTS if accesses <= MAX_ACCESSES_FOR_VARIANTS else VARIANTS[:1]
-    for settings in variants:
-        yield construct(program, settings, lanes=lanes).memory_map()
-    if accesses <= MAX_ACCESSES_FOR_VARIANTS:
-        for buffer, last_use in carried_choices(program)[:MAX_CARRIED_TRIED]:
-            plan = Plan(program, lanes)
-            if plan.pin(plan.carried(buffer, last_use)):
-                yield construct(program, VARIANTS[0], plan=plan).memory_map()
+    large = accesses > MAX_ACCESSES_FOR_VARIANTS
+    for settings in VARIANTS[:1] if large else VARIANTS:
+        yield construct(program, settings, lanes=lanes)
+    for buffer, last_use in () if large else carried_choices(program)[:MAX_CARRIED_TRIED]:
+        plan = Plan(program, lanes)
+        if plan.pin(plan.carried(buffer, last_use)):
+            yield construct(program, VARIANTS[0], plan=plan)
 
 
 def carried_choices(program: Program) -> list[tuple[int, int]]:

@@ -18,9 +18,16 @@ from dataclasses import dataclass
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 from solvers.evaluate import simulated_latency
-from solvers.greedy import VARIANTS, Filler, GreedySettings, construct, shares_of
+from solvers.greedy import (
+    VARIANTS,
+    Filler,
+    GreedySettings,
+    construct,
+    greedy_plans,
+    shares_of,
+)
 from solvers.plan import Plan, Proposal, Run, all_lanes
-from solvers.relaxation import Relaxation, RelaxedSolution
+from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
 from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 from solvers.timeline import Lane
 
@@ -58,7 +65,7 @@ class LargeNeighbourhoodSolver:
 
     def solve(self, request: SolveRequest) -> Solution:
         """The fastest map found within the time limit."""
-        search = _Search(request, self.settings)
+        search = NeighbourhoodSearch(request, self.settings)
         search.seed()
         search.run()
         return Solution(
@@ -72,10 +79,19 @@ class LargeNeighbourhoodSolver:
         )
 
 
-class _Search:
-    """State of one search."""
+class NeighbourhoodSearch:
+    """State of one search; `offer` plans or `seed`, then `run`.
 
-    def __init__(self, request: SolveRequest, settings: NeighbourhoodSettings) -> None:
+    Args:
+      request: what to solve.
+      settings: how.
+      name: reported with improvements.
+    """
+
+    def __init__(
+        self, request: SolveRequest, settings: NeighbourhoodSettings, name: str = NAME
+    ) -> None:
+        self.name = name
         self.request = request
         self.settings = settings
         self.program: Program = request.program
@@ -97,14 +113,14 @@ class _Search:
     def seed(self) -> None:
         """The best of the initial maps, greedy plans and the rounded relaxation."""
         for memory_map in self.request.initial_maps:
-            self._offer_map(memory_map)
+            self.offer_map(memory_map)
             plan = Plan(self.program, self.lanes)
             plan.load(memory_map)
             self._refill_all(plan)
-            self._offer(plan)
+            self.offer(plan)
         if not self.request.initial_maps:
-            for settings in VARIANTS[:2]:
-                self._offer(construct(self.program, settings, lanes=self.lanes))
+            for plan in greedy_plans(self.program, self.lanes):
+                self.offer(plan)
                 if self.deadline.expired:
                     return
         relaxed = self._relaxed()
@@ -112,7 +128,7 @@ class _Search:
             self.guide = guide_by(relaxed, self.lanes)
             for settings in (VARIANTS[0], GreedySettings(share=0.6)):
                 plan = construct(self.program, settings, lanes=self.lanes, bonus=self.guide)
-                self._offer(plan)
+                self.offer(plan)
 
     def _relaxed(self) -> RelaxedSolution | None:
         limit = self.deadline.remaining_seconds * self.settings.relaxation_share
@@ -123,20 +139,21 @@ class _Search:
     def _refill_all(self, plan: Plan) -> None:
         construct(self.program, VARIANTS[0], plan=plan)
 
-    def _offer(self, plan: Plan) -> None:
+    def offer(self, plan: Plan) -> None:
         """Takes a plan as the current one if it is the fastest so far."""
         estimate = plan.latency_estimate()
         if estimate < self.best_plan_ticks:
             self.best_plan_ticks = estimate
             self.plan = plan
-        self._offer_map(plan.memory_map())
+        self.offer_map(plan.memory_map())
 
-    def _offer_map(self, memory_map: MemoryMap) -> None:
+    def offer_map(self, memory_map: MemoryMap) -> None:
+        """Remembers and reports a map if it is the fastest so far."""
         ticks = simulated_latency(self.program, memory_map, self.request.copy_order)
         if ticks < self.best_ticks:
             self.best, self.best_ticks = memory_map, ticks
             seconds = self.deadline.elapsed_seconds
-            self.request.report(Progress(seconds, NAME, ticks, memory_map=memory_map))
+            self.request.report(Progress(seconds, self.name, ticks, memory_map=memory_map))
 
     # -- rounds -------------------------------------------------------------------------------
 
@@ -158,13 +175,13 @@ class _Search:
             if current < best * (1 - 1e-9):
                 best, since_best = current, 0
                 stack.clear()
-                self._offer_map(self.plan.memory_map())
+                self.offer_map(self.plan.memory_map())
             elif since_best > self.settings.restart_rounds:
                 _undo(stack)
                 stack.clear()
                 current, since_best = self.plan.latency_estimate(), 0
                 self._adopt_known()
-                current = best = min(self.plan.latency_estimate(), current)
+                current = best = self.plan.latency_estimate()
 
     def _adopt_known(self) -> None:
         """Goes on from what another solver found, if it is clearly better."""
@@ -175,10 +192,10 @@ class _Search:
         plan = Plan(self.program, self.lanes)
         plan.load(known)
         self._refill_all(plan)
-        self._offer_map(known)
+        self.offer_map(known)
         if plan.latency_estimate() < self.plan.latency_estimate():
             self.plan = plan
-            self._offer_map(plan.memory_map())
+            self.offer_map(plan.memory_map())
 
     def _threshold(self, current: float) -> float:
         left = self.deadline.remaining_seconds / max(self.deadline.limit_seconds, 1e-9)
@@ -300,13 +317,11 @@ def _lanes_by_step(program: Program, lanes: Sequence[Lane]) -> list[list[tuple[i
     return found
 
 
-def guide_by(relaxed: RelaxedSolution, lanes: Sequence[Lane]) -> Callable[[int, int, int], float]:
+def guide_by(
+    relaxed: RelaxedSolution | IntegerSolution, lanes: Sequence[Lane]
+) -> Callable[[int, int, int], float]:
     """Factors on densities: high where the relaxation has an item fast, or keeps over a gap."""
-    within: list[int] = []
-    count: dict[int, int] = {}
-    for lane in lanes:
-        within.append(count.get(lane.buffer, 0))
-        count[lane.buffer] = within[-1] + 1
+    within = lanes_within_buffer(lanes)
 
     def factor(lane_index: int, first: int, last: int) -> float:
         key = (lanes[lane_index].buffer, within[lane_index], last)
@@ -314,3 +329,13 @@ def guide_by(relaxed: RelaxedSolution, lanes: Sequence[Lane]) -> Callable[[int, 
         return 0.1 + share
 
     return factor
+
+
+def lanes_within_buffer(lanes: Sequence[Lane]) -> list[int]:
+    """Per lane of `all_lanes` its index among the lanes of its buffer."""
+    within: list[int] = []
+    count: dict[int, int] = {}
+    for lane in lanes:
+        within.append(count.get(lane.buffer, 0))
+        count[lane.buffer] = within[-1] + 1
+    return within

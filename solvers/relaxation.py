@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from hlo_graphs.program import Program
 from solvers.prices import (
@@ -74,6 +74,27 @@ class RelaxedSolution:
     kept: dict[tuple[int, int, int], float]
 
 
+@dataclass(frozen=True, slots=True)
+class IntegerSolution:
+    """A point of the relaxation whose items are wholly fast or wholly slow.
+
+    Addresses are left out, and copies may be split over steps. Not certified.
+
+    Attributes:
+      value_ticks: its objective.
+      bound_ticks: the branch and bound's own lower bound, not certified.
+      fast: per (buffer, lane, item) 0 or 1.
+      kept: the share kept since the item before.
+      carried: parameters carried over from the previous run.
+    """
+
+    value_ticks: float
+    bound_ticks: float
+    fast: dict[tuple[int, int, int], float]
+    kept: dict[tuple[int, int, int], float]
+    carried: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class _Matrix:
     """Columns, rows and entries, in the order added."""
@@ -121,6 +142,7 @@ class Relaxation:
         self.scale = max(program.all_slow_ticks, 1.0) / 1000.0
         self.matrix = _Matrix()
         self.fast_column: dict[tuple[int, int, int], int] = {}
+        self.carried_column: dict[int, int] = {}
         self.services: dict[Service, int] = {}
         self._kept_row: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
         self._evict_rows: dict[tuple[int, int, int], tuple[int, int]] = {}
@@ -180,6 +202,7 @@ class Relaxation:
         """The share that is there from the start, and is there again at the end."""
         steps = self.program.num_steps
         carried = self.matrix.column(0.0, 0.0, 1.0)
+        self.carried_column[buffer] = carried
         self.matrix.entry(self._carried_row, carried, 1.0)
         start, fetched, kept = self._kept_row[buffer, 0, 0]
         self.matrix.entry(fetched, carried, -1.0)
@@ -522,9 +545,44 @@ class Relaxation:
         duals[equal] = result.eqlin.marginals
         return self._read(result.x, duals, result.upper.marginals, float(result.fun))
 
+    def solve_integer(
+        self, time_limit_seconds: float, relative_gap: float
+    ) -> IntegerSolution | None:
+        """The best point with whole items found in time, None if there is none.
+
+        HiGHS does not react to interrupts: run it in a child process where that matters.
+        """
+        matrix = self.matrix
+        shape = (len(matrix.row_low), len(matrix.cost))
+        full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
+        whole = np.zeros(shape[1])
+        whole[list(self.fast_column.values())] = 1
+        whole[list(self.carried_column.values())] = 1
+        result = milp(
+            matrix.cost,
+            constraints=LinearConstraint(full, matrix.row_low, matrix.row_high),
+            bounds=Bounds(matrix.lower, matrix.upper),
+            integrality=whole,
+            options={"time_limit": max(time_limit_seconds, 0.01), "mip_rel_gap": relative_gap},
+        )
+        if result.x is None:
+            return None
+        fast, kept = self._shares(result.x)
+        carried = tuple(b for b, column in self.carried_column.items() if result.x[column] > 0.5)
+        dual = result.mip_dual_bound
+        bound = 0.0 if dual is None else float(dual) * self.scale
+        return IntegerSolution(float(result.fun) * self.scale, bound, fast, kept, carried)
+
     def _read(
         self, point: Floats, duals: Floats, upper: Floats, value: float
     ) -> RelaxedSolution:
+        fast, kept = self._shares(point)
+        return RelaxedSolution(value * self.scale, self._prices(duals, upper), fast, kept)
+
+    def _shares(
+        self, point: Floats
+    ) -> tuple[dict[tuple[int, int, int], float], dict[tuple[int, int, int], float]]:
+        """Per item the share that is fast, and of it the share that was kept."""
         fast = {key: float(point[column]) for key, column in self.fast_column.items()}
         fetched: dict[tuple[int, int, int], float] = {}
         for service, column in self.services.items():
@@ -532,7 +590,7 @@ class Relaxation:
                 key = (service.buffer, service.lane, service.item)
                 fetched[key] = fetched.get(key, 0.0) + float(point[column])
         kept = {key: max(share - fetched.get(key, 0.0), 0.0) for key, share in fast.items()}
-        return RelaxedSolution(value * self.scale, self._prices(duals, upper), fast, kept)
+        return fast, kept
 
     def _prices(self, duals: Floats, upper: Floats) -> Prices:
         program = self.program

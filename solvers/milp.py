@@ -1,0 +1,205 @@
+"""COSMA-style integer programming on a `Program`: residency by branch and bound, then addresses.
+
+The order of the steps is fixed and the goal is latency. The relaxation of `solvers.relaxation`
+with whole items (kept or not, fast or not, carried or not) is solved by HiGHS; addresses come
+afterwards, by packing the chosen residencies largest first into the plan, whatever failed to fit
+going first in the next attempt; what is left is repaired and improved by large neighbourhood
+search. Small programs are solved exactly instead (`solvers.exact`). Sources: Li, Gupta, Malik,
+arXiv 2311.18246 (COSMA.md sections 1 and 2), PROBLEM.md section 6.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from hlo_graphs.program import Program
+from solvers.bounds import Bound, bound_program
+from solvers.greedy import VARIANTS, construct
+from solvers.large_neighbourhood import (
+    NeighbourhoodSearch,
+    NeighbourhoodSettings,
+    guide_by,
+    lanes_within_buffer,
+)
+from solvers.plan import Plan
+from solvers.relaxation import IntegerSolution, Relaxation
+from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.timeline import Lane
+
+NAME = "milp"
+
+
+@dataclass(frozen=True, slots=True)
+class MilpSettings:
+    """Shares of the time limit.
+
+    Attributes:
+      bound_share: for the certified bound, whose columns the integer program takes over.
+      integer_share: of what is left then, for branch and bound; the rest is for addresses.
+      relative_gap: at which branch and bound stops.
+      packing_attempts: orders tried when addresses are assigned.
+    """
+
+    bound_share: float = 0.25
+    integer_share: float = 0.5
+    relative_gap: float = 1e-3
+    packing_attempts: int = 12
+
+
+class MilpSolver:
+    """Integer program for residency, then addresses, then repair."""
+
+    name = NAME
+
+    def __init__(self, settings: MilpSettings | None = None) -> None:
+        self.settings = settings or MilpSettings()
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The fastest map found within the time limit, with the certified bound."""
+        deadline = Deadline.after(request.time_limit_seconds)
+        search = NeighbourhoodSearch(request, NeighbourhoodSettings(), NAME)
+        for memory_map in request.initial_maps:
+            search.offer_map(memory_map)
+        settings = self.settings
+        bound = bound_program(request.program, deadline.remaining_seconds * settings.bound_share)
+        request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
+        limit = deadline.remaining_seconds * settings.integer_share
+        notes: list[str] = []
+        found = integer_solution(request.program, bound, limit, settings.relative_gap)
+        if found is None:
+            notes.append("branch and bound found nothing in time")
+            search.seed()
+        else:
+            notes.append(
+                f"integer program without addresses: {found.value_ticks:.6g} ticks, "
+                f"its own bound {found.bound_ticks:.6g} (not certified)"
+            )
+            search.guide = guide_by(found, search.lanes)
+            until = Deadline.after(deadline.remaining_seconds * 0.3)
+            for plan in assign_addresses(
+                request.program, search.lanes, found, settings.packing_attempts, until
+            ):
+                search.offer(plan)
+        if status_of(search.best_ticks, bound.ticks, request.gap) != "optimal":
+            search.run()
+        return Solution(
+            memory_map=search.best,
+            latency_ticks=search.best_ticks,
+            lower_bound_ticks=bound.ticks,
+            status=status_of(search.best_ticks, bound.ticks, request.gap),
+            solver=NAME,
+            wall_seconds=deadline.elapsed_seconds,
+            games_played=search.rounds,
+            notes=tuple(notes),
+        )
+
+
+def integer_solution(
+    program: Program, bound: Bound, time_limit_seconds: float, relative_gap: float
+) -> IntegerSolution | None:
+    """The integer program's solution; in a child process unless this is one already.
+
+    HiGHS neither reacts to Ctrl-C nor keeps to its limit to the second.
+    """
+    if multiprocessing.current_process().daemon:
+        return _integer_solution(program, bound, time_limit_seconds, relative_gap)
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, program, bound, time_limit_seconds, relative_gap)
+    child = context.Process(target=_send_integer_solution, args=arguments, daemon=True)
+    child.start()
+    sender.close()
+    try:
+        if receiver.poll(time_limit_seconds + 1.5):
+            found: IntegerSolution | None = receiver.recv()
+            return found
+    except EOFError:
+        return None
+    finally:
+        child.terminate()
+        child.join()
+        receiver.close()
+    return None
+
+
+def _send_integer_solution(
+    sender: Connection, program: Program, bound: Bound, seconds: float, gap: float
+) -> None:
+    sender.send(_integer_solution(program, bound, seconds, gap))
+
+
+def _integer_solution(
+    program: Program, bound: Bound, time_limit_seconds: float, relative_gap: float
+) -> IntegerSolution | None:
+    deadline = Deadline.after(time_limit_seconds)
+    relaxation = Relaxation(program)
+    relaxation.add_services(bound.prices)
+    return relaxation.solve_integer(deadline.remaining_seconds, relative_gap)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run of items that the integer program has resident."""
+
+    lane: int
+    first: int
+    last: int
+    area: int
+
+
+def wanted_runs(
+    program: Program, lanes: Sequence[Lane], found: IntegerSolution
+) -> list[Wanted]:
+    """Runs of fast items that are kept from one to the next, largest area first."""
+    within = lanes_within_buffer(lanes)
+    runs: list[Wanted] = []
+    for index, lane in enumerate(lanes):
+        if lane.buffer in found.carried:
+            continue
+        first: int | None = None
+        for position in range(len(lane.items)):
+            key = (lane.buffer, within[index], position)
+            fast = found.fast.get(key, 0.0) > 0.5
+            if first is not None and not (fast and found.kept.get(key, 0.0) > 0.5):
+                runs.append(_wanted(program, lane, index, first, position - 1))
+                first = None
+            if fast and first is None:
+                first = position
+        if first is not None:
+            runs.append(_wanted(program, lane, index, first, len(lane.items) - 1))
+    return sorted(runs, key=lambda run: (-run.area, run.lane, run.first))
+
+
+def _wanted(program: Program, lane: Lane, index: int, first: int, last: int) -> Wanted:
+    steps = lane.items[last].end_step - lane.items[first].start_step
+    return Wanted(index, first, last, steps * program.buffers[lane.buffer].size_bytes)
+
+
+def assign_addresses(
+    program: Program,
+    lanes: Sequence[Lane],
+    found: IntegerSolution,
+    attempts: int,
+    deadline: Deadline,
+) -> list[Plan]:
+    """Plans that realise the wanted runs as far as they fit, the rest filled greedily.
+
+    Squeaky wheel: runs that found no place are placed first in the next attempt.
+    """
+    guide = guide_by(found, lanes)
+    order = wanted_runs(program, lanes, found)
+    plans: list[Plan] = []
+    for _ in range(attempts):
+        plan = Plan(program, lanes)
+        for buffer in found.carried:
+            last_use = len(program.accesses_of_buffer[buffer]) - 1
+            plan.pin(plan.carried(buffer, last_use))
+        failed = [run for run in order if plan.cover(run.lane, run.first, run.last) is None]
+        plans.append(construct(program, VARIANTS[0], plan=plan, bonus=guide))
+        if not failed or deadline.expired:
+            break
+        order = failed + [run for run in order if run not in failed]
+    return plans
