@@ -314,7 +314,9 @@ def simplify_phis(inputs: dict[int, tuple[int, ...]]) -> dict[int, int]:
         others = {_final(kept, node) for node in inputs[phi]} - {phi}
         if kept[phi] == phi and len(others) == 1:
             kept[phi] = others.pop()
-            pending.extend(users.get(phi, ()))
+            moved = users.get(phi, [])
+            users.setdefault(kept[phi], []).extend(moved)
+            pending.extend(moved)
     return {phi: _final(kept, phi) for phi in inputs}
 
 
