@@ -49,9 +49,9 @@ class PipelineForm:
     """
 
     streaming: float = 1.11
-    exposed: float = 0.13
-    reread_power: float = 0.1
-    overlap_ratio: float = 0.58
+    exposed: float = 0.07
+    reread_power: float = 0.2
+    overlap_ratio: float = 0.65
 
     def overlapped_seconds(self, floor_seconds: float, matrix_seconds: float) -> float:
         """F - M0: the part of the floor during which transfers can proceed."""

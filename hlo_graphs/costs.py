@@ -768,7 +768,7 @@ def matrix_operands(
     """The (operand, leaf index) pairs whose values reach the matrix units.
 
     That is a dot's or convolution's own operands, or a fusion's parameters that flow into one
-    through any other operations. Such operands may be read again for every tile of the result.
+    through anything but a broadcast. They may be read again for every tile of the result.
     """
     place = analysis.module.computations[computation]
     found = place.instruction(instruction)
@@ -777,7 +777,7 @@ def matrix_operands(
     if found.opcode != "fusion":
         return frozenset()
     inner = analysis.module.computations[found.called_computations[0]]
-    reaching = _reaching_matrix(analysis, inner)
+    reaching = _reaching(analysis, inner, root_reaches=False)
     return frozenset(
         (parameter.parameter_number or 0, index)
         for parameter in inner.parameters
@@ -795,19 +795,24 @@ def _leaf_values(
         yield parameter, ()
 
 
-def _reaching_matrix(analysis: CostAnalysis, inner: HloComputation) -> frozenset[str]:
-    """Names of the values of a fused computation that flow into a dot or convolution."""
-    reaching: set[str] = set()
+def _reaching(
+    analysis: CostAnalysis, inner: HloComputation, *, root_reaches: bool
+) -> frozenset[str]:
+    """Names of the values of a fused computation that flow into a dot or convolution.
+
+    `root_reaches` says that the computation's own value does, outside. What is broadcast on the
+    way is small and read once: it does not count.
+    """
+    reaching: set[str] = {inner.root.name} if root_reaches else set()
     for user in reversed(inner.instructions):
-        if user.opcode in _MATRIX or user.name in reaching:
-            reaching.update(user.operands)
-        elif user.opcode == "fusion":
+        if user.opcode == "fusion":
             callee = analysis.module.computations[user.called_computations[0]]
-            inside = _reaching_matrix(analysis, callee)
-            parameters = [parameter.name for parameter in callee.parameters]
+            inside = _reaching(analysis, callee, root_reaches=user.name in reaching)
             reaching.update(
                 operand
-                for operand, parameter in zip(user.operands, parameters, strict=True)
-                if parameter in inside
+                for operand, parameter in zip(user.operands, callee.parameters, strict=True)
+                if parameter.name in inside
             )
+        elif user.opcode in _MATRIX or (user.name in reaching and user.opcode != "broadcast"):
+            reaching.update(user.operands)
     return frozenset(reaching)

@@ -549,14 +549,19 @@ def test_matrix_operands_are_found_through_fusions() -> None:
 HloModule m
 bitcasts {
   p = bf16[8,8] parameter(0)
-  ROOT b = bf16[8,8] bitcast(p)
+  q = bf16[8] parameter(1)
+  wide = bf16[8,8] broadcast(q), dimensions={0}
+  b = bf16[8,8] bitcast(p)
+  ROOT x = bf16[8,8] subtract(b, wide)
 }
 inner {
   lhs = bf16[8,8] parameter(0)
   rhs = bf16[8,8] parameter(1)
   bias = bf16[8,8] parameter(2)
-  scaled = bf16[8,8] negate(lhs)
-  cast = bf16[8,8] fusion(rhs), kind=kLoop, calls=bitcasts
+  scale = bf16[8] parameter(3)
+  rows = bf16[8,8] broadcast(scale), dimensions={1}
+  scaled = bf16[8,8] multiply(lhs, rows)
+  cast = bf16[8,8] fusion(rhs, scale), kind=kLoop, calls=bitcasts
   product = bf16[8,8] convolution(scaled, cast), dim_labels=bf_io->bf
   ROOT sum = bf16[8,8] add(product, bias)
 }
@@ -564,7 +569,8 @@ ENTRY e {
   a = bf16[8,8] parameter(0)
   b = bf16[8,8] parameter(1)
   c = bf16[8,8] parameter(2)
-  f = bf16[8,8] fusion(a, b, c), kind=kOutput, calls=inner
+  s = bf16[8] parameter(3)
+  f = bf16[8,8] fusion(a, b, c, s), kind=kOutput, calls=inner
   ROOT d = bf16[8,8] dot(f, a), lhs_contracting_dims={1}, rhs_contracting_dims={0}
 }
 """
