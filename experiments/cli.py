@@ -14,7 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.console import LiveLine, print_accesses, print_programs, print_result, show_error
+from experiments.console import (
+    LiveLine,
+    print_accesses,
+    print_programs,
+    print_result,
+    print_row,
+    show_error,
+)
 from experiments.files import check_writable, write_atomically
 from hlo_graphs.errors import InputError, MallocGameError
 
@@ -242,6 +249,49 @@ def extract(
         progress=lambda message: print(message, file=sys.stderr),
     )
     print(bundle.before)
+
+
+@app.command()
+def evaluate(
+    programs: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROGRAM]...", help="Default: the suite")
+    ] = None,
+    suite: Annotated[str, typer.Option("--suite", help="all, train or test")] = "all",
+    solvers: Annotated[
+        str, typer.Option("--solvers", help="Comma-separated names")
+    ] = "greedy,large-neighbourhood,cross-entropy,local-search,portfolio",
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds per task")] = 10.0,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each solver")] = 1,
+    workers: Annotated[int, typer.Option("--workers", help="Tasks at a time")] = 1,
+    cores: Annotated[int, typer.Option("--cores", help="Processes per solver")] = 2,
+    times: Annotated[str, typer.Option("--times", help="calibrated or analytic")] = "calibrated",
+    copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
+    busy: Annotated[
+        str, typer.Option("--busy", help="bytes, or slow: a slow access keeps the bus busy")
+    ] = "bytes",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the table")] = Path(
+        "results"
+    ),
+) -> None:
+    """Run every solver on every program; what is finished is kept and not done again."""
+    from experiments.evaluate import EvaluationSettings, programs_of, shell_command
+    from experiments.evaluate import evaluate as run
+    from hlo_graphs import corpus
+
+    chosen = programs_of(suite) if not programs else [corpus.bundle(p).key for p in programs]
+    settings = EvaluationSettings(
+        programs=tuple(chosen),
+        solvers=tuple(name.strip() for name in solvers.split(",")),
+        seeds=tuple(range(seeds)),
+        time_limit_seconds=time_limit,
+        workers_per_task=cores,
+        times=times,
+        copy_order=copy_order,
+        busy=busy,
+    )
+    rows = run(settings, output, parallel=workers, command=shell_command(), on_row=print_row)
+    failed = [row for row in rows if row.error is not None]
+    print(f"{len(rows)} rows in {output}, {len(failed)} failed")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from experiments.inputs import LoadedProgram
     from experiments.programs import CorpusRow, Description
+    from experiments.results import Row
     from experiments.solve import SolveResult
     from solvers.solver import Progress
 
@@ -188,6 +189,24 @@ _PROGRAM_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("bound", "right"),
     ("headroom", "right"),
 )
+
+
+def print_row(row: Row, done: int, total: int) -> None:
+    """One finished row of an evaluation."""
+    if row.error is not None or row.latency_seconds is None:
+        print(f"[{done}/{total}] {row.program} {row.solver} seed {row.seed}: failed: {row.error}")
+        return
+    beside = "-"
+    if row.production_seconds is not None:
+        beside = f"{row.production_seconds / row.latency_seconds:.4f}x production"
+    bound = ""
+    if row.lower_bound_seconds:
+        bound = f", {row.latency_seconds / row.lower_bound_seconds - 1:.2%} over the bound"
+    print(
+        f"[{done}/{total}] {row.program} {row.solver} seed {row.seed}: "
+        f"{_milliseconds(row.latency_seconds)}, {beside}{bound}, {row.wall_seconds:.1f} s",
+        flush=True,
+    )
 
 
 def print_accesses(description: Description) -> None:

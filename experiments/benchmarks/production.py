@@ -77,6 +77,14 @@ def check_production(name: str) -> ProductionCheck:
     )
 
 
+def model_error(loaded: LoadedProgram, name: str) -> float | None:
+    """Simulated over compiler time at production's placement, minus one; None if not known."""
+    if loaded.production_map is None or loaded.lowered is None:
+        return None
+    stated, compiler, _ = _times(loaded, bundles.find_bundle(name))
+    return stated / compiler - 1 if compiler else None
+
+
 def _times(loaded: LoadedProgram, bundle: bundles.Bundle) -> tuple[float, float, float]:
     """Seconds: simulated and by the compiler where cycles are stated, and simulated elsewhere."""
     assert loaded.production_map is not None
@@ -122,9 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sum(getattr(r, f"{w}_seconds") for r in rows) for w in ("stated", "compiler")
     )
     worst = max(rows, key=lambda row: abs(row.error))
-    print(
-        f"\nover all {len(rows)}: {stated / compiler - 1:+.2%}; worst {worst.name} {worst.error:+.2%}"
-    )
+    overall = stated / compiler - 1
+    print(f"\nover all {len(rows)}: {overall:+.2%}; worst {worst.name} {worst.error:+.2%}")
     return int(any(row.num_violations or row.num_missed for row in rows))
 
 

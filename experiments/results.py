@@ -1,0 +1,145 @@
+"""The table of an evaluation: one row per program, solver and seed; JSON lines and CSV.
+
+`results.jsonl` is only ever appended to, one whole line at a time, so that whatever kills an
+evaluation loses no finished row; a line cut off in the middle is ignored when it is read again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from experiments.files import write_atomically
+from hlo_graphs.errors import InputError
+
+RESULTS = "results.jsonl"
+TABLE = "results.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One solver's result on one program; times in seconds, None where nothing is known.
+
+    Attributes:
+      program: corpus name.
+      family: of the model; programs of a family are on one side of the split.
+      split: "train" or "test".
+      chip: what it was compiled for.
+      capacity_bytes: fast memory for tensors.
+      is_native: the chip's own capacity, not a reduced one.
+      times: cost model ("calibrated" or "analytic").
+      copy_order: "deadline" or "fifo".
+      solver: its registered name.
+      seed: the run's.
+      time_limit_seconds: given to the solver.
+      status: as in `solvers.solver.Status`, or "failed".
+      latency_seconds: of the map, stalls included.
+      stall_seconds: of the map.
+      all_slow_seconds: with everything in slow memory.
+      production_seconds: of production's map in the same simulator.
+      production_stall_seconds: of production's map.
+      lower_bound_seconds: the certified bound the solver returned.
+      model_error: simulated over compiler cycles at production's placement, minus one.
+      peak_fast_bytes: of the map.
+      bus_bytes: of the map.
+      num_copies: of the map.
+      games_played: maps or games evaluated on the way.
+      wall_seconds: the solver's.
+      error: why it failed, None if it did not.
+      curve: the anytime curve: (seconds, incumbent or None, bound or None) at each improvement.
+    """
+
+    program: str
+    family: str
+    split: str
+    chip: str
+    capacity_bytes: int
+    is_native: bool
+    times: str
+    copy_order: str
+    solver: str
+    seed: int
+    time_limit_seconds: float
+    status: str
+    latency_seconds: float | None = None
+    stall_seconds: float | None = None
+    all_slow_seconds: float | None = None
+    production_seconds: float | None = None
+    production_stall_seconds: float | None = None
+    lower_bound_seconds: float | None = None
+    model_error: float | None = None
+    peak_fast_bytes: int | None = None
+    bus_bytes: int | None = None
+    num_copies: int | None = None
+    games_played: int | None = None
+    wall_seconds: float | None = None
+    error: str | None = None
+    curve: tuple[tuple[float, float | None, float | None], ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes a row one of its table."""
+        return (self.program, self.solver, self.seed)
+
+
+def append_row(directory: Path, row: Row) -> None:
+    """Adds a row and waits until it is on disk."""
+    path = directory / RESULTS
+    needs_break = _ends_in_mid_line(path)
+    with path.open("ab") as file:
+        line = ("\n" if needs_break else "") + json.dumps(asdict(row)) + "\n"
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ends_in_mid_line(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read_rows(directory: Path) -> list[Row]:
+    """The finished rows of an evaluation, in the order in which they finished.
+
+    Raises:
+      InputError: if the folder holds no table.
+    """
+    path = directory / RESULTS
+    if not path.exists():
+        raise InputError(f"{directory}: no {RESULTS} there; `malloc-game evaluate` writes one")
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _row(line: str) -> Row | None:
+    """A row of the table; None for a line that was cut off."""
+    try:
+        document = json.loads(line)
+        document["curve"] = tuple(tuple(point) for point in document["curve"])
+        return Row(**document)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def write_table(directory: Path, rows: Iterable[Row]) -> None:
+    """The rows as CSV, without the curves, sorted by program, solver and seed."""
+    names = [field.name for field in fields(Row) if field.name != "curve"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in sorted(rows, key=lambda row: row.key):
+        values = [getattr(row, name) for name in names]
+        writer.writerow(["" if value is None else value for value in values])
+    write_atomically(directory / TABLE, text.getvalue())

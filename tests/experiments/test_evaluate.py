@@ -1,0 +1,101 @@
+"""Evaluations: resumable, with failures as rows, and refusing to mix settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import evaluate as evaluation
+from experiments.evaluate import EvaluationSettings, evaluate, programs_of
+from experiments.results import RESULTS, TABLE, append_row, read_rows
+from hlo_graphs import corpus
+from hlo_graphs.errors import InputError
+from malloc_game.memory_map import MemoryMap
+
+PROGRAM = "lstm_forward.v5e.32MiB"
+
+SETTINGS = EvaluationSettings(
+    programs=(PROGRAM,),
+    solvers=("greedy",),
+    seeds=(0, 1),
+    time_limit_seconds=2.0,
+    workers_per_task=1,
+    times="calibrated",
+    copy_order="deadline",
+    busy="bytes",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("evaluation")
+    evaluate(SETTINGS, directory, parallel=2, command="malloc-game evaluate")
+    return directory
+
+
+def test_every_task_has_a_row_a_map_and_a_line_in_the_table(finished: Path) -> None:
+    rows = read_rows(finished)
+    assert sorted(row.key for row in rows) == [(PROGRAM, "greedy", 0), (PROGRAM, "greedy", 1)]
+    for row in rows:
+        assert row.error is None
+        assert row.latency_seconds is not None
+        assert row.all_slow_seconds is not None
+        assert 0 < row.latency_seconds < row.all_slow_seconds
+        assert not row.is_native
+        memory_map = finished / "maps" / f"{PROGRAM}.greedy.{row.seed}.json"
+        assert MemoryMap.from_json(memory_map.read_text()).residencies
+    with (finished / TABLE).open() as file:
+        assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1"]
+    assert json.loads((finished / "settings.json").read_text())["command"]
+
+
+def test_what_is_finished_is_not_done_again(finished: Path) -> None:
+    before = (finished / RESULTS).read_bytes()
+    evaluate(SETTINGS, finished, on_row=lambda *_: pytest.fail("nothing was left to do"))
+    assert (finished / RESULTS).read_bytes() == before
+
+
+def test_a_line_cut_off_by_a_kill_is_done_again(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / RESULTS).read_bytes().splitlines(keepends=True)
+    (tmp_path / RESULTS).write_bytes(lines[0] + lines[1][:200])
+    done = []
+    rows = evaluate(SETTINGS, tmp_path, on_row=lambda row, *_: done.append(row.key))
+    assert len(done) == 1
+    assert len({row.key for row in rows}) == len(rows) == 2
+
+
+def test_other_settings_are_refused(finished: Path) -> None:
+    with pytest.raises(InputError, match="another time_limit_seconds"):
+        evaluate(replace(SETTINGS, time_limit_seconds=3.0), finished)
+
+
+def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "OVERTIME_SECONDS", -10.0)
+    (row,) = evaluate(replace(SETTINGS, seeds=(0,)), tmp_path)
+    assert row.status == "failed"
+    assert row.error == "did not return in time"
+    assert row.program == PROGRAM
+
+
+def test_suites_are_the_sides_of_the_split() -> None:
+    train, test = set(programs_of("train")), set(programs_of("test"))
+    assert train | test == set(programs_of("all")) == set(corpus.names())
+    assert not train & test
+    with pytest.raises(InputError, match="no suite"):
+        programs_of("exam")
+
+
+def test_rows_survive_the_file(tmp_path: Path, finished: Path) -> None:
+    row = read_rows(finished)[0]
+    append_row(tmp_path, replace(row, error='a "quoted"\nline'))
+    append_row(tmp_path, row)
+    assert read_rows(tmp_path) == [replace(row, error='a "quoted"\nline'), row]
+
+
+def test_a_folder_without_a_table_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="malloc-game evaluate"):
+        read_rows(tmp_path)
