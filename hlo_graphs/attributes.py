@@ -109,7 +109,10 @@ def _bracket_after_blank(cursor: Cursor, start: int) -> bool:
 def _accept_blank_on_line(cursor: Cursor) -> bool:
     before = cursor.position
     cursor.skip_blanks()
-    return cursor.position > before and "\n" not in cursor.text[before : cursor.position]
+    if cursor.position > before and "\n" not in cursor.text[before : cursor.position]:
+        return True
+    cursor.position = before
+    return False
 
 
 def computation_names(value: str) -> list[str]:

@@ -54,7 +54,7 @@ def _parentheses(depth: int) -> str:
 _ARGUMENTS = _parentheses(4)
 _COMMENTS = re.compile(_INDEX_COMMENT)
 _LINE = re.compile(
-    rf"\s*+(ROOT )?%?({NAME}) = (\(.*?\)|[^\s(]\S*+) ([a-z][a-z0-9\-]*+)"
+    rf"\s*+(ROOT )?(?!ROOT )%?({NAME}) = (\(.*?\)|[^\s(]\S*+) ([a-z][a-z0-9\-]*+)"
     rf"\(({_ARGUMENTS})\)([^\n]*+)\n",
     re.ASCII,
 )
@@ -126,7 +126,7 @@ class FastLines:
         called: tuple[str, ...] = ()
         if not CALLING_ATTRIBUTES.keys().isdisjoint(attributes):
             called = called_computations(opcode, attributes)
-            if not self._computations.keys() >= set(called):
+            if not called or not self._computations.keys() >= set(called):
                 return None
         line = self._cursor.line_of(match.start(2))
         instruction = HloInstruction(
