@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
 from hlo_graphs.live_range import FlatSchedule, LiveRange, flatten_schedule, live_ranges
 from hlo_graphs.parser import read_module
-
 from tests.shared_data import shared_data_path
 
 CPU_SETS = {

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
 from hlo_graphs.call_graph import CallGraph
 from hlo_graphs.dataflow import simplify_phis
@@ -16,9 +19,6 @@ from hlo_graphs.hlo import HloModule, ShapeIndex
 from hlo_graphs.in_place import InPlacePair, async_pairs, in_place_pairs
 from hlo_graphs.live_range import flatten_schedule, live_ranges
 from hlo_graphs.parser import parse_module, parse_modules, read_module
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.hlo_graphs.hlo_programs import random_module
 from tests.shared_data import shared_data_path
 
@@ -184,9 +184,7 @@ def test_branches_share_the_result_but_not_their_operands() -> None:
         for i in module.entry.instructions
         if i.opcode == "conditional"
     }
-    parameters = {
-        aliases.buffer_at(module.entry.name, p.name, ()) for p in module.entry.parameters
-    }
+    parameters = {aliases.buffer_at(module.entry.name, p.name, ()) for p in module.entry.parameters}
     assert len(results) == 1
     assert not results & parameters
     assert any(v.is_phi for v in aliases.values)
@@ -273,6 +271,7 @@ def conformance_files() -> list[Path]:
 
 def test_every_module_that_parses_is_analysed_or_refused_with_a_reason() -> None:
     analysed = scheduled = 0
+    refused: list[str] = []
     for path in conformance_files():
         try:
             modules = parse_modules(path.read_text(), path.name)
@@ -285,8 +284,9 @@ def test_every_module_that_parses_is_analysed_or_refused_with_a_reason() -> None
                 if module.is_scheduled:
                     live_ranges(module, aliases, flatten_schedule(module))
                     scheduled += 1
-            except InputError as error:
-                assert "Incomplete_Chain" in path.name, error
+            except InputError:
+                refused.append(path.name)
+    assert [name for name in refused if "Incomplete_Chain" not in name] == []
     assert analysed > 500
     assert scheduled > 200
 
@@ -374,7 +374,7 @@ def witness_merges(
         yield reach[output] | reach[parameter]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_buffers_are_those_of_the_slow_witness(seed: int) -> None:
     module = parse_module(random_module(random.Random(seed)))
@@ -386,7 +386,7 @@ def test_buffers_are_those_of_the_slow_witness(seed: int) -> None:
     assert found == witness_buffers(module)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_values_are_single_and_definitions_are_where_they_are_defined(seed: int) -> None:
     module = parse_module(random_module(random.Random(seed)))

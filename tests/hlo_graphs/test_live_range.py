@@ -6,14 +6,14 @@ import random
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
 from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloModule
 from hlo_graphs.live_range import FlatSchedule, LiveRange, Span, flatten_schedule, live_ranges
 from hlo_graphs.parser import parse_module, read_module
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.hlo_graphs.hlo_programs import random_module
 from tests.shared_data import shared_data_path
 
@@ -169,7 +169,7 @@ def test_an_unscheduled_module_is_refused() -> None:
 
 
 def analysed(seed: int) -> tuple[HloModule, AliasAnalysis, FlatSchedule, dict[int, LiveRange]]:
-    module = parse_module(random_module(random.Random(seed)))
+    module = parse_module(random_module(random.Random(seed), depth=2))
     aliases = analyse_aliases(module)
     schedule = flatten_schedule(module)
     return module, aliases, schedule, live_ranges(module, aliases, schedule)
@@ -178,7 +178,7 @@ def analysed(seed: int) -> tuple[HloModule, AliasAnalysis, FlatSchedule, dict[in
 SEEDS = st.integers(0, 2**32)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SEEDS)
 def test_every_instruction_has_one_time_after_what_it_needs(seed: int) -> None:
     module, _, schedule, _ = analysed(seed)
@@ -195,7 +195,7 @@ def test_every_instruction_has_one_time_after_what_it_needs(seed: int) -> None:
         assert len(own) == len(module.computations[name].instructions)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SEEDS)
 def test_ranges_of_one_buffer_follow_each_other(seed: int) -> None:
     _, aliases, _, ranges = analysed(seed)
@@ -204,7 +204,7 @@ def test_ranges_of_one_buffer_follow_each_other(seed: int) -> None:
             assert this.end <= following.start
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_a_buffer_lives_from_its_first_definition_to_its_last_use(seed: int) -> None:
     """Between the ends of its values' single ranges, found by looking at every instruction."""

@@ -1,131 +1,107 @@
-"""Trip counts of loops whose counters show them."""
+"""Trip counts: stated ones, counters of every direction against running them, and real loops."""
 
 from __future__ import annotations
 
+import operator
+from pathlib import Path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hlo_graphs.hlo import HloModule
-from hlo_graphs.parser import parse_module
+from hlo_graphs.parser import parse_module, read_module
 from hlo_graphs.trip_counts import known_trip_count
 
-
-def counting(
-    start: int = 0, limit: int = 10, step: int = 1, compare: str = "LT", config: str = ""
-) -> HloModule:
-    return parse_module(
-        f"""HloModule m, is_scheduled=true
+COUNTER = """HloModule m, is_scheduled=true
 body {{
-  s = (s32[], f32[8]{{0}}) parameter(0)
-  i = s32[] get-tuple-element(s), index=0
+  p = (s32[], f32[]) parameter(0)
+  i = s32[] get-tuple-element(p), index=0
   c = s32[] copy(i)
-  k = s32[] constant({step})
-  j = s32[] add(c, k)
-  x = f32[8]{{0}} get-tuple-element(s), index=1
-  y = f32[8]{{0}} negate(x)
-  ROOT t = (s32[], f32[8]{{0}}) tuple(j, y)
+  step = s32[] constant({step})
+  next = s32[] add(c, step)
+  x = f32[] get-tuple-element(p), index=1
+  ROOT out = (s32[], f32[]) tuple(next, x)
 }}
 condition {{
-  s = (s32[], f32[8]{{0}}) parameter(0)
-  i = s32[] get-tuple-element(s), index=0
-  n = s32[] constant({limit})
-  ROOT p = pred[] compare(i, n), direction={compare}
+  q = (s32[], f32[]) parameter(0)
+  j = s32[] get-tuple-element(q), index=0
+  limit = s32[] constant({limit})
+  ROOT more = pred[] compare({operands}), direction={direction}
 }}
-ENTRY e {{
-  z = s32[] constant({start})
-  x = f32[8]{{0}} parameter(0)
-  s = (s32[], f32[8]{{0}}) tuple(z, x)
-  ROOT w = (s32[], f32[8]{{0}}) while(s), condition=condition, body=body{config}
-}}
-"""
+ENTRY main {{
+  zero = s32[] {start}
+  x = f32[] constant(0)
+  init = (s32[], f32[]) tuple(zero, x)
+  ROOT loop = (s32[], f32[]) while(init), condition=condition, body=body{stated}
+}}"""
+
+HOLDS = {
+    "LT": operator.lt,
+    "LE": operator.le,
+    "GT": operator.gt,
+    "GE": operator.ge,
+    "NE": operator.ne,
+}
+
+CORPUS = Path(__file__).resolve().parents[2] / "hlo_graphs" / "corpus"
+
+
+def counter(
+    start: str, limit: int, step: int, direction: str, mirrored: bool = False, stated: str = ""
+) -> int | None:
+    operands = "limit, j" if mirrored else "j, limit"
+    text = COUNTER.format(
+        start=start, limit=limit, step=step, direction=direction, operands=operands, stated=stated
     )
+    return only_count(parse_module(text))
 
 
-def trips(module: HloModule) -> int | None:
-    return known_trip_count(module, module.entry, module.entry.root)
+def only_count(module: HloModule) -> int | None:
+    loops = [i for i in module.entry.instructions if i.opcode == "while"]
+    assert len(loops) == 1
+    return known_trip_count(module, module.entry, loops[0])
 
 
-def trips_by_running(start: int, limit: int, step: int, compare: str) -> int | None:
-    """The loop itself, given up on after a thousand trips."""
-    holds = {
-        "LT": int.__lt__,
-        "LE": int.__le__,
-        "GT": int.__gt__,
-        "GE": int.__ge__,
-        "NE": int.__ne__,
-    }[compare]
-    count = 0
-    while holds(start, limit):
-        start += step
-        count += 1
-        if count > 1000:
-            return None
-    return count
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(-9, 9),
+    st.integers(-9, 9),
+    st.integers(-3, 3),
+    st.sampled_from(sorted(HOLDS)),
+    st.booleans(),
+)
+def test_counters_run_as_often_as_said(
+    start: int, limit: int, step: int, direction: str, mirrored: bool
+) -> None:
+    trips, value = 0, start
+    while trips <= 100:
+        sides = (limit, value) if mirrored else (value, limit)
+        if not HOLDS[direction](*sides):
+            break
+        trips, value = trips + 1, value + step
+    found = counter(f"constant({start})", limit, step, direction, mirrored)
+    if trips > 100:
+        assert found is None
+    elif step != 0:
+        assert found == trips
+    else:
+        assert found in (None, trips)
 
 
-@pytest.mark.parametrize("compare", ["LT", "LE", "GT", "GE", "NE"])
-@pytest.mark.parametrize("step", [-3, -1, 1, 2])
-@pytest.mark.parametrize(("start", "limit"), [(0, 10), (10, 0), (3, 3), (0, 9), (-4, 5)])
-def test_counters_count_as_the_loop_does(start: int, limit: int, step: int, compare: str) -> None:
-    found = trips(counting(start, limit, step, compare))
-    assert found == trips_by_running(start, limit, step, compare)
+def test_the_stated_count_wins() -> None:
+    stated = ', backend_config={"known_trip_count":{"n":"7"}}'
+    assert counter("constant(0)", 3, 1, "LT", stated=stated) == 7
 
 
-def test_what_the_compiler_states_is_believed() -> None:
-    config = ', backend_config={"known_trip_count":{"n":"128"}}'
-    assert trips(counting(limit=7, config=config)) == 128
+def test_an_unknown_start_gives_no_count() -> None:
+    assert counter("parameter(0)", 3, 1, "LT") is None
 
 
-def test_a_counter_that_stands_still_says_nothing() -> None:
-    assert trips(counting(step=0)) is None
-
-
-def test_a_condition_that_is_no_comparison_says_nothing() -> None:
-    module = parse_module(
-        """HloModule m, is_scheduled=true
-body {
-  ROOT s = (pred[], s32[]) parameter(0)
-}
-condition {
-  s = (pred[], s32[]) parameter(0)
-  ROOT p = pred[] get-tuple-element(s), index=0
-}
-ENTRY e {
-  x = (pred[], s32[]) parameter(0)
-  ROOT w = (pred[], s32[]) while(x), condition=condition, body=body
-}
-"""
-    )
-    assert trips(module) is None
-
-
-def test_the_limit_may_come_with_the_state_and_through_a_fusion() -> None:
-    module = parse_module(
-        """HloModule m, is_scheduled=true
-fused {
-  a = s32[] parameter(0)
-  b = s32[] parameter(1)
-  ROOT p = pred[] compare(b, a), direction=GT
-}
-body {
-  s = (s32[], s32[]) parameter(0)
-  i = s32[] get-tuple-element(s), index=0
-  n = s32[] get-tuple-element(s), index=1
-  k = s32[] constant(3)
-  j = s32[] add(i, k)
-  ROOT t = (s32[], s32[]) tuple(j, n)
-}
-condition {
-  s = (s32[], s32[]) parameter(0)
-  i = s32[] get-tuple-element(s), index=0
-  n = s32[] get-tuple-element(s), index=1
-  ROOT p = pred[] fusion(i, n), kind=kLoop, calls=fused
-}
-ENTRY e {
-  z = s32[] constant(0)
-  n = s32[] constant(10)
-  s = (s32[], s32[]) tuple(z, n)
-  ROOT w = (s32[], s32[]) while(s), condition=condition, body=body
-}
-"""
-    )
-    assert trips(module) == 4
+@pytest.mark.parametrize("name", ["lstm_forward.v5e", "lstm_forward.v5e.32MiB"])
+def test_real_loop_over_a_sequence(name: str) -> None:
+    """The sequence's length is the leading dimension of the array the loop reads slices of."""
+    module = read_module(CORPUS / f"{name}.before.hlo.gz")
+    loop = next(i for i in module.entry.instructions if i.opcode == "while")
+    leading = [s.dimensions[0] for s in loop.shape.elements if len(s.dimensions) == 3]
+    assert only_count(module) in leading
