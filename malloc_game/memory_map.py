@@ -85,7 +85,8 @@ class Residency:
             for part in parts:
                 low = self.offset_bytes + part.offset_bytes
                 first = part.start if start is None else start
-                yield first, end, low, low + part.size_bytes
+                if first < end:
+                    yield first, end, low, low + part.size_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,9 @@ def picture(program: Program, memory_map: MemoryMap) -> str:
     cells = [["."] * (program.num_steps + 1) for _ in range(rows)]
     for residency in memory_map.residencies:
         buffer = program.buffers[residency.buffer]
-        whole = [(0, buffer.size_bytes, residency.start)]
-        parts = [(p.offset_bytes, p.size_bytes, p.start) for p in residency.parts]
-        for offset, size, start in parts or whole:
-            low = (residency.offset_bytes + offset) // unit
-            for row in range(low, low + size // unit):
-                for step in range(start, residency.end):
+        for start, end, low, high in residency.occupied(buffer.size_bytes):
+            for row in range(low // unit, high // unit):
+                for step in range(start, end):
                     letter = buffer.name[0]
                     ready = step >= residency.ready
                     cells[row][step] = letter.upper() if ready else letter.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,6 +245,49 @@ def test_slices_must_tile_the_buffer() -> None:
     assert rules(program, sliced(Part(1, 3, 0), Part(0, 1, 3))) == {Rule.DEFINITION}
 
 
+# s is dead from its last use in a trip to its next write; t lives in that hole.
+def with_hole() -> Program:
+    return program_of(
+        {"s": 2, "t": 2},
+        [(4, "ws"), (4, "rs"), (4, "wt"), (4, "rt"), (4, "ws"), (4, "rs")],
+        loops=[Loop(1, 5, 3)],
+        capacity=2,
+    )
+
+
+def test_a_hole_frees_the_bytes_of_dead_content() -> None:
+    program = with_hole()
+    s = Residency(0, 0, 0, 6, PRODUCED, 0, holes=((2, 4),))
+    assert picture(program, MemoryMap((s,))) == (
+        "SS..SS.\n"
+        "SS..SS."
+    )  # fmt: skip
+    assert rules(program, s, produced(1, 2, 4, loop=0)) == set()
+    assert rules(program, replace(s, holes=()), produced(1, 2, 4, loop=0)) == {Rule.OVERLAP}
+    assert rules(program, replace(s, holes=((2, 3),)), produced(1, 2, 4, loop=0)) == {Rule.OVERLAP}
+
+
+def test_what_a_hole_may_not_do() -> None:
+    program = with_hole()
+    s = produced(0, 0, 6)
+    assert rules(program, replace(s, holes=((1, 4),))) == {Rule.DEFINITION}  # read at 1
+    assert rules(program, replace(s, holes=((3, 3),))) == {Rule.DEFINITION}
+    assert rules(program, replace(s, holes=((2, 6),))) == {Rule.DEFINITION}
+    saved = (Eviction(0, 2, 4),)
+    assert rules(program, replace(s, holes=((3, 4),)), evictions=saved) == {Rule.DEFINITION}
+    # Without the write at step 4 the next trip would read what the hole has lost.
+    kept = program_of({"s": 2}, [(4, "ws"), (4, "rs"), (4, "")], loops=[Loop(1, 3, 2)])
+    assert rules(kept, replace(produced(0, 0, 3), holes=((2, 2),))) == {Rule.DEFINITION}
+    longer = program_of({"s": 2}, [(4, "ws"), (4, "rs"), (4, ""), (4, "rs")])
+    assert rules(longer, replace(produced(0, 0, 4), holes=((2, 3),))) == {Rule.CONTENT}
+
+
+def test_a_hole_right_at_the_start_holds_nothing() -> None:
+    program = program_of({"s": 2, "t": 2}, [(4, ""), (4, "ws"), (4, "rs"), (4, "wt")], capacity=2)
+    s = Residency(0, 0, 0, 3, PRODUCED, 0, holes=((0, 1),))
+    assert rules(program, s, produced(1, 3, 4)) == set()
+
+
 # c is a copy of a at step 1, which the copy engine may do; a changes at step 3.
 def with_copy() -> Program:
     return program_of(
@@ -275,6 +319,42 @@ def test_a_replaced_copy_reads_the_newest_source() -> None:
     replaced = (ReplacedCopy(1, 1, 2),)
     assert rules(program, produced(0, 0, 2), replaced_copies=replaced) == set()
     assert rules(program, produced(0, 0, 1), replaced_copies=replaced) == {Rule.CONTENT}
+
+
+def test_a_replaced_copy_writes_during_all_of_its_transfer() -> None:
+    """What it writes is stale or torn for copies meanwhile, and stale in slow memory after."""
+    program = program_of(
+        {"a": 2, "c": 2},
+        [(4, "wc"), (4, "rc"), (4, ""), (0, "ra wc"), (4, ""), (4, "rc")],
+        copies=[3],
+        live_out="c",
+    )
+    early = (ReplacedCopy(3, 3, 5),)
+    resident = produced(1, 0, 6)
+    saved_before = (Eviction(1, 1, 3),)
+    saved_across = (Eviction(1, 2, 4),)
+    saved_inside = (Eviction(1, 4, 5),)
+    saved_after = (Eviction(1, 5, 6),)
+    for evictions in ((), saved_before, saved_across, saved_inside):
+        broken = rules(program, resident, replaced_copies=early, evictions=evictions)
+        assert broken == {Rule.LIVE_OUT}
+    assert rules(program, resident, replaced_copies=early, evictions=saved_after) == set()
+    # A slow result is current at once; a prefetch of it must not begin before it is whole.
+    assert rules(program, replaced_copies=early) == set()
+    assert rules(program, copied(1, 5, 5, 6), replaced_copies=early) == set()
+    assert Rule.CONTENT in rules(program, copied(1, 4, 5, 6), replaced_copies=early)
+    # The place may be given up as soon as the transfer is done, if what came is saved then.
+    ends = (Eviction(1, 5, 5),)
+    moved = produced(1, 3, 5)
+    assert rules(program, moved, replaced_copies=early, evictions=ends) == set()
+
+
+def test_a_flush_comes_before_what_takes_the_place() -> None:
+    program = program_of({"c": 2}, [(4, "wc"), (4, "rc"), (4, "uc")], live_out="c")
+    first, second = produced(0, 0, 1), copied(0, 1, 1, 3)
+    both = (Eviction(0, 1, 1), Eviction(0, 3, 3))
+    assert rules(program, first, second, evictions=both) == set()
+    assert Rule.CONTENT in rules(program, first, second, evictions=both[1:])
 
 
 def test_definitions() -> None:
