@@ -33,6 +33,9 @@ from solvers.timeline import Lane
 
 NAME = "large-neighbourhood"
 
+MOST_STEPS = 60
+"""Steps around a hole from which further candidates to fill it are taken."""
+
 Key = tuple[int, int, int]
 
 
@@ -49,7 +52,7 @@ class NeighbourhoodSettings:
     """
 
     relaxation_share: float = 0.2
-    mean_removed: float = 12.0
+    mean_removed: float = 7.0
     noise: float = 0.7
     start_temperature: float = 3e-4
     restart_rounds: int = 400
@@ -248,20 +251,27 @@ class NeighbourhoodSearch:
                 wanted.add((run.lane, first, first))
                 if first < run.last:
                     wanted.add((run.lane, first, first + 1))
-        if high - low > 200:
-            middle = self.rng.randrange(low, high)
-            low, high = middle - 100, middle + 100
-        for step in range(max(low, 0), min(high, self.program.num_steps)):
+        steps = range(max(low, 0), min(high, self.program.num_steps))
+        if len(steps) > MOST_STEPS:
+            middle = self.rng.randrange(len(steps) - MOST_STEPS)
+            steps = steps[middle : middle + MOST_STEPS]
+        for step in steps:
             for lane_index, position in self.by_step[step]:
-                lane = self.lanes[lane_index]
-                if self.plan.covered[lane_index]:
-                    continue
-                wanted.add((lane_index, position, position))
-                if position + 1 < len(lane.items):
-                    wanted.add((lane_index, position, position + 1))
-                if position > 0:
-                    wanted.add((lane_index, position - 1, position))
+                if not self.plan.covered[lane_index]:
+                    wanted.update(self._around(lane_index, position))
         return wanted
+
+    def _around(self, lane_index: int, position: int) -> list[Key]:
+        """A slow item and the gaps beside it; nothing for what is resident already."""
+        run = self.plan.run_at[lane_index][position]
+        if run is not None and position not in (run.first, run.last):
+            return []
+        found = [] if run is not None else [(lane_index, position, position)]
+        if position + 1 < len(self.lanes[lane_index].items):
+            found.append((lane_index, position, position + 1))
+        if position > 0:
+            found.append((lane_index, position - 1, position))
+        return found
 
     def _refill(self, wanted: set[Key], changes: list[Proposal]) -> None:
         """Covers candidates by randomised density until none helps."""

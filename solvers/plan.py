@@ -687,11 +687,6 @@ class _Space:
         self.table[slot] = 0
         self.vacant.append(slot)
 
-    def _blocking(self, start: int, end: int) -> list[tuple[int, int]]:
-        rows = self.table[: self.count]
-        mask = (rows[:, 0] < end) & (rows[:, 1] > start)
-        return sorted(map(tuple, rows[mask][:, 2:].tolist()))
-
     def is_free(self, start: int, end: int, offset: int, size: int) -> bool:
         if offset + size > self.capacity:
             return False
@@ -702,10 +697,13 @@ class _Space:
 
     def best_fit(self, start: int, end: int, size: int) -> int:
         """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
-        best, best_gap, cursor = -1, self.capacity + 1, 0
-        for low, high in [*self._blocking(start, end), (self.capacity, self.capacity)]:
-            gap = low - cursor
-            if size <= gap < best_gap:
-                best, best_gap = cursor, gap
-            cursor = max(cursor, high)
-        return best
+        rows = self.table[: self.count]
+        near = rows[(rows[:, 0] < end) & (rows[:, 1] > start)]
+        if not len(near):
+            return 0 if size <= self.capacity else -1
+        near = near[np.argsort(near[:, 2], kind="stable")]
+        free_from = np.concatenate(([0], np.maximum.accumulate(near[:, 3])))
+        gaps = np.concatenate((near[:, 2], [self.capacity])) - free_from
+        gaps = np.where(gaps >= size, gaps, self.capacity + 1)
+        best = int(gaps.argmin())
+        return int(free_from[best]) if gaps[best] <= self.capacity else -1

@@ -1,9 +1,9 @@
 """The default solver: several solvers beside each other, sharing incumbents and one bound.
 
 Greedy runs first, in this process, so that there is always an answer. Then a schedule of
-members runs in child processes, as many at a time as there are workers; each improvement is
-validated and timed here, by code that did not make it, before it becomes the incumbent and is
-handed to the others. A member that fails is noted and the portfolio goes on. The answer is
+members runs in child processes, as many at a time as there are workers, while this process works
+out the certified bound; each improvement is validated and timed here, by code that did not make
+it, before it becomes the incumbent and is handed to the others. A member that fails is noted and the portfolio goes on. The answer is
 never worse than greedy, than any map handed in, or than any member's. Source: issue "Bounds,
 and opponents nobody can call weak", item 5.
 """
@@ -37,8 +37,11 @@ from solvers.solver import (
     status_of,
 )
 
-BOUND = "bound"
-"""The schedule's name for the certified lower bound, which is not a solver."""
+_BOUND_SHARE = 0.25
+"""Part of the time limit that the certified bound may take."""
+
+_CHILDREN_FROM_SECONDS = 3.0
+"""With less time than this, starting processes is not worth it."""
 
 _RESERVE_SECONDS = 0.15
 """Kept back from the time limit for collecting the answer."""
@@ -52,7 +55,7 @@ class Member:
     """One entry of the schedule.
 
     Attributes:
-      solver: a registered name, `BOUND`, or a solver handed in from outside.
+      solver: a registered name, or a solver handed in from outside.
       share: of the time that is left when it starts; 1 is all of it.
       seed: added to the request's seed.
     """
@@ -68,13 +71,12 @@ class Member:
 
 
 DEFAULT_SCHEDULE = (
-    Member("xla-msa", share=0.2),
-    Member(BOUND, share=0.4),
-    Member("large-neighbourhood", share=0.5),
-    Member("milp", share=0.5),
+    Member("milp", share=0.6),
+    Member("xla-msa", share=0.25),
+    Member("large-neighbourhood", share=0.4),
     Member("cross-entropy", share=0.5),
     Member("large-neighbourhood", seed=1),
-    Member("local-search", seed=1),
+    Member("local-search", seed=1, share=0.5),
     Member("large-neighbourhood", seed=2),
     Member("cross-entropy", seed=2),
 )
@@ -105,7 +107,13 @@ class PortfolioSolver:
         run = _PortfolioRun(request, self.schedule)
         try:
             run.begin()
-            run.loop()
+            if run.deadline.remaining_seconds >= _CHILDREN_FROM_SECONDS:
+                run.start_members()
+                run.find_bound()
+                run.loop()
+            else:
+                run.find_bound()
+                run.finish_here()
         except KeyboardInterrupt:
             run.notes.append("interrupted: the best map so far")
         finally:
@@ -168,10 +176,32 @@ class _PortfolioRun:
         self.games += solution.games_played
         self._offer(solution.memory_map, solution.solver)
 
+    def find_bound(self) -> None:
+        """The certified bound, in this process."""
+        from solvers.bounds import bound_program
+
+        limit = self.deadline.remaining_seconds * _BOUND_SHARE
+        bound = bound_program(self.program, limit, on_bound=self._take_bound)
+        self._take_bound(bound.ticks)
+
+    def finish_here(self) -> None:
+        """Large neighbourhood search in this process for what little time there is."""
+        if self._proven() or self.deadline.expired:
+            return
+        request = replace(
+            self.request,
+            time_limit_seconds=self.deadline.remaining_seconds,
+            initial_maps=(self.best.memory_map,),
+            on_progress=None,
+        )
+        solution = solver_named("large-neighbourhood").solve(request)
+        self.games += solution.games_played
+        self._offer(solution.memory_map, solution.solver)
+
     def loop(self) -> None:
         """Starts members and listens to them until time is up or the optimum is proven."""
         while not self.deadline.expired and not self._proven():
-            self._start_members()
+            self.start_members()
             if not self.running:
                 return
             self._listen(min(self.deadline.remaining_seconds, 0.2))
@@ -202,13 +232,14 @@ class _PortfolioRun:
 
     # -- members ------------------------------------------------------------------------------
 
-    def _start_members(self) -> None:
+    def start_members(self) -> None:
+        """Starts members while there are idle workers."""
         while self.pending and len(self.running) < self.request.workers:
             member = self.pending.pop(0)
             busy = any(other.member.name == member.name for other in self.running)
             if member.name in self.failed or (member.name in self.useless):
                 continue
-            if busy and member.name in (BOUND, "milp", "xla-msa"):
+            if busy and member.name in ("milp", "xla-msa"):
                 continue
             self._start(member)
 
@@ -298,7 +329,7 @@ class _PortfolioRun:
             self.notes.extend(f"{message.solver}: {note}" for note in message.notes)
             self._take_bound(message.lower_bound_ticks)
             self._offer(message.memory_map, running.member.name)
-            if running.member.name in (BOUND, "xla-msa"):
+            if running.member.name == "xla-msa":
                 self.useless.add(running.member.name)  # the same answer every time
             self._stop(running)
             return False
@@ -388,30 +419,8 @@ def _child(outbox: Connection, solver: str | Solver, request: SolveRequest) -> N
 
     connected = replace(request, on_progress=outbox.send, best_known=best_known)
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        outbox.send(_guarded(lambda: _member_solution(solver, connected)))
+        outbox.send(_guarded(lambda: _named(solver).solve(connected)))
 
 
-def _member_solution(solver: str | Solver, request: SolveRequest) -> Solution:
-    if solver == BOUND:
-        return _bound_as_solution(request)
-    made = solver_named(solver) if isinstance(solver, str) else solver
-    return made.solve(request)
-
-
-def _bound_as_solution(request: SolveRequest) -> Solution:
-    from solvers.bounds import bound_program
-
-    deadline = Deadline.after(request.time_limit_seconds)
-
-    def tell(ticks: float) -> None:
-        request.report(Progress(deadline.elapsed_seconds, BOUND, bound_ticks=ticks))
-
-    bound = bound_program(request.program, request.time_limit_seconds, on_bound=tell)
-    return Solution(
-        memory_map=MemoryMap(),
-        latency_ticks=request.program.all_slow_ticks,
-        lower_bound_ticks=bound.ticks,
-        status=status_of(request.program.all_slow_ticks, bound.ticks, request.gap),
-        solver=BOUND,
-        wall_seconds=deadline.elapsed_seconds,
-    )
+def _named(solver: str | Solver) -> Solver:
+    return solver_named(solver) if isinstance(solver, str) else solver
