@@ -50,18 +50,20 @@ class PlayedGame:
         finished_in = int(np.searchsorted(self.head_log, item, side="right"))
         return int(self.table.items[finished_in, Column.DONE_AT])
 
-    def residency(self, item: int) -> Residency:
-        """The residency that the turn of `item` began."""
+    def residency(self, item: int, end: int | None = None) -> Residency:
+        """The residency that the turn of `item` began; `end` if its end is not known yet."""
         row, frame = self.table.items[item], int(self.table.frames[item])
         carried = row[Column.KIND] == ItemKind.CARRIED
         produced = row[Column.KIND] == ItemKind.ACCESS and not row[Column.READS]
         source = Source.PRODUCED if produced else Source.COPIED
         offset, start = (int(value) for value in self.births[item])
+        if end is None:
+            end = self.table.program.num_steps + 1 if carried else self._end(item)
         return Residency(
             buffer=self.table.buffers[row[Column.BUFFER]],
             offset_bytes=offset * self.table.program.machine.alignment_bytes,
             start=start,
-            end=self.table.program.num_steps + 1 if carried else self._end(item),
+            end=end,
             source=Source.CARRIED if carried else source,
             ready=int(row[Column.POSITION]),
             loop=None if frame < 0 else frame,

@@ -1,10 +1,11 @@
 """From a memory map back to the actions that make it, as far as the game can.
 
 Any valid map can be replayed: `actions_from_map` reads out of it what each turn should do, plays
-that, and says what was lost on the way. What the game cannot express (PROBLEM.md section 7:
-sliced prefetches, replaced copies; carried parameters that are no candidates) and what it did
-not grant (an access that had no window or no place by then, because the game prefetches late,
-evicts at once and packs best-fit) is named. No jax here: the game that plays is the compiled one.
+that, and says what was lost on the way. Named are what the game cannot express (PROBLEM.md
+section 7: sliced prefetches, replaced copies, dead contents that give their place away inside a
+loop; carried parameters that are no candidates) and what it did not grant: an access that had no
+window or no place by then, because the game prefetches late, evicts at once and packs best-fit.
+No jax here: the game that plays is the compiled one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class LostKind(enum.StrEnum):
     REPLACED_COPY = "replaced copy"
     SLICED_PREFETCH = "sliced prefetch"
     CARRIED = "carried parameter"
+    HOLE = "hole"
     ACCESS = "access"
 
 
@@ -135,6 +137,8 @@ class _Reader:
             return Action.DROP
         if following is None or residency.end <= following.step:
             return Action.COPY
+        if any(after <= start and end <= following.step for start, end in residency.holes):
+            return Action.COPY
         # Leaving, but the copy back is still under way at the next turn: it stays by itself.
         # At a loop's entry that includes what is flushed there, after the entry turns.
         done = self.done_of_issue.get((turn.buffer, after), -1)
@@ -175,6 +179,11 @@ def _lost_parts(program: Program, wanted: MemoryMap, played: MemoryMap) -> Itera
         if residency.parts:
             message = f"step {start}: {name(buffer)} arrives in slices; the game copies it whole"
             yield LostPart(LostKind.SLICED_PREFETCH, buffer, start, message)
+        for hole_start, hole_end in residency.holes:
+            if program.loop_of_step[hole_start] != residency.loop:
+                where = f"steps {hole_start} to {hole_end - 1}"
+                message = f"{where}: the game holds {name(buffer)}, though its content is dead"
+                yield LostPart(LostKind.HOLE, buffer, hole_start, message)
         if residency.source is Source.CARRIED and buffer not in carried:
             message = f"step {start}: the game did not carry {name(buffer)}"
             yield LostPart(LostKind.CARRIED, buffer, start, message)
