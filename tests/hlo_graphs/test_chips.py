@@ -128,6 +128,27 @@ def test_offsets_of_the_compilers_tables_are_aligned() -> None:
     assert math.gcd(*offsets) == CHIPS["v5e"].alignment_bytes
 
 
+def test_the_documentation_has_every_figure_and_source() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "times.md").read_text(encoding="utf-8")
+    for chip in CHIPS.values():
+        cells = (
+            chip.name,
+            f"{chip.clock_hz / 1e9:g}",
+            f"{chip.peak_flops_per_second / 1e12:g}",
+            f"{chip.int8_factor:g}",
+            f"{chip.vector_flops_per_second / 1e12:.2f}",
+            f"{chip.slow_bytes_per_second / 1e9:g}",
+            f"{chip.fast_read_bytes_per_second / 1e12:.1f} / "
+            f"{chip.fast_write_bytes_per_second / 1e12:.1f}",
+            str(chip.fast_capacity_bytes // 2**20),
+            str(chip.assignable_bytes // 2**20),
+            str(chip.alignment_bytes),
+            f"S({chip.fast_memory_space})",
+        )
+        assert f"| {' | '.join(cells)} |" in page
+        assert all(text in page for _, text in chip.sources)
+
+
 def test_unknown_names_get_a_suggestion() -> None:
     with pytest.raises(InputError, match="did you mean 'v5e'"):
         find_chip("v5ee")
