@@ -561,17 +561,72 @@ def _static_copies(
         ticks = program.copy_ticks(program.buffers[e.buffer].size_bytes)
         yield e.issue, e.done, ticks, origin.loop
     for copy in memory_map.replaced_copies:
-        for access in program.instructions[copy.step].accesses:
-            if access.kind.writes:
-                loop = program.loop_of_step[copy.step]
-                filled = [
-                    part
-                    for r in memory_map.residencies
-                    if (r.buffer, r.start, r.source) == (access.buffer, copy.issue, Source.PRODUCED)
-                    for part in r.parts
-                ]
-                size = program.buffers[access.buffer].size_bytes
-                for part_size, start in [(p.size_bytes, p.start) for p in filled] or [
-                    (size, copy.issue)
-                ]:
-                    yield start, copy.done, program.copy_ticks(part_size), loop
+        for size, start in _filled_slices(program, copy, memory_map):
+            loop = program.loop_of_step[copy.step]
+            yield start, copy.done, program.copy_ticks(size), loop
+
+
+def _filled_slices(
+    program: Program, copy: ReplacedCopy, memory_map: MemoryMap
+) -> Iterator[tuple[int, int]]:
+    """(bytes, issue) of the transfers of a replaced copy."""
+    for access in program.instructions[copy.step].accesses:
+        if access.kind.writes:
+            begun = (access.buffer, copy.issue, Source.PRODUCED)
+            slices = [
+                (part.size_bytes, part.start)
+                for r in memory_map.residencies
+                if (r.buffer, r.start, r.source) == begun
+                for part in r.parts
+            ]
+            yield from slices or [(program.buffers[access.buffer].size_bytes, copy.issue)]
+
+
+def reference_fifo_latency(program: Program, memory_map: MemoryMap, slices: int) -> float:
+    """Latency under OpenXLA's two queues, a `slices`-th of a tick at a time; no loops.
+
+    In each slice of time the head of the only waiting queue moves on by a slice, or both heads
+    by half of one. So it errs by less than a slice per copy.
+    """
+    queues: dict[bool, list[list[float]]] = {False: [], True: []}
+    copies = list(_static_copies(program, memory_map))
+    first_eviction = len(copies) - sum(
+        1 for copy in memory_map.replaced_copies for _ in _filled_slices(program, copy, memory_map)
+    )
+    first_eviction -= len(memory_map.evictions)
+    evictions = range(first_eviction, first_eviction + len(memory_map.evictions))
+    waiting: dict[int, list[float]] = {}
+
+    def pass_a_slice() -> None:
+        heads = [queue[0] for queue in queues.values() if queue]
+        for head in heads:
+            head[0] -= 1 / slices / len(heads)
+        for queue in queues.values():
+            if queue and queue[0][0] <= 1e-9:
+                queue.pop(0)
+
+    def finish(number: int) -> float:
+        stalled = 0
+        mine = waiting[number]
+        while any(entry is mine for queue in queues.values() for entry in queue):
+            pass_a_slice()
+            stalled += 1
+        return stalled / slices
+
+    latency = 0.0
+    for step in range(program.num_steps + 1):
+        for number, (issue, deadline, _, _) in enumerate(copies):
+            if deadline == step and issue < step:
+                latency += finish(number)
+        for hidden in (False, True):
+            for number, (issue, deadline, ticks, _) in enumerate(copies):
+                if issue == step and (issue < deadline) == hidden:
+                    waiting[number] = [float(ticks)]
+                    queues[number in evictions].append(waiting[number])
+                    latency += 0.0 if hidden else finish(number)
+        if step < program.num_steps:
+            elapsed, idle = _step_times(program, memory_map, step)
+            latency += elapsed
+            for _ in range(idle * slices):
+                pass_a_slice()
+    return latency

@@ -23,7 +23,7 @@ from malloc_game.simulate import (
     simulate,
 )
 from malloc_game.validate import validate
-from tests.malloc_game.reference import reference_simulation
+from tests.malloc_game.reference import reference_fifo_latency, reference_simulation
 from tests.malloc_game.small import program_of
 from tests.strategies import programs, programs_with_maps, random_valid_map, small_program
 
@@ -302,6 +302,21 @@ def test_exact_against_the_full_unrolling() -> None:
         )
     assert stalled > 100
     assert spanning > 15
+
+
+def test_fifo_against_slices_of_time() -> None:
+    """Both queues at work, slice by slice of an eighth of a tick."""
+    shared = 0
+    for seed in range(80):
+        program = random_program(
+            seed, family="training", num_accesses=16, intensity=0.7, copy_share=0.3
+        )
+        memory_map = random_valid_map(program, np.random.default_rng(seed), 16)
+        simulation = simulate(program, memory_map, "fifo")
+        expected = reference_fifo_latency(program, memory_map, slices=8)
+        assert abs(simulation.latency_ticks - expected) <= 1 + simulation.num_copies / 8, seed
+        shared += simulation.latency_ticks != simulate(program, memory_map).latency_ticks
+    assert shared > 3
 
 
 @settings(max_examples=60, deadline=None)
