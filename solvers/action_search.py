@@ -9,12 +9,13 @@ handed in. Source: PROBLEM.md section 4; issue "Bounds, and opponents nobody can
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 
 import numpy as np
 
 from hlo_graphs.program import Program
 from malloc_game.fast_game import Action, FastGame, Turn, TurnKind
-from malloc_game.fast_game_kernels import Actions, Floats
+from malloc_game.fast_game_kernels import Actions, Floats, Integers
 from malloc_game.memory_map import MemoryMap, Residency, Source
 from malloc_game.validate import validate
 from solvers.evaluate import simulated_latency
@@ -22,6 +23,9 @@ from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 
 RESERVE_SECONDS = 0.05
 """Kept back from the time limit for building and timing the answer."""
+
+DENSITY_SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+"""Shares of turns that `density_wishes` keeps for, the densest."""
 
 
 def wishes_of_map(game: FastGame, memory_map: MemoryMap) -> Actions:
@@ -80,6 +84,62 @@ class _MapFollower:
             end = self.program.loops[turn.loop].end_step
         covers = residency.ready <= step and residency.end >= end
         return residency if covers else None
+
+
+def gap_steps(game: FastGame) -> tuple[Integers, Integers]:
+    """`[num_turns]` first step and one past the last for which a Keep holds space.
+
+    A turn without a next one holds its own step; a carried parameter the whole program.
+    """
+    starts = np.array([turn.step for turn in game.turns], dtype=np.int64)
+    following = game.next_turn
+    ends = np.where(following >= 0, starts[np.maximum(following, 0)], starts + 1)
+    carried = [turn.kind is TurnKind.CARRY for turn in game.turns]
+    ends = np.where(carried, game.program.num_steps, ends)
+    return starts, np.maximum(ends, starts + 1)
+
+
+def saving_ticks(game: FastGame) -> Floats:
+    """`[num_turns]` what each turn's access alone saves when fast; at loop entry, all inside."""
+    program = game.program
+    savings = np.zeros(game.num_turns)
+    for index, turn in enumerate(game.turns):
+        if turn.kind is TurnKind.EXIT:
+            continue
+        first, last = turn.step, turn.step + 1
+        if turn.kind is TurnKind.ENTRY:
+            assert turn.loop is not None
+            last = program.loops[turn.loop].end_step
+        elif turn.kind is TurnKind.CARRY:
+            last = program.num_steps
+        for step, access in program.accesses_of_buffer[turn.buffer]:
+            if first <= step < last:
+                lanes = max(access.lane_ticks, default=0)
+                ticks = access.bus_ticks + lanes
+                savings[index] += program.instructions[step].repeat * ticks
+    return savings
+
+
+def keep_densities(game: FastGame) -> Floats:
+    """`[num_turns]` ticks that the next access saves per byte and step of keeping it till then."""
+    starts, ends = gap_steps(game)
+    savings = saving_ticks(game)
+    following = game.next_turn
+    gained = np.where(following >= 0, savings[np.maximum(following, 0)], savings)
+    sizes = np.array([game.program.buffers[turn.buffer].size_bytes for turn in game.turns])
+    return np.asarray(gained / np.maximum(sizes * (ends - starts), 1), dtype=np.float64)
+
+
+def density_wishes(game: FastGame) -> Iterator[Actions]:
+    """Games that keep above a density and copy, or drop, below it, for several densities."""
+    if game.num_turns == 0:
+        return
+    densities = keep_densities(game)
+    for share in DENSITY_SHARES:
+        threshold = np.quantile(densities, 1 - share)
+        for otherwise in (Action.COPY, Action.DROP):
+            wanted = np.where(densities >= threshold, Action.KEEP, otherwise)
+            yield np.asarray(wanted, dtype=np.int8)
 
 
 class ActionSearch:

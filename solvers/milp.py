@@ -38,12 +38,14 @@ class MilpSettings:
 
     Attributes:
       bound_share: for the certified bound, whose columns the integer program takes over.
+      bound_rounds: linear programs for it at most.
       integer_share: of what is left then, for branch and bound; the rest is for addresses.
       relative_gap: at which branch and bound stops.
       packing_attempts: orders tried when addresses are assigned.
     """
 
     bound_share: float = 0.25
+    bound_rounds: int = 4
     integer_share: float = 0.5
     relative_gap: float = 1e-3
     packing_attempts: int = 12
@@ -64,7 +66,8 @@ class MilpSolver:
         for memory_map in request.initial_maps:
             search.offer_map(memory_map)
         settings = self.settings
-        bound = bound_program(request.program, deadline.remaining_seconds * settings.bound_share)
+        seconds = deadline.remaining_seconds * settings.bound_share
+        bound = bound_program(request.program, seconds, max_rounds=settings.bound_rounds)
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
         limit = deadline.remaining_seconds * settings.integer_share
         notes: list[str] = []

@@ -3,9 +3,9 @@
 Greedy runs first, in this process, so that there is always an answer. Then a schedule of
 members runs in child processes, as many at a time as there are workers, while this process works
 out the certified bound; each improvement is validated and timed here, by code that did not make
-it, before it becomes the incumbent and is handed to the others. A member that fails is noted and the portfolio goes on. The answer is
-never worse than greedy, than any map handed in, or than any member's. Source: issue "Bounds,
-and opponents nobody can call weak", item 5.
+it, before it becomes the incumbent and is handed to the others. A member that fails is noted
+and the portfolio goes on. The answer is never worse than greedy, than any map handed in, or than
+any member's. Source: issue "Bounds, and opponents nobody can call weak", item 5.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from solvers.solver import (
     Solution,
     Solver,
     SolveRequest,
-    gap_between,
+    Status,
     solver_named,
     status_of,
 )
@@ -42,6 +42,9 @@ _BOUND_SHARE = 0.25
 
 _CHILDREN_FROM_SECONDS = 3.0
 """With less time than this, starting processes is not worth it."""
+
+_SHARING_FROM_SECONDS = 20.0
+"""With less time than this a member keeps its worker to the end: starting another costs more."""
 
 _RESERVE_SECONDS = 0.15
 """Kept back from the time limit for collecting the answer."""
@@ -56,7 +59,8 @@ class Member:
 
     Attributes:
       solver: a registered name, or a solver handed in from outside.
-      share: of the time that is left when it starts; 1 is all of it.
+      share: of the time that is left when it starts; 1 is all of it. With little time left
+        every member gets all of it.
       seed: added to the request's seed.
     """
 
@@ -227,8 +231,7 @@ class _PortfolioRun:
         )
 
     def _proven(self) -> bool:
-        gap = gap_between(self.best.ticks, self.bound)
-        return gap is not None and gap <= self.request.gap + 1e-12
+        return status_of(self.best.ticks, self.bound, self.request.gap) is Status.OPTIMAL
 
     # -- members ------------------------------------------------------------------------------
 
@@ -237,14 +240,15 @@ class _PortfolioRun:
         while self.pending and len(self.running) < self.request.workers:
             member = self.pending.pop(0)
             busy = any(other.member.name == member.name for other in self.running)
-            if member.name in self.failed or (member.name in self.useless):
+            if member.name in self.failed or member.name in self.useless:
                 continue
             if busy and member.name in ("milp", "xla-msa"):
                 continue
             self._start(member)
 
     def _start(self, member: Member) -> None:
-        seconds = max(self.deadline.remaining_seconds * member.share, 0.05)
+        left = self.deadline.remaining_seconds
+        seconds = max(left * member.share if left >= _SHARING_FROM_SECONDS else left, 0.05)
         request = replace(
             self.request,
             time_limit_seconds=seconds,

@@ -1,0 +1,102 @@
+"""The cross-entropy method on independent probabilities, one Drop / Copy / Keep per turn.
+
+A round plays games whose wishes are drawn turn by turn, and moves the probabilities towards
+what the best tenth played. Turns that did not come up in those games keep theirs. From uniform
+probabilities this beat the production compiler's map in the study that PROBLEM.md section 4
+reports (200 games a round, best tenth); here it starts from given maps too, and starts anew
+around the best game once it has made up its mind. Reference: Rubinstein and Kroese, The
+Cross-Entropy Method (Springer, 2004).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from malloc_game.fast_game_kernels import Actions, Floats
+from solvers.action_search import ActionSearch, density_wishes
+from solvers.solver import Solution, SolveRequest
+
+NUM_ACTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropySolver:
+    """Cross-entropy search; deterministic per seed given `max_games`.
+
+    Attributes:
+      games_per_round: games drawn from one table of probabilities.
+      elite_share: share of them that the table moves towards.
+      smoothing: how far it moves.
+      least_probability: of any action, so that nothing is ruled out for good.
+      start_weight: probability of the start's action at first, where there is a start; the rest
+        is shared evenly. 1/3 starts from uniform.
+      decided: mean of the largest probabilities at which the search starts anew.
+      max_games: stop after so many games; None leaves it to the clock.
+    """
+
+    games_per_round: int = 200
+    elite_share: float = 0.1
+    smoothing: float = 0.3
+    least_probability: float = 0.003
+    start_weight: float = 0.6
+    decided: float = 0.985
+    max_games: int | None = None
+    name: str = "cross-entropy"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The best game drawn, the initial maps or the empty one."""
+        search = ActionSearch(request, self.name, self.max_games)
+        if not search.finished:
+            start_from_densities(search)
+        while not search.finished:
+            self._converge(search, self._start(search.best_wishes))
+        return search.solution()
+
+    def warm_up(self, search: ActionSearch, until: float) -> None:
+        """Part of another solver's run, until its progress reaches `until`."""
+        table = self._start(search.best_wishes)
+        while not search.finished and search.progress < until:
+            table = self._round(search, table)
+
+    def _start(self, wishes: Actions) -> Floats:
+        """`[num_turns, 3]`: mostly the wishes, the rest evenly."""
+        rest = (1 - self.start_weight) / (NUM_ACTIONS - 1)
+        table = np.full((wishes.size, NUM_ACTIONS), rest)
+        table[np.arange(wishes.size), wishes] = self.start_weight
+        return table
+
+    def _converge(self, search: ActionSearch, table: Floats) -> None:
+        """Rounds until the probabilities have made up their mind or the time is over."""
+        while not search.finished:
+            news = search.news()
+            if news is not None:
+                table = (table + self._start(news)) / 2
+            table = self._round(search, table)
+            if table.max(axis=1).mean() >= self.decided:
+                return
+
+    def _round(self, search: ActionSearch, table: Floats) -> Floats:
+        """Plays games and moves the probabilities towards the best of them."""
+        num_elite = max(1, round(self.games_per_round * self.elite_share))
+        latencies, taken = search.sample(table, self.games_per_round)
+        return self._moved(table, taken[np.argpartition(latencies, num_elite - 1)[:num_elite]])
+
+    def _moved(self, table: Floats, elite: Actions) -> Floats:
+        counts = np.stack([(elite == action).sum(axis=0) for action in range(NUM_ACTIONS)], axis=1)
+        asked = counts.sum(axis=1, keepdims=True)
+        shares = np.where(asked > 0, counts / np.maximum(asked, 1), table)
+        step = self.smoothing * asked / elite.shape[0]
+        moved = np.maximum(table + step * (shares - table), self.least_probability)
+        return np.asarray(moved / moved.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def start_from_densities(search: ActionSearch) -> None:
+    """Considers the games that keep what saves most per byte and step, by several measures."""
+    for wishes in density_wishes(search.game):
+        latency = search.game.latency_ticks(wishes)
+        search.games_played += 1
+        search.consider(wishes, latency)
+        if search.finished:
+            return

@@ -1,0 +1,147 @@
+"""Annealing over wishes, each trial replayed only from where it changes the game.
+
+A trial changes one turn's wish. A Keep that is new comes with *ejections*: other buffers kept
+across the same steps are let go, so that there is room; a Keep given up lets others in. Trials
+are drawn in batches; `GameWalk` replays them from checkpoints and accepts by a threshold that
+cools down. The walk starts from the best of greedy construction, keep-by-density games and a
+short cross-entropy run, and goes back to the best game when it has lost its way. Sources:
+PROBLEM.md section 4; COSMA.md section 2 (annealing with ejections).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from malloc_game.fast_game import Action, FastGame, GameWalk, TurnKind
+from malloc_game.fast_game_kernels import Actions, Floats, Integers
+from solvers.action_search import ActionSearch, gap_steps
+from solvers.cross_entropy import CrossEntropySolver, start_from_densities
+from solvers.greedy import construct
+from solvers.solver import Solution, SolveRequest
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSearchSolver:
+    """Annealing with ejections; deterministic per seed given `max_games`.
+
+    Attributes:
+      first_temperature: share of the start's latency by which a trial may be worse at first, in
+        expectation.
+      last_temperature: the same at the end.
+      cycles: times that it cools down.
+      ejections: most buffers let go for one that is kept.
+      batch: trials between looks at the clock.
+      sampling_share: share of the time for the cross-entropy run before the walk.
+      give_up: share of the latency that a trial may be behind before it is given up.
+      max_games: stop after so many games; None leaves it to the clock.
+    """
+
+    first_temperature: float = 3e-4
+    last_temperature: float = 3e-7
+    cycles: int = 2
+    ejections: int = 3
+    batch: int = 64
+    sampling_share: float = 0.1
+    give_up: float = 3e-3
+    max_games: int | None = None
+    name: str = "local-search"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The best game of the walk, the starts, the initial maps or the empty one."""
+        search = ActionSearch(request, self.name, self.max_games)
+        if not search.finished:
+            self._start(search)
+        if not search.finished:
+            self._walk(search)
+        return search.solution()
+
+    def _start(self, search: ActionSearch) -> None:
+        if not search.request.initial_maps:
+            search.consider_map(construct(search.request.program).memory_map())
+        if not search.finished:
+            start_from_densities(search)
+        sampler = CrossEntropySolver()
+        sampler.warm_up(search, until=search.progress + self.sampling_share)
+
+    def _walk(self, search: ActionSearch) -> None:
+        walk = GameWalk(search.game, search.best_wishes)
+        trials = Trials(search.game, self.ejections)
+        begun, scale = search.progress, walk.latency_ticks
+        cycle = 0
+        while not search.finished:
+            news = search.news()
+            share = (search.progress - begun) / max(1 - begun, 1e-9) * self.cycles
+            if news is not None or int(share) > cycle:
+                cycle = int(share)
+                walk.restart(search.best_wishes)
+            temperature = scale * self._temperature(share % 1.0)
+            turns, actions = trials.draw(search.rng, walk.wishes, self.batch)
+            thresholds = -temperature * np.log(search.rng.random(self.batch))
+            margin = self.give_up * scale + 10 * temperature
+            search.games_played += 1 + walk.propose(turns, actions, thresholds, margin_ticks=margin)
+            search.consider(walk.best_wishes, walk.best_latency_ticks)
+
+    def _temperature(self, share: float) -> float:
+        ratio = self.last_temperature / self.first_temperature
+        return float(self.first_temperature * ratio**share)
+
+
+class Trials:
+    """Draws changes of wishes.
+
+    Args:
+      game: whose wishes.
+      ejections: most further turns changed with the first.
+    """
+
+    def __init__(self, game: FastGame, ejections: int) -> None:
+        self.ejections = ejections
+        self.starts, self.ends = gap_steps(game)
+        kept = [
+            turn
+            for turn in range(game.num_turns)
+            if game.next_turn[turn] >= 0 or game.turns[turn].kind is TurnKind.CARRY
+        ]
+        by_step: list[list[int]] = [[] for _ in range(game.program.num_steps + 1)]
+        for turn in kept:
+            for step in range(self.starts[turn], self.ends[turn]):
+                by_step[step].append(turn)
+        self._first = np.cumsum([0, *(len(found) for found in by_step)])
+        self._turns = np.array([t for found in by_step for t in found] or [0], dtype=np.int64)
+
+    def draw(
+        self, rng: np.random.Generator, wishes: Actions, count: int
+    ) -> tuple[Integers, Actions]:
+        """`[count, 1 + ejections]` turns to change (-1 for none) and their new wishes."""
+        turns = np.full((count, 1 + self.ejections), -1, dtype=np.int64)
+        actions = np.zeros(turns.shape, dtype=np.int8)
+        first = rng.integers(0, wishes.size, count)
+        wanted = (wishes[first] + rng.integers(1, 3, count)) % 3
+        turns[:, 0], actions[:, 0] = first, wanted
+        ejected = rng.integers(0, self.ejections + 1, count) * rng.integers(0, 2, count)
+        for column in range(1, 1 + self.ejections):
+            other = self._beside(rng, first)
+            let_go = rng.integers(Action.DROP, Action.KEEP, count)
+            change = np.where(wanted == Action.KEEP, let_go, Action.KEEP)
+            kept = wishes[other] == Action.KEEP
+            useful = (column <= ejected) & (other != first) & (kept == (wanted == Action.KEEP))
+            turns[:, column] = np.where(useful, other, -1)
+            actions[:, column] = change
+        return turns, actions
+
+    def _beside(self, rng: np.random.Generator, turns: Integers) -> Integers:
+        """For each turn one whose Keep holds space in a step where the turn's would."""
+        span = self.ends[turns] - self.starts[turns]
+        step = self.starts[turns] + _below(rng, span)
+        count = self._first[step + 1] - self._first[step]
+        row = self._first[step] + _below(rng, count)
+        found = self._turns[np.minimum(row, self._turns.size - 1)]
+        return np.where(count > 0, found, turns)
+
+
+def _below(rng: np.random.Generator, limits: Integers) -> Integers:
+    """Random integers in `[0, limit)`, 0 where the limit is."""
+    drawn: Floats = rng.random(limits.size) * limits
+    return drawn.astype(np.int64)
