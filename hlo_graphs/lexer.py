@@ -102,6 +102,8 @@ class Cursor:
 
     def peek(self, literal: str) -> bool:
         """Whether `literal` comes next."""
+        if self.text.startswith(literal, self.position, self.end):
+            return True
         self.skip_blanks()
         return self.text.startswith(literal, self.position, self.end)
 

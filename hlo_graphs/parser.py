@@ -23,7 +23,8 @@ from hlo_graphs.instruction_text import BodyReader
 from hlo_graphs.lexer import Cursor
 from hlo_graphs.shape_text import ShapeReader
 
-_SEPARATOR = re.compile(r"^[ \t]*// -----.*$", re.MULTILINE)
+_SEPARATOR_DASHES = "// -----"
+_SEPARATOR = re.compile(rf"^[ \t]*{_SEPARATOR_DASHES}", re.MULTILINE)
 _MODULE = re.compile(r"HloModule(?![\w.\-])")
 _ENTRY = re.compile(r"ENTRY(?![\w.\-])")
 _TABLE = re.compile(r"(?:FileNames|FunctionNames|FileLocations|StackFrames)(?![\w.\-=])")
@@ -110,7 +111,9 @@ def require_scheduled(module: HloModule) -> HloModule:
 
 def _modules(text: str, path: str, use_fast_lines: bool) -> Iterator[HloModule]:
     cursor = Cursor(text, path)
-    ends = [match.start() for match in _SEPARATOR.finditer(text)]
+    ends: list[int] = []
+    if _SEPARATOR_DASHES in text:
+        ends = [match.start() for match in _SEPARATOR.finditer(text)]
     for end in [*ends, len(text)]:
         cursor.end = end
         while not cursor.at_end():
