@@ -208,6 +208,8 @@ def test_rule_6_carried_parameters() -> None:
     assert rules(program, released, copied(0, 1, 2, 4)) == set()
     assert rules(program, released, copied(0, 1, 2, 4, offset=1)) == {Rule.CARRIED}
     assert Rule.CARRIED in rules(program, Residency(1, 0, 0, 4, CARRIED, 0))
+    forgotten = Residency(0, 0, 0, 4, CARRIED, 0, holes=((1, 2),))
+    assert rules(program_of({"a": 2}, [(1, "ra"), (1, ""), (1, "")]), forgotten) == {Rule.CARRIED}
     updated = program_of({"a": 1}, [(1, "ua")])
     assert Rule.CARRIED in rules(updated, Residency(0, 0, 0, 2, CARRIED, 0))
 
@@ -335,7 +337,8 @@ def test_a_replaced_copy_writes_during_all_of_its_transfer() -> None:
     saved_across = (Eviction(1, 2, 4),)
     saved_inside = (Eviction(1, 4, 5),)
     saved_after = (Eviction(1, 5, 6),)
-    for evictions in ((), saved_before, saved_across, saved_inside):
+    flushed_inside = (Eviction(1, 4, 4),)
+    for evictions in ((), saved_before, saved_across, saved_inside, flushed_inside):
         broken = rules(program, resident, replaced_copies=early, evictions=evictions)
         assert broken == {Rule.LIVE_OUT}
     assert rules(program, resident, replaced_copies=early, evictions=saved_after) == set()
