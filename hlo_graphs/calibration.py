@@ -28,8 +28,9 @@ from scipy.optimize import nnls
 
 from hlo_graphs.bundle import CyclePoint, CycleTable, Placement
 from hlo_graphs.chips import Chip
-from hlo_graphs.costs import leaves, matrix_operands
+from hlo_graphs.fusion_costs import matrix_operands
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
+from hlo_graphs.leaves import leaves
 from hlo_graphs.times import AnalyticTimes, LeafKey, LeafTimes, StepTimes, analytic_times
 
 Array = NDArray[np.float64]

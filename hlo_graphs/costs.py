@@ -14,12 +14,15 @@ the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`,
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from hlo_graphs.errors import InputError
+from hlo_graphs.fusion_costs import fusion_writes, parameter_reads
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
+from hlo_graphs.leaves import elements, leaves
 from hlo_graphs.shapes import padded_size_bytes
+from hlo_graphs.windows import WindowDimension, braces, convolution_flops, parse_window
 
 SizeOf = Callable[[Shape], int]
 """Bytes of an array shape."""
@@ -93,12 +96,25 @@ class CostAnalysis:
 
         Raises:
           KeyError: for a computation or instruction that the module does not have.
+          InputError: if its attributes do not fit its shapes, or a size is unknown.
         """
         key = (computation, instruction)
         if key not in self._costs:
             place = self._module.computations[computation]
-            self._costs[key] = _cost(self, place, place.instruction(instruction))
+            self._costs[key] = self._work_out(place, place.instruction(instruction))
         return self._costs[key]
+
+    def _work_out(
+        self, computation: HloComputation, instruction: HloInstruction
+    ) -> InstructionCost:
+        try:
+            return _cost(self, computation, instruction)
+        except (ValueError, IndexError, KeyError) as error:
+            raise InputError(
+                f"{self._module.path}:{instruction.line}: {instruction.opcode} "
+                f"{instruction.name}: its attributes do not fit its shapes "
+                f"({type(error).__name__}: {error}); is the module whole?"
+            ) from error
 
     def total(self, computation: str) -> InstructionCost:
         """Sums over a computation's instructions, without bytes per operand."""
@@ -180,18 +196,6 @@ def _cost(
         return _HANDLERS[opcode](place)
     flops = float(elements(instruction.shape)) if opcode in _ELEMENTWISE else 0.0
     return _default(place, flops=flops)
-
-
-def elements(shape: Shape) -> int:
-    """Number of elements of an array shape; of a tuple's first leaf, as XLA's handlers take it."""
-    while shape.is_tuple and shape.elements:
-        shape = shape.elements[0]
-    return math.prod(shape.dimensions)
-
-
-def leaves(shape: Shape) -> Iterator[tuple[ShapeIndex, Shape]]:
-    """The array leaves of a shape with their indices."""
-    return ((index, part) for index, part in shape.subshapes() if part.is_array)
 
 
 def _nothing(place: _Place) -> InstructionCost:
@@ -471,102 +475,9 @@ def _conditional(place: _Place) -> InstructionCost:
     )
 
 
-# --- convolutions --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class WindowDimension:
-    """One spatial dimension of a window, in elements."""
-
-    size: int
-    stride: int = 1
-    pad_low: int = 0
-    pad_high: int = 0
-    base_dilation: int = 1
-    window_dilation: int = 1
-
-
-def parse_window(text: str) -> tuple[WindowDimension, ...]:
-    """Parses a window attribute such as `{size=3x3 stride=2x2 pad=1_1x1_1 lhs_dilate=1x1}`."""
-    parts = dict(part.split("=", 1) for part in text.strip("{} ").split())
-    if "size" not in parts:
-        return ()
-    sizes = [int(size) for size in parts["size"].split("x")]
-    ones = "x".join("1" for _ in sizes)
-    zeros = "x".join("0_0" for _ in sizes)
-    pads = [pad.split("_") for pad in parts.get("pad", zeros).split("x")]
-    columns = [
-        [int(value) for value in parts.get(key, ones).split("x")]
-        for key in ("stride", "lhs_dilate", "rhs_dilate")
-    ]
-    return tuple(
-        WindowDimension(size, stride, int(low), int(high), base, window)
-        for size, (low, high), stride, base, window in zip(sizes, pads, *columns, strict=True)
-    )
-
-
-def valid_positions(dimension: WindowDimension, input_size: int, output_size: int) -> int:
-    """Pairs (kernel element, output element) that meet a real input element.
-
-    Neither padding nor the holes of base dilation count.
-    """
-    span = (input_size - 1) * dimension.base_dilation + 1 if input_size else 0
-    total = 0
-    for tap in range(dimension.size):
-        start = tap * dimension.window_dilation - dimension.pad_low
-        total += _hits(start, dimension.stride, span, dimension.base_dilation, output_size)
-    return total
-
-
-def _hits(start: int, stride: int, span: int, dilation: int, count: int) -> int:
-    """How many `o` in `[0, count)` have `0 <= start + o * stride < span`, divisible by dilation."""
-    first = max(0, -(start // stride))
-    last = min(count - 1, (span - 1 - start) // stride)
-    if last < first:
-        return 0
-    common = math.gcd(stride, dilation)
-    if start % common:
-        return 0
-    period = dilation // common
-    # o = -start / stride modulo the period, in numbers made coprime by `common`.
-    offset = (-(start // common) * pow(stride // common, -1, period)) % period
-    first += (offset - first) % period
-    return 0 if last < first else (last - first) // period + 1
-
-
-_DIM_LABELS = re.compile(r"([\w?]+)_([\w?]+)->([\w?]+)")
-
-
 def _convolution(place: _Place) -> InstructionCost:
     flops = convolution_flops(place.operand_shape(0), place.operand_shape(1), place.instruction)
     return _default(place, flops=flops, matrix_flops=flops)
-
-
-def convolution_flops(lhs: Shape, rhs: Shape, convolution: HloInstruction) -> float:
-    """Two flops per real multiply-add of a convolution."""
-    attributes = convolution.attributes
-    labels = _DIM_LABELS.fullmatch(attributes.get("dim_labels", ""))
-    if labels is None:
-        return 0.0
-    lhs_labels, rhs_labels, out_labels = labels.groups()
-    window = parse_window(attributes.get("window", "{}"))
-    positions = 1
-    for spatial, dimension in enumerate(window):
-        input_size = lhs.dimensions[lhs_labels.index(str(spatial))]
-        output_size = convolution.shape.dimensions[out_labels.index(str(spatial))]
-        positions *= valid_positions(dimension, input_size, output_size)
-    features_in = lhs.dimensions[lhs_labels.index("f")]
-    features_out = rhs.dimensions[rhs_labels.index("o")]
-    batch = lhs.dimensions[lhs_labels.index("b")]
-    groups = int(attributes.get("feature_group_count", "1"))
-    batch_groups = int(attributes.get("batch_group_count", "1"))
-    multiply_adds = (features_in // groups) * features_out * (batch // batch_groups) * positions
-    return 2.0 * multiply_adds
-
-
-def braces(text: str) -> tuple[int, ...]:
-    """The integers of an attribute such as `{0,2,1}`."""
-    return tuple(int(number) for number in re.findall(r"-?\d+", text))
 
 
 # --- fusions -------------------------------------------------------------------------------------
@@ -581,10 +492,10 @@ def _fusion(place: _Place) -> InstructionCost:
     constants = 0.0
     for parameter in inner.instructions:
         if parameter.opcode == "parameter" and parameter.parameter_number is not None:
-            operands[parameter.parameter_number] = _parameter_reads(analysis, inner, parameter)
+            operands[parameter.parameter_number] = parameter_reads(analysis, inner, parameter)
         elif parameter.opcode == "constant" and elements(parameter.shape) > 1:
             constants += analysis.size_of(parameter.shape)
-    outputs = _fusion_writes(analysis, inner, instruction.shape)
+    outputs = fusion_writes(analysis, inner, instruction.shape)
     reads = sum(sum(sizes.values()) for sizes in operands)
     return replace(
         work,
@@ -592,108 +503,6 @@ def _fusion(place: _Place) -> InstructionCost:
         operands=tuple(operands),
         outputs=outputs,
     )
-
-
-def _fusion_writes(
-    analysis: CostAnalysis, inner: HloComputation, shape: Shape
-) -> dict[ShapeIndex, float]:
-    """Output leaves: their size, or the update's where the leaf is updated in place."""
-    written: dict[ShapeIndex, float] = {}
-    for index, leaf in leaves(shape):
-        producer = inner.root
-        if len(index) == 1 and producer.opcode == "tuple":
-            producer = inner.instruction(producer.operands[index[0]])
-        update = _update_of(analysis, inner, producer)
-        written[index] = float(analysis.size_of(update.shape if update else leaf))
-    return written
-
-
-def _update_of(
-    analysis: CostAnalysis, inner: HloComputation, producer: HloInstruction
-) -> HloInstruction | None:
-    """What is written where a fusion's value is an update in place, seen through bitcasts."""
-    if producer.opcode == "bitcast":
-        return _update_of(analysis, inner, inner.instruction(producer.operands[0]))
-    if producer.opcode == "fusion":
-        callee = analysis.module.computations[producer.called_computations[0]]
-        return _update_of(analysis, callee, callee.root)
-    if producer.opcode == "dynamic-update-slice":
-        return inner.instruction(producer.operands[1])
-    if producer.opcode == "scatter" and not producer.shape.is_tuple:
-        return _updates(inner, producer, 0)
-    return None
-
-
-def _updates(inner: HloComputation, scatter: HloInstruction, position: int) -> HloInstruction:
-    """What a scatter puts into its operand at `position`."""
-    count = len(scatter.operands) // 2
-    return inner.instruction(scatter.operands[count + 1 + position])
-
-
-def _parameter_reads(
-    analysis: CostAnalysis, inner: HloComputation, parameter: HloInstruction
-) -> dict[ShapeIndex, float]:
-    """Bytes a fusion reads of each leaf of one of its parameters."""
-    if not parameter.shape.is_tuple:
-        return {(): _value_reads(analysis, inner, parameter)}
-    reads = {index: 0.0 for index, _ in leaves(parameter.shape)}
-    for value, index in _elements_of(analysis, inner, parameter, ()):
-        if index in reads:
-            reads[index] += _value_reads(analysis, inner, value)
-    return reads
-
-
-def _elements_of(
-    analysis: CostAnalysis, inner: HloComputation, value: HloInstruction, index: ShapeIndex
-) -> Iterator[tuple[HloInstruction, ShapeIndex]]:
-    """The get-tuple-elements below a tuple-shaped value, with the index each one selects."""
-    for user, _ in analysis.users(inner.name).get(value.name, ()):
-        if user.opcode == "get-tuple-element":
-            below = (*index, int(user.attributes["index"]))
-            yield user, below
-            yield from _elements_of(analysis, inner, user, below)
-
-
-def _value_reads(analysis: CostAnalysis, inner: HloComputation, value: HloInstruction) -> float:
-    """XLA's FusionParameterReadBytes: slices read their result, the others share one full read."""
-    read, shared = _reads(analysis, inner, value, float(analysis.size_of(value.shape)))
-    return read + (float(analysis.size_of(value.shape)) if shared else 0.0)
-
-
-def _reads(
-    analysis: CostAnalysis, inner: HloComputation, value: HloInstruction, size: float
-) -> tuple[float, bool]:
-    """Bytes read by users that read on their own, and whether any user shares a full read.
-
-    Bitcasts and fusions that only copy or bitcast are looked through (XLA: the latter only).
-    """
-    read, shared = 0.0, inner.root is value
-    for user, position in analysis.users(inner.name).get(value.name, ()):
-        opcode = user.opcode
-        if opcode == "bitcast" or (opcode == "fusion" and _only_forwards(analysis, user)):
-            below, below_shared = _reads(analysis, inner, user, size)
-            read, shared = read + below, shared or below_shared
-        elif opcode == "fusion":
-            callee = analysis.module.computations[user.called_computations[0]]
-            read += _value_reads(analysis, callee, callee.parameters[position])
-        elif opcode in ("slice", "dynamic-slice") and position == 0:
-            read += analysis.size_of(user.shape)
-        elif opcode == "dynamic-update-slice" and position == 0:
-            continue
-        elif opcode == "gather" and position == 0:
-            read += analysis.size_of(user.shape)
-        elif opcode == "scatter" and position < len(user.operands) // 2:
-            read += analysis.size_of(_updates(inner, user, position).shape)
-        elif opcode in ("broadcast", "reshape"):
-            read += size
-        else:
-            shared = True
-    return read, shared
-
-
-def _only_forwards(analysis: CostAnalysis, fusion: HloInstruction) -> bool:
-    inner = analysis.module.computations[fusion.called_computations[0]]
-    return all(i.opcode in ("parameter", "bitcast", "copy") for i in inner.instructions)
 
 
 # --- the opcodes ---------------------------------------------------------------------------------
@@ -755,64 +564,3 @@ _HANDLERS: Mapping[str, Callable[[_Place], InstructionCost]] = {
     "conditional": _conditional,
     "fusion": _fusion,
 }
-
-
-# --- roles of operands ---------------------------------------------------------------------------
-
-_MATRIX = frozenset(["convolution", "dot", "ragged-dot", "scaled-dot"])
-
-
-def matrix_operands(
-    analysis: CostAnalysis, computation: str, instruction: str
-) -> frozenset[tuple[int, ShapeIndex]]:
-    """The (operand, leaf index) pairs whose values reach the matrix units.
-
-    That is a dot's or convolution's own operands, or a fusion's parameters that flow into one
-    through anything but a broadcast. They may be read again for every tile of the result.
-    """
-    place = analysis.module.computations[computation]
-    found = place.instruction(instruction)
-    if found.opcode in _MATRIX:
-        return frozenset((position, ()) for position in range(len(found.operands)))
-    if found.opcode != "fusion":
-        return frozenset()
-    inner = analysis.module.computations[found.called_computations[0]]
-    reaching = _reaching(analysis, inner, root_reaches=False)
-    return frozenset(
-        (parameter.parameter_number or 0, index)
-        for parameter in inner.parameters
-        for value, index in _leaf_values(analysis, inner, parameter)
-        if value.name in reaching
-    )
-
-
-def _leaf_values(
-    analysis: CostAnalysis, inner: HloComputation, parameter: HloInstruction
-) -> Iterator[tuple[HloInstruction, ShapeIndex]]:
-    if parameter.shape.is_tuple:
-        yield from _elements_of(analysis, inner, parameter, ())
-    else:
-        yield parameter, ()
-
-
-def _reaching(
-    analysis: CostAnalysis, inner: HloComputation, *, root_reaches: bool
-) -> frozenset[str]:
-    """Names of the values of a fused computation that flow into a dot or convolution.
-
-    `root_reaches` says that the computation's own value does, outside. What is broadcast on the
-    way is small and read once: it does not count.
-    """
-    reaching: set[str] = {inner.root.name} if root_reaches else set()
-    for user in reversed(inner.instructions):
-        if user.opcode == "fusion":
-            callee = analysis.module.computations[user.called_computations[0]]
-            inside = _reaching(analysis, callee, root_reaches=user.name in reaching)
-            reaching.update(
-                operand
-                for operand, parameter in zip(user.operands, callee.parameters, strict=True)
-                if parameter.name in inside
-            )
-        elif user.opcode in _MATRIX or (user.name in reaching and user.opcode != "broadcast"):
-            reaching.update(user.operands)
-    return frozenset(reaching)

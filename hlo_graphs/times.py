@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from hlo_graphs.chips import Chip
-from hlo_graphs.costs import CostAnalysis, InstructionCost, analyse_costs, leaves
+from hlo_graphs.costs import CostAnalysis, InstructionCost, analyse_costs
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, ShapeIndex
+from hlo_graphs.leaves import leaves
 from hlo_graphs.shapes import padded_size_bytes
 
 LeafKey = tuple[Literal["operand"], int, ShapeIndex] | tuple[Literal["output"], ShapeIndex]

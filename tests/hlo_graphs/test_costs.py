@@ -11,17 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hlo_graphs.costs import (
-    CostAnalysis,
-    InstructionCost,
-    WindowDimension,
-    analyse_costs,
-    matrix_operands,
-    parse_window,
-    valid_positions,
-)
+from hlo_graphs.costs import CostAnalysis, InstructionCost, analyse_costs
+from hlo_graphs.errors import InputError
+from hlo_graphs.fusion_costs import matrix_operands
 from hlo_graphs.parser import parse_module
 from hlo_graphs.shapes import byte_size_of
+from hlo_graphs.windows import WindowDimension, parse_window, valid_positions
 from tests.hlo_graphs.cost_oracle import xla_properties
 from tests.shared_data import shared_data_path
 
@@ -535,6 +530,19 @@ ENTRY e {
     assert [gather.operand_bytes(i) for i in range(2)] == [160, 20]
     assert [scatter.operand_bytes(i) for i in range(3)] == [160, 20, 160]
     assert scatter.output_bytes() == 160
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "f32[4,4] dot(p0, p0), lhs_contracting_dims={7}, rhs_contracting_dims={0}",
+        "f32[4,4] convolution(p0, p0), window={size=3}, dim_labels=bf_io->bf",
+    ],
+)
+def test_attributes_that_do_not_fit_are_located(body: str) -> None:
+    module = parse_module(one_op(body, ["f32[4,4]"]), "broken.hlo")
+    with pytest.raises(InputError, match=r"broken\.hlo:\d+: (dot|convolution) r: its attributes"):
+        analyse_costs(module).cost("e", "r")
 
 
 def test_padded_sizes_are_the_default() -> None:
