@@ -99,10 +99,17 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
     """
     accesses = sum(len(step.accesses) for step in program.instructions)
     large = accesses > MAX_ACCESSES_FOR_VARIANTS
+    replaceable = any(step.async_copy for step in program.instructions)
     for settings in VARIANTS[:1] if large else VARIANTS:
-        yield construct(program, settings, lanes=lanes)
+        for replacing in (False, True) if replaceable else (False,):
+            plan = Plan(program, lanes)
+            if replacing:
+                plan.replace_copies()
+            yield construct(program, settings, plan=plan)
     for buffer, last_use in () if large else carried_choices(program)[:MAX_CARRIED_TRIED]:
         plan = Plan(program, lanes)
+        if replaceable:
+            plan.replace_copies()
         if plan.pin(plan.carried(buffer, last_use)):
             yield construct(program, VARIANTS[0], plan=plan)
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hlo_graphs.program import Access, AccessKind, Program
-from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from solvers.timeline import Item, Lane, is_undefined_before, lanes_of, outermost_loop_within
 
 MAX_WINDOW_STEPS = 512
@@ -92,6 +92,8 @@ class Plan:
         self.runs: dict[int, Run] = {}
         self._stalls = 0.0
         self.fixed: list[Residency] = []
+        self.replaced: dict[int, tuple[int, int]] = {}
+        self.blocked: dict[int, list[tuple[int, int]]] = {}
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -136,7 +138,10 @@ class Plan:
                 evictions.append(Eviction(lane.buffer, *run.eviction))
         residencies.sort(key=lambda r: (r.start, r.buffer))
         evictions.sort(key=lambda e: (e.issue, e.buffer))
-        return MemoryMap(tuple(residencies), tuple(evictions))
+        copies = tuple(
+            ReplacedCopy(step, issue, done) for step, (issue, done) in sorted(self.replaced.items())
+        )
+        return MemoryMap(tuple(residencies), tuple(evictions), copies)
 
     # -- changing -----------------------------------------------------------------------------
 
@@ -182,6 +187,8 @@ class Plan:
         pinned = [r for r in memory_map.residencies if r.buffer in carried]
         if pinned:
             self.pin(pinned)
+        for copy in memory_map.replaced_copies:
+            self.replace_copy(copy.step)
         for residency in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer)):
             lane_index = index.get((residency.buffer, residency.loop))
             if residency.buffer in carried or lane_index is None:
@@ -194,6 +201,63 @@ class Plan:
             if covered:
                 offset = residency.offset_bytes // self.unit
                 self.cover(lane_index, covered[0], covered[-1], offset)
+
+    def replace_copies(self) -> None:
+        """Has the copy engine do every copy instruction where that is expected to pay.
+
+        Only while nothing is resident yet. What such a copy reads and writes stays in slow
+        memory from its issue until it is done.
+        """
+        steps = [t for t, found in enumerate(self.program.instructions) if found.async_copy]
+        for step in sorted(steps, key=lambda t: (-self._clock.elapsed[t], t)):
+            self.replace_copy(step)
+
+    def replace_copy(self, step: int) -> bool:
+        """Has the copy engine do `step`, in idle time around it; False if that does not pay."""
+        instruction = self.program.instructions[step]
+        written = [a.buffer for a in instruction.accesses if a.kind.writes]
+        if step in self.replaced or not written or not instruction.async_copy or self.runs:
+            return False
+        if any(a.kind is AccessKind.UPDATE for a in instruction.accesses):
+            return False
+        loop = self.program.loop_of_step[step]
+        lowest, highest = self._transfer_range(step, loop)
+        ticks = sum(self.copy_ticks[buffer] for buffer in written)
+        saved = self._clock.elapsed[step]
+        before = self._clock.window_before(step, lowest, ticks, loop)
+        after = self._clock.window_after(step + 1, highest, before.lacking_ticks, loop)
+        lacking = after.lacking_ticks if before.lacking_ticks else 0
+        if lacking >= saved:
+            return False
+        done = after.end if before.lacking_ticks and after.taken else step + 1
+        self._clock.vanish(step)
+        self._clock.reserve(before.taken)
+        self._clock.reserve(after.taken if before.lacking_ticks else ())
+        self._stalls += lacking * instruction.repeat
+        self.replaced[step] = (before.start, done)
+        for access in instruction.accesses:
+            self.blocked.setdefault(access.buffer, []).append((before.start, done))
+        return True
+
+    def _transfer_range(self, step: int, loop: int | None) -> tuple[int, int]:
+        """Steps between the neighbouring touches that a transfer must not cross."""
+        program = self.program
+        lowest = 0 if loop is None else program.loops[loop].start_step
+        highest = program.num_steps if loop is None else program.loops[loop].end_step
+        for access in program.instructions[step].accesses:
+            for other, use in program.accesses_of_buffer[access.buffer]:
+                if other == step or not (use.kind.writes or access.kind.writes):
+                    continue
+                start, end = self.replaced.get(other, (other, other + 1))
+                inner = outermost_loop_within(program, loop, other)
+                if inner is not None and program.loop_of_step[other] != loop:
+                    start = min(start, program.loops[inner].start_step)
+                    end = max(end, program.loops[inner].end_step)
+                if other < step:
+                    lowest = max(lowest, end)
+                else:
+                    highest = min(highest, start)
+        return min(lowest, step), max(highest, step + 1)
 
     def carried(self, buffer: int, last_use: int) -> tuple[Residency, ...]:
         """Residencies that carry a parameter over from the previous run, to `pin`.
@@ -285,6 +349,9 @@ class Plan:
         before = self._clock.total + self._clock.overcommitted
         self._clock.set_fast(uses)
         run = self._new_run(lane_index, first, last)
+        if run is not None and self._is_blocked(run):
+            self._clock.release(run.reserved)
+            run = None
         preferred = [old.offset for old in replaced if old.lane == lane_index]
         if offset is not None:
             preferred.insert(0, offset)
@@ -328,6 +395,11 @@ class Plan:
             return None
         return run
 
+    def _is_blocked(self, run: Run) -> bool:
+        """Whether a transfer of a replaced copy needs the buffer in slow memory meanwhile."""
+        ranges = self.blocked.get(self.lanes[run.lane].buffer, ())
+        return any(run.start < end and start < run.end for start, end in ranges)
+
     def _add_prefetch(self, run: Run, begin: Item) -> bool:
         lane = self.lanes[run.lane]
         if not begin.reads_first:
@@ -339,6 +411,9 @@ class Plan:
         previous = self._run_before(run.lane, run.first)
         if previous is not None:
             floor = max(floor, previous.end)
+        for start, end in self.blocked.get(lane.buffer, ()):
+            if start <= begin.start_step:
+                floor = max(floor, end)
         if floor > begin.start_step:
             return False
         ticks = self.copy_ticks[lane.buffer]
@@ -360,6 +435,9 @@ class Plan:
             following = self._run_after(run.lane, run.last)
             if following is not None:
                 limit = min(limit, following.start)
+        for start, _ in self.blocked.get(lane.buffer, ()):
+            if start >= issue:
+                limit = min(limit, start)
         if issue >= limit:
             return False
         ticks = self.copy_ticks[lane.buffer]
@@ -530,6 +608,14 @@ class _Clock:
         for step, access in uses:
             self.fast.discard((step, access.buffer))
             self._shift(step, access, 1)
+
+    def vanish(self, step: int) -> None:
+        """The step takes no time any more, and its accesses cost nothing."""
+        self.total -= self.repeat[step] * self.elapsed[step]
+        self.elapsed[step] = self.bus[step] = 0
+        self.lanes[step] = [0] * len(self.lanes[step])
+        for access in self.program.instructions[step].accesses:
+            self.fast.add((step, access.buffer))
 
     def _shift(self, step: int, access: Access, sign: int) -> None:
         lanes = self.lanes[step]
