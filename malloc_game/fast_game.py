@@ -111,6 +111,9 @@ class FastGame:
       program: what is played.
       max_carried: most parameters that may be carried over from the previous run.
       carried_candidates: how many parameters get a turn before step 0.
+      stalled_copies: not a rule of the game, but valid and sometimes much faster: a read or
+        update for which there is no window waits for its whole copy where that takes less time
+        than the step saves. (Slow accesses may cost several times their bytes.)
     """
 
     def __init__(
@@ -119,12 +122,13 @@ class FastGame:
         *,
         max_carried: int = DEFAULT_MAX_CARRIED,
         carried_candidates: int = DEFAULT_CARRIED_CANDIDATES,
+        stalled_copies: bool = False,
     ) -> None:
         self.program = program
         self.max_carried = max_carried
         candidates = carried_candidates if max_carried > 0 else 0
         self._script = _Script(program, _carried_candidates(program, candidates))
-        self.tables = _tables(program, self._script, max_carried)
+        self.tables = _tables(program, self._script, max_carried, stalled_copies)
         self._state = new_state(self.tables)
 
     @cached_property
@@ -571,9 +575,12 @@ def _buffers_by_first_use(program: Program, allowed: Sequence[bool]) -> list[lis
     return [list(found) for found in users]
 
 
-def _tables(program: Program, script: _Script, max_carried: int) -> kernels.Tables:
+def _tables(
+    program: Program, script: _Script, max_carried: int, stalled_copies: bool
+) -> kernels.Tables:
     unit = program.machine.alignment_bytes
-    limits = (program.capacity_bytes // unit, max_carried, program.num_steps)
+    capacity = program.capacity_bytes // unit
+    limits = (capacity, max_carried, program.num_steps, stalled_copies)
     sizes = [(b.size_bytes // unit, program.copy_ticks(b.size_bytes)) for b in program.buffers]
     lanes = program.num_lanes
     step_ticks = np.zeros((program.num_steps + 1, 1 + lanes), dtype=np.int64)

@@ -152,7 +152,8 @@ NUM_QUEUE_COLUMNS = 5
 LIMIT_CAPACITY = 0
 LIMIT_CARRIED = 1
 LIMIT_STEPS = 2
-NUM_LIMITS = 3
+LIMIT_STALLED = 3  # 1: reads may wait for their copy where that is faster
+NUM_LIMITS = 4
 
 # Columns of the loops' offers.
 OFFER_NUMERATOR = 0
@@ -542,6 +543,21 @@ def _place_at_entry(
 
 
 @compiled
+def _pays_off(tables: Tables, state: State, event: Integers) -> bool:
+    """Whether waiting for the whole copy takes less time than the step saves by it."""
+    if not tables.limits[LIMIT_STALLED]:
+        return False
+    current = state.current
+    access = event[EVENT_ACCESS]
+    slow = current[0]
+    fast = current[0] - tables.access_ticks[access, 0]
+    for lane in range(1, current.size):
+        slow = max(slow, current[lane])
+        fast = max(fast, current[lane] - tables.access_ticks[access, lane])
+    return bool(slow - fast > tables.sizes[event[EVENT_BUFFER], 1])
+
+
+@compiled
 def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
     """Where the event's buffer, not resident, would go: (offset, row of its window).
 
@@ -556,11 +572,11 @@ def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
     if is_access and not flags & FLAG_READS:
         return _place(tables, state, size, step), -1
     row = _window(state, tables.sizes[buffer, 1], state.earliest[buffer])
-    if is_access:
+    if is_access and (row >= 0 or not _pays_off(tables, state, event)):
         if row < 0:
             return -1, -1
         return _place(tables, state, size, state.idle[row, IDLE_STEP]), row
-    if not flags & FLAG_NEEDED:
+    if not is_access and not flags & FLAG_NEEDED:
         return -1, -1
     return _place_at_entry(tables, state, size, step, row)
 
@@ -867,7 +883,7 @@ def _load(bank: State, index: int, state: State, agreed: int) -> int:
         _copy_items(bank.buffers[index, row], state.buffers[buffer], NUM_BUFFER_COLUMNS)
     ended = counters[CNT_ENDED]
     _copy_rows(bank.ended, state.ended, agreed, ended)
-    return ended
+    return int(ended)
 
 
 @compiled
@@ -934,7 +950,7 @@ def _first_change(
         turn = turns[each]
         if turn >= 0 and actions[each] != wishes[turn]:
             first = min(first, event_of_turn[turn])
-    return first
+    return int(first)
 
 
 @compiled
@@ -961,7 +977,7 @@ def _swap_wishes(wishes: Actions, turns: Integers, actions: Actions, forward: bo
 
 @compiled
 def _is_same(one: Actions, other: Actions, first: int) -> bool:
-    for each in range(first, one.size):
+    for each in range(first, one.size):  # noqa: SIM110 (numba has no generators here)
         if one[each] != other[each]:
             return False
     return True
