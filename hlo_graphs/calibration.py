@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from hlo_graphs.bundle import CyclePoint, CycleTable, Placement
-from hlo_graphs.chips import Chip
+from hlo_graphs.chips import CHIPS, Chip
+from hlo_graphs.errors import InputError
 from hlo_graphs.fusion_costs import matrix_operands
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
 from hlo_graphs.leaves import leaves
@@ -187,7 +188,11 @@ def calibrated_times(
         at production's placement is an error on a placement that was not fitted. Where no other
         compile shows fast memory at all, production's cycles still give the floors.
       form: the shared coefficients.
+
+    Raises:
+      InputError: if the cycles are those of another chip.
     """
+    _check_chip(table, chip)
     analytic = analytic_times(module, chip)
     used = [table.none, *([table.huge] if table.huge else []), *points]
     if with_production:
@@ -196,6 +201,18 @@ def calibrated_times(
         used.append(replace(table.production, placements=None))
     stated = list(_read_stated(analytic, table.none, used, chip))
     return CalibratedTimes(analytic, {item.name: item for item in _pooled(stated)}, form)
+
+
+def _check_chip(table: CycleTable, chip: Chip) -> None:
+    if table.meta is None or table.meta.chip not in CHIPS:
+        return
+    compiled = CHIPS[table.meta.chip]
+    same_clock = compiled.clock_hz == chip.clock_hz
+    if not same_clock or compiled.slow_bytes_per_second != chip.slow_bytes_per_second:
+        raise InputError(
+            f"the cycles are those of {compiled.name}, the chip is {chip.name}, with another clock "
+            f"or another memory: use analytic times, or a bundle compiled for {chip.name}"
+        )
 
 
 # --- what the compiler states --------------------------------------------------------------------

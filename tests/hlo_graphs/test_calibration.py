@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hlo_graphs.bundle import CyclePoint, CycleTable, Placement, read_cycles
+from hlo_graphs.bundle import CompileMeta, CyclePoint, CycleTable, Placement, read_cycles
 from hlo_graphs.calibration import (
     COMPILER_FORM,
     CalibratedTimes,
@@ -24,6 +24,7 @@ from hlo_graphs.calibration import (
     slow_leaves,
 )
 from hlo_graphs.chips import CHIPS
+from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloModule
 from hlo_graphs.parser import parse_module, read_module
 from hlo_graphs.times import LeafKey, StepTimes
@@ -247,6 +248,14 @@ def test_production_gives_the_floors_where_nothing_else_does() -> None:
     assert times.step("e", "f2").all_fast_seconds == pytest.approx(V5E.seconds(500))
     in_between = [seen for seen in times.stated["f1"].observations if not all(seen.slow)]
     assert in_between == []
+
+
+def test_cycles_of_another_chip_are_refused() -> None:
+    meta = CompileMeta("v5e", 1.5e9, "", "", 112 * 2**20, 1, None, "", 1.0, "before")
+    table = replace(layer_table(None), meta=meta)
+    assert layer_times(table).step("e", "f1").stated
+    with pytest.raises(InputError, match="cycles are those of v5e, the chip is v6e"):
+        calibrated_times(parse_module(LAYERS), table, CHIPS["v6e"])
 
 
 def test_what_states_no_cycles_streams_at_the_analytic_bandwidth() -> None:
