@@ -27,6 +27,8 @@ from hlo_graphs.parser import parse_module, read_module
 
 _REPETITIONS = (1, 2, 4, 8)
 _INSTRUCTION = re.compile(r"^ *(ROOT )?%?([\w.-]+) = (.*?) ([\w-]+)\((.*?)\)(.*)$", re.MULTILINE)
+_FIRST_COMPUTATION = re.compile(r"^(?=%|ENTRY )", re.MULTILINE)
+_ENTRY = re.compile(r"^ENTRY ", re.MULTILINE)
 _NAME = re.compile(r"%([\w.\-]+)")
 _CHILD_FLAG = "--xla-only"
 
@@ -118,11 +120,13 @@ def measure_growth(path: Path, runs: int) -> tuple[Growth, ...]:
 
 def repeat_computations(text: str, copies: int) -> str:
     """One module with every computation of `text` in it `copies` times under new names."""
-    header, separator, body = text.partition("\n")
-    parts = [header, separator]
+    first = _FIRST_COMPUTATION.search(text)
+    start = len(text) if first is None else first.start()
+    body = text[start:]
+    parts = [text[:start]]
     for copy in range(copies):
         renamed = _NAME.sub(rf"%\1.copy{copy}", body)
-        parts.append(renamed if copy == copies - 1 else renamed.replace("\nENTRY ", "\n"))
+        parts.append(renamed if copy == copies - 1 else _ENTRY.sub("", renamed))
     return "".join(parts)
 
 

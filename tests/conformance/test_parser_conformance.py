@@ -16,6 +16,7 @@ import pytest
 from hlo_graphs.errors import HloSyntaxError, InputError
 from hlo_graphs.hlo import HloComputation, HloModule
 from hlo_graphs.parser import parse_modules, read_module
+from tests.hlo_graphs.sample_module import SAMPLE
 from tests.shared_data import shared_data_path
 
 NEWER_THAN_JAXLIB = frozenset(
@@ -144,6 +145,14 @@ def test_finds_the_same_structure_as_xla_in_real_modules(folder_name: str) -> No
         answer = answers[path.stem]
         assert "error" not in answer, answer
         assert _difference(read_module(path), answer["computations"]) is None
+
+
+def test_finds_the_same_structure_as_xla_in_the_sample(tmp_path: Path) -> None:
+    path = tmp_path / "sample.hlo"
+    path.write_text(SAMPLE)
+    answer = _ask_xla([path])["sample"]
+    assert "error" not in answer, answer
+    assert _difference(read_module(path), answer["computations"]) is None
 
 
 def test_differs_from_xla_only_where_listed(folder: Path, xla_answers: Mapping[str, Any]) -> None:

@@ -8,8 +8,14 @@ HloModule jit_f, is_scheduled=true, input_output_alias={ {0}: (1, {}, may-alias)
 FileNames
 1 "zoo.py"
 
+FunctionNames
+1 "f"
+
 FileLocations
 1 {file_name_id=1 function_name_id=1 line=17 end_line=17 column=3 end_column=18}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
 
 %region_0.1 (a.1: f32[], b.1: f32[]) -> f32[] {
   %a.1 = f32[]{:T(128)} parameter(0)
