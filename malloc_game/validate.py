@@ -144,7 +144,7 @@ def _wrong_parts(program: Program, residency: Residency) -> str | None:
 
 def _wrong_holes(program: Program, residency: Residency) -> str | None:
     """Holes lie inside, in order, each within one trip, and nothing is accessed in them."""
-    last = max([residency.ready, *(part.start for part in residency.parts)])
+    last = residency.ready
     for start, end in residency.holes:
         if not last <= start < end < residency.end:
             return f"hole [{start}, {end}) is empty, out of order or outside"
@@ -228,9 +228,7 @@ def _wrong_place(program: Program, residency: Residency) -> str | None:
 
 def _crosses(program: Program, loop: int) -> str:
     found = program.loops[loop]
-    return (
-        f"neither contains nor avoids (nor belongs in) loop [{found.start_step}, {found.end_step})"
-    )
+    return f"neither contains nor avoids loop [{found.start_step}, {found.end_step})"
 
 
 def _issues(residency: Residency) -> list[int]:
@@ -411,7 +409,7 @@ def _check_copies(
     for copy in copies:
         buffers = tuple(a.buffer for a in program.instructions[copy.step].accesses)
         name = program.instructions[copy.step].name
-        for low, high in (_hull(copy), (copy.issue, copy.done)):
+        for low, high in (_hull(copy), copy.window):
             loop = nest.broken_by(low, high, program.loop_of_step[copy.step])
             if loop is not None:
                 message = f"the replaced {name} {_crosses(program, loop)}"

@@ -216,7 +216,7 @@ def _replaced_copies_keep_their_meaning(program: Program, memory_map: MemoryMap)
         loop = program.loop_of_step[copy.step]
         hull = sorted(_hull(copy))
         _require(_range_fits_loops(program, hull[0], hull[-1] + 1, loop), "rule 5: hull")
-        _require(_range_fits_loops(program, copy.issue, copy.done, loop), "rule 5: copy")
+        _require(_range_fits_loops(program, *copy.window, loop), "rule 5: copy")
     when = {step: {step} for step in range(program.num_steps)}
     when |= {copy.step: _hull(copy) for copy in copies}
     for copy in copies:

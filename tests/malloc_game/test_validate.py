@@ -316,6 +316,36 @@ def test_replaced_copies() -> None:
     )
 
 
+def test_a_replaced_copy_fills_slices_one_by_one() -> None:
+    program = with_copy()
+    slices = (Part(0, 1, 1), Part(1, 1, 2))
+    residency = replace(produced(1, 1, 4), parts=slices)
+    memory_map = MemoryMap((residency,), replaced_copies=(ReplacedCopy(1, 1, 3),))
+    assert picture(program, memory_map).splitlines()[-2:] == ["..CC.", ".CCC."]
+    assert rules(program, residency, replaced_copies=memory_map.replaced_copies) == set()
+    # A slice cannot come after the copy is done, nor out of an access that is no copy.
+    late = replace(residency, parts=(slices[0], Part(1, 1, 3)))
+    assert rules(program, late, replaced_copies=(ReplacedCopy(1, 1, 2),)) == {Rule.CONTENT}
+    assert rules(program, late, replaced_copies=(ReplacedCopy(1, 1, 3),)) == set()
+    assert rules(program, residency) == {Rule.CONTENT}
+
+
+def test_rule_5_replaced_copies_and_loops() -> None:
+    program = program_of(
+        {"a": 2, "c": 2, "d": 2},
+        [(0, "ra wc"), (4, ""), (4, ""), (4, ""), (4, ""), (0, "ra wd"), (4, "rc rd")],
+        copies=[0, 5],
+        loops=[Loop(2, 4, 3)],
+    )
+    for issue, done in ((0, 2), (0, 4), (1, 6), (4, 5), (4, 4)):
+        assert rules(program, replaced_copies=(ReplacedCopy(0, issue, done),)) == set()
+    for issue, done in ((0, 3), (2, 3), (3, 5), (2, 2)):
+        assert rules(program, replaced_copies=(ReplacedCopy(0, issue, done),)) == {Rule.LOOP}
+        # The same on the far side: from the window to the step lies the whole loop.
+        assert rules(program, replaced_copies=(ReplacedCopy(5, issue, done),)) == {Rule.LOOP}
+    assert rules(program, replaced_copies=(ReplacedCopy(5, 1, 2),)) == set()
+
+
 def test_a_replaced_copy_reads_the_newest_source() -> None:
     program = program_of({"a": 2, "c": 2}, [(4, "wa"), (0, "ra wc"), (4, "rc")], copies=[1])
     replaced = (ReplacedCopy(1, 1, 2),)
