@@ -81,6 +81,9 @@ def solve(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the map here as JSON")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw the maps into this HTML file")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find a memory map for one program, checked and timed beside production's."""
@@ -88,8 +91,9 @@ def solve(
     from experiments.solve import EXIT_CODES
     from experiments.solve import solve as run
 
-    if output is not None:
-        check_writable(output)
+    for path in (output, picture):
+        if path is not None:
+            check_writable(path)
     with LiveLine(enabled=not as_json) as live:
         result = run(
             program,
@@ -109,6 +113,10 @@ def solve(
         )
     if output is not None:
         write_atomically(output, result.map_json())
+    if picture is not None:
+        from experiments.report.page import result_page
+
+        write_atomically(picture, result_page(result))
     if as_json:
         print(result.to_json())
     else:
@@ -292,6 +300,20 @@ def evaluate(
     rows = run(settings, output, parallel=workers, command=shell_command(), on_row=print_row)
     failed = [row for row in rows if row.error is not None]
     print(f"{len(rows)} rows in {output}, {len(failed)} failed")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an evaluation")],
+    compare: Annotated[
+        Path | None, typer.Option("--compare", help="An older evaluation; names what got slower")
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Draw the maps too")] = True,
+) -> None:
+    """Write an evaluation's report: one offline HTML page, and Markdown."""
+    from experiments.report.page import write_report
+
+    print(write_report(directory, compare, pictures=pictures))
 
 
 def main() -> None:

@@ -9,6 +9,13 @@ from pathlib import Path
 from hlo_graphs.errors import InputError
 
 
+def _umask() -> int:
+    """The process's file mode mask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def check_writable(path: Path) -> None:
     """Raises InputError if `path` could not be written: to know it before long work."""
     if path.is_dir():
@@ -30,6 +37,7 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+        Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

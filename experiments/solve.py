@@ -40,6 +40,7 @@ class SolveResult:
       solution: what the solver said of it.
       capacity_bytes: of fast memory.
       production: timing of production's own map over the same program, None if not known.
+      production_map: that map.
       seed: the one the solver was given.
       wall_seconds: the solver's, loading and checking excluded.
     """
@@ -49,6 +50,7 @@ class SolveResult:
     simulation: Simulation
     solution: Solution
     production: Simulation | None
+    production_map: MemoryMap | None
     seed: int
     wall_seconds: float
 
@@ -203,6 +205,7 @@ def _judged(
         production=None
         if production is None
         else simulate(program, production, request.copy_order),
+        production_map=production,
         seed=request.seed,
         wall_seconds=wall_seconds,
     )

@@ -1,0 +1,290 @@
+"""Figures of an evaluation: speed-ups with intervals, wins and losses, gaps, profiles.
+
+Source: PROBLEM.md section 6. A difference from production under half a percent is a tie; a win is
+*safe* if it is larger than the cost model's own error on that program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.results import Row
+
+TIE = 0.005
+"""Relative difference from production that counts as none."""
+
+HEADROOM = 0.005
+"""A program has headroom if production is more than this above the best bound."""
+
+RESAMPLES = 10_000
+"""Bootstrap samples of an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramResult:
+    """One solver on one program, its seeds put together by the median latency.
+
+    Attributes:
+      speedup: production's latency over the solver's.
+      gap: latency over the best bound any solver proved, minus one; None without a bound.
+      production_gap: the same of production.
+      failures: seeds that gave nothing.
+    """
+
+    program: str
+    solver: str
+    family: str
+    split: str
+    is_native: bool
+    latency_seconds: float
+    production_seconds: float
+    stall_seconds: float
+    wall_seconds: float
+    games_played: float
+    status: str
+    speedup: float
+    gap: float | None
+    production_gap: float | None
+    model_error: float
+    failures: int
+
+    @property
+    def outcome(self) -> str:
+        """ "win", "tie" or "loss" against production."""
+        if abs(self.speedup - 1) < TIE:
+            return "tie"
+        return "win" if self.speedup > 1 else "loss"
+
+    @property
+    def is_safe_win(self) -> bool:
+        """A win larger than the model's own error on the program."""
+        return self.outcome == "win" and self.speedup - 1 > abs(self.model_error)
+
+    @property
+    def has_headroom(self) -> bool:
+        """Whether production is far enough above the bound for anything to be shown."""
+        return self.production_gap is None or self.production_gap > HEADROOM
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One solver over several programs; intervals are (low, high) at 95 %."""
+
+    solver: str
+    num_programs: int
+    geometric_mean: float
+    geometric_interval: tuple[float, float]
+    median: float
+    median_interval: tuple[float, float]
+    wins: int
+    safe_wins: int
+    ties: int
+    losses: int
+    failures: int
+    median_gap: float | None
+    median_wall_seconds: float
+
+
+def program_results(rows: Iterable[Row]) -> list[ProgramResult]:
+    """Per program and solver; programs without production's answer are left out."""
+    rows = list(rows)
+    bounds = best_bounds(rows)
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.program, row.solver), []).append(row)
+    results = (_result(group, bounds.get(group[0].program)) for group in groups.values())
+    return sorted((r for r in results if r is not None), key=lambda r: (r.program, r.solver))
+
+
+def best_bounds(rows: Iterable[Row]) -> dict[str, float]:
+    """Per program the highest certified bound in seconds."""
+    bounds: dict[str, float] = {}
+    for row in rows:
+        if row.lower_bound_seconds is not None:
+            bounds[row.program] = max(bounds.get(row.program, 0.0), row.lower_bound_seconds)
+    return bounds
+
+
+def _result(rows: Sequence[Row], bound: float | None) -> ProgramResult | None:
+    solved = [row for row in rows if row.latency_seconds is not None]
+    if not solved or solved[0].production_seconds is None:
+        return None
+    latency = float(np.median([row.latency_seconds or 0.0 for row in solved]))
+    middle = min(solved, key=lambda row: abs((row.latency_seconds or 0.0) - latency))
+    production = solved[0].production_seconds
+    return ProgramResult(
+        program=middle.program,
+        solver=middle.solver,
+        family=middle.family,
+        split=middle.split,
+        is_native=middle.is_native,
+        latency_seconds=latency,
+        production_seconds=production,
+        stall_seconds=middle.stall_seconds or 0.0,
+        wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in solved])),
+        games_played=float(np.median([row.games_played or 0 for row in solved])),
+        status=middle.status,
+        speedup=production / latency,
+        gap=None if not bound else latency / bound - 1,
+        production_gap=None if not bound else production / bound - 1,
+        model_error=middle.model_error or 0.0,
+        failures=len(rows) - len(solved),
+    )
+
+
+def summarise(results: Sequence[ProgramResult], *, seed: int = 0) -> list[Summary]:
+    """Per solver, over the programs given, the best geometric mean first."""
+    by_solver: dict[str, list[ProgramResult]] = {}
+    for result in results:
+        by_solver.setdefault(result.solver, []).append(result)
+    summaries = [_summary(solver, group, seed) for solver, group in by_solver.items()]
+    return sorted(summaries, key=lambda summary: -summary.geometric_mean)
+
+
+def _summary(solver: str, results: Sequence[ProgramResult], seed: int) -> Summary:
+    speedups = np.array([result.speedup for result in results])
+    gaps = [result.gap for result in results if result.gap is not None]
+    outcomes = [result.outcome for result in results]
+    return Summary(
+        solver=solver,
+        num_programs=len(results),
+        geometric_mean=float(geometric_means(speedups)),
+        geometric_interval=bootstrap(speedups, geometric_means, seed),
+        median=float(medians(speedups)),
+        median_interval=bootstrap(speedups, medians, seed),
+        wins=outcomes.count("win"),
+        safe_wins=sum(result.is_safe_win for result in results),
+        ties=outcomes.count("tie"),
+        losses=outcomes.count("loss"),
+        failures=sum(result.failures for result in results),
+        median_gap=float(np.median(gaps)) if gaps else None,
+        median_wall_seconds=float(np.median([result.wall_seconds for result in results])),
+    )
+
+
+Floats = NDArray[np.float64]
+
+
+def geometric_means(values: Floats) -> Floats:
+    """exp of the mean logarithm along the last axis."""
+    means: Floats = np.exp(np.log(values).mean(axis=-1))
+    return means
+
+
+def medians(values: Floats) -> Floats:
+    """Median along the last axis."""
+    found: Floats = np.median(values, axis=-1)
+    return found
+
+
+def bootstrap(
+    values: Floats, statistic: Callable[[Floats], Floats], seed: int
+) -> tuple[float, float]:
+    """Percentile interval at 95 % of a statistic over resampled programs."""
+    generator = np.random.default_rng(seed)
+    samples = generator.choice(values, size=(RESAMPLES, len(values)))
+    low, high = np.percentile(statistic(samples), [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileLine:
+    """A performance profile: share of programs within each factor of the best latency."""
+
+    solver: str
+    factors: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
+def performance_profile(results: Sequence[ProgramResult]) -> list[ProfileLine]:
+    """Per solver (and production) how often it is within a factor of the best (Dolan, Moré)."""
+    latencies: dict[str, dict[str, float]] = {}
+    for result in results:
+        latencies.setdefault("production", {})[result.program] = result.production_seconds
+        latencies.setdefault(result.solver, {})[result.program] = result.latency_seconds
+    programs = sorted({result.program for result in results})
+    best = {p: min(times[p] for times in latencies.values() if p in times) for p in programs}
+    lines = []
+    for solver, times in latencies.items():
+        ratios = sorted(times.get(program, math.inf) / best[program] for program in programs)
+        finite = [ratio for ratio in ratios if math.isfinite(ratio)]
+        shares = tuple((i + 1) / len(programs) for i in range(len(finite)))
+        lines.append(ProfileLine(solver, tuple(finite), shares))
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class AnytimeLine:
+    """Median gap to the best bound over programs, against solver time."""
+
+    solver: str
+    seconds: tuple[float, ...]
+    gaps: tuple[float, ...]
+
+
+def anytime_curves(rows: Iterable[Row], seconds: Sequence[float]) -> list[AnytimeLine]:
+    """Per solver with curves the median gap at each moment; infinite before the first map."""
+    rows = [row for row in rows if row.latency_seconds is not None]
+    bounds = best_bounds(rows)
+    by_solver: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.curve and row.program in bounds:
+            by_solver.setdefault(row.solver, []).append(row)
+    return [
+        AnytimeLine(
+            solver,
+            tuple(seconds),
+            tuple(
+                float(np.median([_gap_at(row, bounds[row.program], moment) for row in group]))
+                for moment in seconds
+            ),
+        )
+        for solver, group in by_solver.items()
+    ]
+
+
+def _gap_at(row: Row, bound: float, moment: float) -> float:
+    """The gap of the best map known at a moment; everything slow until the first."""
+    known = [found for at, found, _ in row.curve if found is not None and at <= moment]
+    latency = min(known) if known else row.all_slow_seconds
+    return math.inf if latency is None else latency / bound - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One program and solver in two tables."""
+
+    program: str
+    solver: str
+    before_seconds: float
+    after_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """After over before: above 1 is slower than it was."""
+        return self.after_seconds / self.before_seconds
+
+
+def compare(before: Iterable[Row], after: Iterable[Row]) -> list[Change]:
+    """Programs and solvers in both tables, the worst regression first."""
+    old = {(r.program, r.solver): r.latency_seconds for r in program_results(before)}
+    changes = [
+        Change(r.program, r.solver, old[r.program, r.solver], r.latency_seconds)
+        for r in program_results(after)
+        if (r.program, r.solver) in old
+    ]
+    return sorted(changes, key=lambda change: -change.ratio)
+
+
+REGRESSION = 0.005
+"""A latency that grew by more than this is named as a regression."""
+
+
+def regressions(changes: Iterable[Change]) -> list[Change]:
+    """The changes for the worse that are worth naming."""
+    return [change for change in changes if change.ratio > 1 + REGRESSION]

@@ -1,0 +1,182 @@
+"""Reports: figures recomputed from the table file, regressions named, and the page in a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import statistics
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.evaluate import EvaluationSettings, evaluate
+from experiments.report.explain import Reason, slow_accesses
+from experiments.report.page import MARKDOWN, PAGE, write_report
+from experiments.report.statistics import (
+    compare,
+    performance_profile,
+    program_results,
+    regressions,
+    summarise,
+)
+from experiments.results import TABLE, Row, read_rows
+from malloc_game.memory_map import MemoryMap
+from tests.malloc_game.small import program_of
+
+PROGRAMS = ("lstm_forward.v5e", "lstm_forward.v5e.32MiB")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report")
+    settings = EvaluationSettings(
+        programs=PROGRAMS,
+        solvers=("greedy", "large-neighbourhood"),
+        seeds=(0,),
+        time_limit_seconds=1.0,
+        workers_per_task=1,
+        times="calibrated",
+        copy_order="deadline",
+        busy="bytes",
+    )
+    evaluate(settings, directory, parallel=2, command="malloc-game evaluate ...")
+    write_report(directory)
+    return directory
+
+
+def row(program: str, solver: str, latency: float, **changes: object) -> Row:
+    plain = Row(
+        program=program,
+        family=program.split("_")[0],
+        split="test",
+        chip="v5e",
+        capacity_bytes=2**20,
+        is_native=True,
+        times="calibrated",
+        copy_order="deadline",
+        solver=solver,
+        seed=0,
+        time_limit_seconds=1.0,
+        status="feasible",
+        latency_seconds=latency,
+        production_seconds=1.0,
+        lower_bound_seconds=0.5,
+        model_error=0.02,
+        stall_seconds=0.0,
+        wall_seconds=1.0,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_figures_are_those_of_the_table_file(evaluated: Path) -> None:
+    """The mean, median, wins and losses again, from the CSV alone."""
+    with (evaluated / TABLE).open() as file:
+        lines = list(csv.DictReader(file))
+    for summary in summarise(program_results(read_rows(evaluated))):
+        speedups = [
+            float(line["production_seconds"]) / float(line["latency_seconds"])
+            for line in lines
+            if line["solver"] == summary.solver
+        ]
+        logs = [math.log(s) for s in speedups]
+        assert summary.num_programs == len(speedups) == len(PROGRAMS)
+        assert summary.geometric_mean == pytest.approx(math.exp(sum(logs) / len(logs)))
+        assert summary.median == pytest.approx(statistics.median(speedups))
+        assert summary.wins == sum(s >= 1.005 for s in speedups)
+        assert summary.losses == sum(s <= 0.995 for s in speedups)
+        low, high = summary.geometric_interval
+        assert min(speedups) - 1e-12 <= low <= summary.geometric_mean <= high + 1e-12
+
+
+def test_ties_safe_wins_and_losses() -> None:
+    latencies = {"a": 0.9, "b": 0.99, "c": 1.004, "d": 1.2}
+    (summary,) = summarise(program_results(row(p, "s", t) for p, t in latencies.items()))
+    assert (summary.wins, summary.safe_wins, summary.ties, summary.losses) == (2, 1, 1, 1)
+    assert summary.median_gap == pytest.approx(statistics.median([0.8, 0.98, 1.008, 1.4]))
+
+
+def test_headroom_is_judged_by_the_best_bound_of_all_solvers() -> None:
+    rows = [row("a", "s", 0.999, lower_bound_seconds=None), row("a", "t", 1.0)]
+    assert all(r.has_headroom for r in program_results(rows))
+    closer = [*rows, row("a", "u", 1.0, lower_bound_seconds=0.998)]
+    assert not any(r.has_headroom for r in program_results(closer))
+
+
+def test_failures_are_counted_and_never_dropped() -> None:
+    failed = row("b", "s", 0.0, latency_seconds=None, status="failed", error="why", seed=1)
+    (result,) = program_results([row("b", "s", 0.9), failed])
+    assert result.failures == 1
+
+
+def test_a_planted_regression_is_named() -> None:
+    before = [row("a", "s", 0.9), row("b", "s", 0.8), row("c", "s", 0.7)]
+    after = [row("a", "s", 0.9), row("b", "s", 0.82), row("c", "s", 0.6)]
+    (found,) = regressions(compare(before, after))
+    assert (found.program, found.solver) == ("b", "s")
+    assert found.ratio == pytest.approx(1.025)
+
+
+def test_a_profile_says_how_often_a_solver_is_within_a_factor() -> None:
+    rows = [row("a", "s", 0.5), row("b", "s", 1.5), row("a", "t", 1.0), row("b", "t", 0.75)]
+    lines = {line.solver: line for line in performance_profile(program_results(rows))}
+    assert lines["s"].factors == pytest.approx((1.0, 2.0))
+    assert lines["t"].factors == pytest.approx((1.0, 2.0))
+    assert lines["production"].factors == pytest.approx((4 / 3, 2.0))
+    assert lines["s"].shares == (0.5, 1.0)
+
+
+def test_why_a_tensor_is_slow() -> None:
+    steps = [(9, "ra"), (1, "rb"), (1, "rc"), (9, "rd"), (1, "re"), (5, "rf")]
+    sizes = {"a": 1, "b": 5, "c": 1, "d": 9, "e": 2, "f": 1}
+    program = program_of(sizes, steps, capacity=8, forbidden="c")
+    found = {program.buffers[s.buffer].name: s.reason for s in slow_accesses(program, MemoryMap())}
+    assert found == {
+        "a": Reason.NOT_WORTH,
+        "b": Reason.NOT_CHOSEN,
+        "c": Reason.NOT_ALLOWED,
+        "d": Reason.TOO_LARGE,
+        "e": Reason.NOT_CHOSEN,
+        "f": Reason.NOT_WORTH,
+    }
+
+
+def test_the_markdown_has_every_result(evaluated: Path) -> None:
+    text = (evaluated / MARKDOWN).read_text()
+    for program in PROGRAMS:
+        for solver in ("greedy", "large-neighbourhood"):
+            assert f"| {program} | {solver} |" in text
+
+
+def test_the_page_needs_nothing_but_itself(evaluated: Path) -> None:
+    page = (evaluated / PAGE).read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    data = page.split('type="application/json">')[1].split("</script>")[0]
+    pictures = json.loads(data.replace("<\\/", "</"))
+    assert [p["program"]["name"] for p in pictures] == list(PROGRAMS)
+    assert [m["heading"] for m in pictures[0]["maps"]][1] == "production"
+
+
+def test_the_page_draws_itself_in_a_browser(evaluated: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    arguments = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *(f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--dump-dom"),
+    ]
+    done = subprocess.run(
+        [browser, *arguments, f"file://{evaluated / PAGE}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.count("<canvas") == 2  # ours and production's
+    assert "of which stalls" in done.stdout
+    assert "why slow" in done.stdout
