@@ -20,7 +20,8 @@ from tests.malloc_game.reference_game import ReferenceGame
 SMALL = Bucket(num_items=256, num_buffers=64, num_segments=192, num_lanes=2)
 """Holds every program of `tests.strategies.small_program` up to 24 accesses."""
 
-_EAGER = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5], [0.0, 1.5, 1.5], [-2.0, 0.0, 2.0]])
+TASTES = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5], [0.0, 1.5, 1.5], [-2.0, 0.0, 2.0]])
+"""Logits of Drop, Copy and Keep: as they come, keen on Keep, on both, on Keep alone."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ play_programs = jax.jit(
 
 def play_randomly(programs: Sequence[Program], seed: int, num_decisions: int) -> Record:
     """Four games of each program, one for each of four tastes."""
-    keys = jax.random.split(jax.random.key(seed), (len(programs), len(_EAGER)))
+    keys = jax.random.split(jax.random.key(seed), (len(programs), len(TASTES)))
     arrays = stack_programs(programs)
-    states, (legal, actions, rewards) = play_programs(arrays, keys, _EAGER, num_decisions)
+    states, (legal, actions, rewards) = play_programs(arrays, keys, TASTES, num_decisions)
     first = (2, 0, 1)
     return Record(
         states,
