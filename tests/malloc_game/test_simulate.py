@@ -441,6 +441,9 @@ def test_traffic_counts_trips_and_both_ends_of_a_replaced_copy() -> None:
     assert simulate(program, MemoryMap((copied(0, 0, 1, 2, loop=0),))).bus_bytes == 5 * 4
     copying = program_of({"a": 4, "c": 4}, [(0, "ra wc"), (0, "rc")], copies=[0], capacity=32)
     engine = (ReplacedCopy(0, 0, 1),)
+    # The source is on its way into fast memory, but read from where it still is.
+    on_its_way = MemoryMap((copied(0, 0, 1, 2),), replaced_copies=engine)
+    assert simulate(copying, on_its_way).bus_bytes == 4 + (4 + 4) + 4
     fast = (Residency(1, 8, 0, 2, PRODUCED, 0),)
     assert simulate(copying, MemoryMap(replaced_copies=engine)).bus_bytes == 4 + 4 + 4
     assert simulate(copying, MemoryMap(fast, replaced_copies=engine)).bus_bytes == 4

@@ -175,6 +175,19 @@ def test_rule_5_what_the_next_trip_needs_is_saved_in_this_one() -> None:
     assert rules(carried_state(), produced(1, 1, 3, loop=0)) == set()
 
 
+def test_a_flush_at_the_end_of_a_trip_belongs_to_the_loop() -> None:
+    """Not to the residency that begins where the loop ends."""
+    in_loop, after = produced(0, 2, 3, loop=0), copied(0, 3, 3, 4)
+    assert rules(carried_state(), in_loop, after, evictions=(Eviction(0, 3, 3),)) == set()
+    assert rules(carried_state(), in_loop, after) == {Rule.CONTENT}
+
+
+def test_nothing_is_evicted_before_it_is_there() -> None:
+    program = program_of({"a": 2}, [(4, ""), (4, ""), (4, "ra")])
+    assert rules(program, copied(0, 0, 2, 3), evictions=(Eviction(0, 1, 3),)) == {Rule.DEFINITION}
+    assert rules(program, copied(0, 0, 2, 3), evictions=(Eviction(0, 2, 3),)) == set()
+
+
 def test_rule_5_the_program_after_the_loop_needs_it_too() -> None:
     assert rules(carried_state(trip_count=1), produced(0, 2, 3, loop=0)) == {Rule.CONTENT}
 
