@@ -86,6 +86,17 @@ class TestByHand:
             0,
         ]
 
+    def test_a_later_copy_with_an_earlier_deadline_goes_before(self) -> None:
+        # a takes the 2 idle ticks of step 0, b those of step 1: a stalls for its other 2.
+        program = program_of(
+            {"a": 4, "b": 2}, [(2, ""), (2, ""), (0, "rb"), (0, "ra")], capacity=32
+        )
+        memory_map = MemoryMap((copied(0, 0, 3, 4), copied(1, 1, 2, 3)))
+        simulation = simulate(program, memory_map)
+        assert simulation.stall_before_ticks.tolist() == [0, 0, 0, 2, 0]
+        served = [(s.first_step, s.end_step) for s in simulation.services]
+        assert served == [(0, 1), (1, 2)]
+
     def test_an_eviction_delays_a_prefetch(self) -> None:
         program = program_of(
             {"a": 4, "b": 4}, [(0, "wb"), (6, ""), (0, "ra")], live_out="b", capacity=32
