@@ -171,6 +171,28 @@ class CompiledModule:
         """The instruction that defines a value of the compiled module."""
         return self.module.computations[value.computation].instruction(value.instruction)
 
+    def occupied(self, value: HloValue) -> LiveRange:
+        """When a value must be kept in its place, both ends included.
+
+        XLA's live range, but for what is handed to a conditional: the branches free its place
+        after their own last use of it.
+        """
+        found = self.ranges[value.id]
+        uses = self.aliases.uses[value.id]
+        users = [self.schedule.time_of[use.computation, use.instruction] for use in uses]
+        opcodes = [self.schedule.positions[time].instruction.opcode for time in users]
+        lasting = {"while", "call", "tuple"}
+        if "conditional" not in opcodes or lasting.intersection(opcodes):
+            return found
+        ends = [t for t, op in zip(users, opcodes, strict=True) if op != "conditional"]
+        return LiveRange(found.start, max(ends, default=found.start))
+
+    def loop_around(self, values: Iterable[HloValue]) -> int | None:
+        """The innermost loop that all the computations of some values are in."""
+        loops = self.lowered.program.loops_around
+        chains = [list(loops(self.loop_of(value.computation))) for value in values]
+        return next((loop for loop in chains[0] if all(loop in chain for chain in chains)), None)
+
     def set_at(self, computation: str, instruction: str, index: ShapeIndex) -> int:
         """The compiled module's alias set at a place."""
         return self.aliases.buffer_at(computation, instruction, index)

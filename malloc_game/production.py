@@ -136,30 +136,49 @@ class _Reader:
         buffer = self._buffer(alias_set, fill)
         if buffer is None:
             return None
-        times = [compiled.ranges[value.id] for value in values]
-        loop = compiled.loop_of(min(values, key=lambda v: compiled.ranges[v.id].start).computation)
+        loop = compiled.loop_around(values)
+        times = sorted(compiled.occupied(value) for value in values)
+        start = self._step(times[0].start, loop)
         end = self._step(max(time.end for time in times) + 1, loop)
-        start = self._step(min(time.start for time in times), loop)
+        first, last = self._whole_loops(start, end, loop)
         residency = Residency(
             buffer=buffer,
             offset_bytes=self._offset(alias_set),
-            start=start,
-            end=end,
+            start=first,
+            end=last,
             source=Source.PRODUCED,
-            ready=0,
+            ready=first,
             loop=loop,
-            holes=tuple(self._holes(times, loop)),
+            holes=tuple(self._holes(times, first, last, loop)),
         )
         return self._filled(residency, fill)
 
-    def _holes(self, times: Sequence[LiveRange], loop: int | None) -> Iterator[tuple[int, int]]:
-        """Ranges of steps within a place's life in which none of its values lives."""
-        last = min(time.start for time in times)
-        for time in sorted(times, key=lambda time: time.start):
-            start, end = self._step(last + 1, loop), self._step(time.start, loop)
-            if last < time.start and start < end:
-                yield start, end
-            last = max(last, time.end)
+    def _whole_loops(self, start: int, end: int, loop: int | None) -> tuple[int, int]:
+        """The range `[start, end)` widened so that it cuts no loop inside its own `loop`."""
+        first, last = start, end
+        around = set(self._program.loops_around(loop))
+        for point in (start, end - 1):
+            for index in self._program.loops_around(self._program.loop_of_step[point]):
+                if index not in around:
+                    found = self._program.loops[index]
+                    if found.start_step < start < found.end_step:
+                        first = min(first, found.start_step)
+                    if found.start_step < end < found.end_step:
+                        last = max(last, found.end_step)
+        return first, last
+
+    def _holes(
+        self, times: Sequence[LiveRange], first: int, last: int, loop: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """Ranges of steps in `[first, last)` in which none of a place's values lives."""
+        free = first
+        for time in times:
+            start = self._step(time.start, loop)
+            if free < start:
+                yield free, start
+            free = max(free, self._step(time.end + 1, loop))
+        if free < last:
+            yield free, last
 
     def _filled(self, residency: Residency, fill: _Fill | None) -> Residency:
         """The residency with what is known of its copies."""

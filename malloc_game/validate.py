@@ -146,7 +146,7 @@ def _wrong_holes(program: Program, residency: Residency) -> str | None:
     """Holes lie inside, in order, each within one trip, and nothing is accessed in them."""
     last = residency.ready
     for start, end in residency.holes:
-        if not last <= start < end < residency.end:
+        if not last <= start < end <= residency.end:
             return f"hole [{start}, {end}) is empty, out of order or outside"
         if program.loop_of_step[start] != program.loop_of_step[end - 1]:
             return f"hole [{start}, {end}) leaves or enters a loop"
