@@ -131,7 +131,7 @@ def _holes_are_dead(program: Program, r: Residency, memory_map: MemoryMap) -> No
         and any(a.buffer == r.buffer for a in program.instructions[copy.step].accesses)
     ]
     for start, end in r.holes:
-        _require(after <= start < end < r.end, "hole outside")
+        _require(after <= start < end <= r.end, "hole outside")
         _require(program.loop_of_step[start] == program.loop_of_step[end - 1], "hole in loops")
         _require(not accessed & set(range(start, end)), "access in a hole")
         for issue, done in copied:
