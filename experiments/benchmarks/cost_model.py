@@ -280,7 +280,7 @@ HEADER = (
     "two-point",
     "pipeline",
     "pipeline + points",
-    "unseen: share, spread",
+    "unseen: share, spread, median",
 )
 
 
@@ -322,7 +322,11 @@ def _scores(judged: Mapping[str, Sequence[Judged]]) -> Iterator[str]:
     last = judged["pipeline + points"]
     unseen = [item for item in last if item.unseen]
     time_share = sum(i.stated_seconds for i in unseen) / sum(i.stated_seconds for i in last)
-    yield f"{time_share:.1%}, {score(unseen).spread:.1%}" if unseen else "0.0%, -"
+    if not unseen:
+        yield "0.0%, -, -"
+        return
+    found = score(unseen)
+    yield f"{time_share:.1%}, {found.spread:.1%}, {found.median_error:.1%}"
 
 
 def print_table(rows: Iterable[tuple[str, ...]]) -> None:
