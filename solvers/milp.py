@@ -197,6 +197,7 @@ def assign_addresses(
     plans: list[Plan] = []
     for _ in range(attempts):
         plan = Plan(program, lanes)
+        plan.replace_copies()
         for buffer in found.carried:
             last_use = len(program.accesses_of_buffer[buffer]) - 1
             plan.pin(plan.carried(buffer, last_use))

@@ -181,26 +181,31 @@ class PricedProgram:
         if not written or full_cost <= 0:
             return 0.0 if full_cost > 0 else 1.0
         ticks = min(least_copy_ticks(self.program, a.buffer) for a in written)
-        first, last = self._replacement_window(step)
+        first, last = replacement_window(self.program, step)
         price = float(self.idle[first:last].min()) if last > first else 1.0
         transfer = instruction.repeat * ticks * price
         return min(transfer / full_cost, 1.0)
 
-    def _replacement_window(self, step: int) -> tuple[int, int]:
-        """Steps in which the transfer could be served, at most."""
-        program = self.program
-        loop = program.loop_of_step[step]
-        first = 0 if loop is None else program.loops[loop].start_step
-        last = program.num_steps if loop is None else program.loops[loop].end_step
-        for access in program.instructions[step].accesses:
-            for other, use in program.accesses_of_buffer[access.buffer]:
-                if other in self.replaceable or not (use.kind.writes or access.kind.writes):
-                    continue
-                if other < step:
-                    first = max(first, other + 1)
-                elif other > step:
-                    last = min(last, other)
-        return first, last
+
+def replacement_window(program: Program, step: int) -> tuple[int, int]:
+    """Steps in which the transfer of a replaced copy could be served, at most.
+
+    Other steps that may be replaced do not limit it: their transfers move as well.
+    """
+    loop = program.loop_of_step[step]
+    first = 0 if loop is None else program.loops[loop].start_step
+    last = program.num_steps if loop is None else program.loops[loop].end_step
+    for access in program.instructions[step].accesses:
+        for other, use in program.accesses_of_buffer[access.buffer]:
+            if program.instructions[other].async_copy:
+                continue
+            if not (use.kind.writes or access.kind.writes):
+                continue
+            if other < step:
+                first = max(first, other + 1)
+            elif other > step:
+                last = min(last, other)
+    return first, last
 
 
 def least_copy_ticks(program: Program, buffer: int) -> float:

@@ -25,6 +25,7 @@ from solvers.prices import (
     Prices,
     floor_lanes,
     least_copy_ticks,
+    replacement_window,
     resident_lanes,
     starts_with_read,
 )
@@ -143,6 +144,10 @@ class Relaxation:
         self.matrix = _Matrix()
         self.fast_column: dict[tuple[int, int, int], int] = {}
         self.carried_column: dict[int, int] = {}
+        self._replaced_terms: dict[int, list[tuple[int, float]]] = {}
+        self._replacing_steps: dict[int, list[int]] = {}
+        replaceable = sum(step.async_copy for step in program.instructions)
+        self._most_replacing = 4_000 // max(replaceable, 1)
         self.services: dict[Service, int] = {}
         self._kept_row: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
         self._evict_rows: dict[tuple[int, int, int], tuple[int, int]] = {}
@@ -468,6 +473,7 @@ class Relaxation:
                 (base + sum(a.lane_ticks[k] for a in instruction.accesses), k)
                 for k, base in enumerate(instruction.base_ticks)
             ]
+            replacing: list[tuple[int, float]] = []
             for total, k in [*lanes, (bus, len(lanes))]:
                 if total <= floor:
                     continue
@@ -477,7 +483,10 @@ class Relaxation:
                     terms += [(c, weight * ticks) for c in self._fast_terms[step, access.buffer]]
                 row = self.matrix.row(weight * total, np.inf, terms)
                 self._lane_rows.append((row, step, k))
+                replacing.append((row, weight * total))
             self._bind_idle(step, column, weight, bus)
+            replacing.append((self._idle_rows[step], -weight * bus))
+            self._start_replacements(step, replacing)
 
     def _bind_idle(self, step: int, column: int, weight: float, bus: int) -> None:
         row = self._idle_rows[step]
@@ -486,6 +495,49 @@ class Relaxation:
         for access in self.program.instructions[step].accesses:
             for fast in self._fast_terms.get((step, access.buffer), ()):
                 self.matrix.entry(row, fast, -weight * access.bus_ticks)
+
+    def _start_replacements(self, step: int, terms: list[tuple[int, float]]) -> None:
+        """Columns for handing a copy instruction to the copy engine: a stall, idle steps."""
+        program = self.program
+        instruction = program.instructions[step]
+        if not instruction.async_copy or not any(a.kind.writes for a in instruction.accesses):
+            return
+        terms.append((self.matrix.row(-np.inf, 1.0, ()), 1.0))
+        self._replaced_terms[step] = terms
+        first, last = replacement_window(program, step)
+        most_idle = sorted(range(first, last), key=lambda u: -self._idle_estimate[u])
+        most_idle = most_idle[: self._most_replacing]
+        for serving in (STALL, *most_idle):
+            self._add_replacement(step, serving)
+
+    def _add_replacement(self, step: int, serving: int) -> None:
+        work = self._replacement_work(step)
+        column = self.matrix.column(work if serving == STALL else 0.0, 0.0, 1.0)
+        for row, value in self._replaced_terms[step]:
+            self.matrix.entry(row, column, value)
+        if serving != STALL:
+            self.matrix.entry(self._idle_rows[serving], column, work)
+        self._replacing_steps.setdefault(step, []).append(serving)
+
+    def _replacement_work(self, step: int) -> float:
+        instruction = self.program.instructions[step]
+        written = [a.buffer for a in instruction.accesses if a.kind.writes]
+        ticks = min(least_copy_ticks(self.program, buffer) for buffer in written)
+        return ticks * instruction.repeat / self.scale
+
+    def _improve_replacements(self, prices: Prices) -> int:
+        """Adds the cheapest serving step of each replaceable copy; returns how many."""
+        added = 0
+        for step, known in self._replacing_steps.items():
+            first, last = replacement_window(self.program, step)
+            if first >= last:
+                continue
+            best = first + int(prices.idle[first:last].argmin())
+            least = min(1.0 if u == STALL else float(prices.idle[u]) for u in known)
+            if prices.idle[best] < least - 1e-7:
+                self._add_replacement(step, best)
+                added += 1
+        return added
 
     def add_services(self, prices: Prices) -> int:
         """Adds, for every copy, the step that is cheapest under `prices`; returns how many.
@@ -497,7 +549,7 @@ class Relaxation:
         for service in self.services:
             key = (service.buffer, service.lane, service.item, service.is_prefetch)
             known.setdefault(key, []).append(service.step)
-        added = 0
+        added = self._improve_replacements(prices)
         for buffer, lanes in enumerate(self.lanes):
             life = Life(priced, buffer, lanes)
             for lane, item, step, is_prefetch in life.cheapest_services():
