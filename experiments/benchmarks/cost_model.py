@@ -201,7 +201,7 @@ def models(case: Case, form: PipelineForm = COMPILER_FORM) -> dict[str, Times]:
 
 # --- fitting the shared coefficients -------------------------------------------------------------
 
-_START = (1.0, 0.1, 0.5, 0.7, 2.0)
+_START = (1.0, 0.1, 0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def fit(cases: Sequence[Sequence[Target]]) -> PipelineForm:
         form = _form(values)
         return sum(_spread(targets, form) for targets in cases)
 
-    options = {"maxfev": 200, "xatol": 0.01, "fatol": 1e-4}
+    options = {"maxfev": 100, "xatol": 0.01, "fatol": 1e-4}
     found = minimize(loss, _START, method="Nelder-Mead", options=options)
     return _form(found.x)
 
@@ -256,13 +256,12 @@ def _spread(targets: Sequence[Target], form: PipelineForm) -> float:
 
 
 def _form(values: Sequence[float]) -> PipelineForm:
-    streaming, exposed, power, ratio, steepness = (float(value) for value in values)
+    streaming, exposed, power, ratio = (float(value) for value in values)
     return PipelineForm(
         streaming=max(0.1, streaming),
         exposed=max(0.0, exposed),
         reread_power=max(0.0, power),
         overlap_ratio=min(0.95, max(0.0, ratio)),
-        overlap_power=max(0.1, steepness),
     )
 
 
