@@ -174,14 +174,28 @@ def validate(
 
 @app.command()
 def programs(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time and bound them again (minutes)")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the table here as JSON")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the programs of the corpus."""
-    from experiments.programs import corpus_table
+    """List the programs of the corpus, with what there is to gain on each."""
+    from experiments.programs import committed_table, measured_table
 
-    rows = corpus_table()
+    if output is not None:
+        check_writable(output)
+    if measure:
+        rows = measured_table(lambda row: print(f"{row.name} measured", file=sys.stderr))
+    else:
+        rows = committed_table()
+    document = json.dumps([row.to_document() for row in rows], indent=0)
+    if output is not None:
+        write_atomically(output, document + "\n")
     if as_json:
-        print(json.dumps([row.to_document() for row in rows]))
+        print(document)
     else:
         print_programs(rows)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from experiments.inputs import LoadedProgram, load_program
 from experiments.sizes import format_size
 from hlo_graphs import corpus
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Access, Instruction, Program
 from malloc_game.simulate import simulate
 from solvers.bounds import bound_program
@@ -15,7 +18,7 @@ from solvers.bounds import bound_program
 NUM_COSTLIEST = 20
 """Rows of the table of expensive accesses."""
 
-BOUND_SECONDS = 10.0
+BOUND_SECONDS = 20.0
 """Time for each program's lower bound."""
 
 
@@ -45,9 +48,32 @@ class CorpusRow:
         return asdict(self)
 
 
-def corpus_table() -> list[CorpusRow]:
-    """Every program of the corpus, timed under production's own map."""
-    return [corpus_row(name, corpus.family_of(name).split) for name in corpus.names()]
+TABLE = corpus.DIRECTORY / "table.json"
+"""The committed table: `malloc-game programs --measure -o hlo_graphs/corpus/table.json`."""
+
+
+def committed_table() -> list[CorpusRow]:
+    """The table as it was measured when the corpus was committed.
+
+    Raises:
+      InputError: if the table is damaged, or not of this corpus.
+    """
+    try:
+        rows = [CorpusRow(**row) for row in json.loads(TABLE.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{TABLE}: no table of the corpus ({error}); use --measure") from error
+    if [row.name for row in rows] != list(corpus.names()):
+        raise InputError(f"{TABLE}: is of another corpus; use --measure")
+    return rows
+
+
+def measured_table(on_row: Callable[[CorpusRow], None]) -> list[CorpusRow]:
+    """Every program of the corpus, timed under production's own map and bounded again."""
+    rows = []
+    for name in corpus.names():
+        rows.append(corpus_row(name, corpus.family_of(name).split))
+        on_row(rows[-1])
+    return rows
 
 
 def corpus_row(name: str, split: str) -> CorpusRow:
