@@ -131,11 +131,23 @@ def simulate(program: Program, memory_map: MemoryMap, copy_order: str = "deadlin
         stall_before_ticks=stall_before,
         services=tuple(CopyService(t.copy, t.first_step, t.end_step, t.stall) for t in transfers),
         num_copies=len(copies),
-        peak_fast_bytes=_peak_fast_bytes(program, memory_map),
+        peak_fast_bytes=int(held_bytes(program, memory_map).max(initial=0)),
         bus_bytes=_bus_bytes(program, slow, copies),
         compulsory_bus_bytes=compulsory_bus_bytes(program),
         num_fast_accesses=int(fast.sum()),
     )
+
+
+def held_bytes(program: Program, memory_map: MemoryMap) -> NDArray[np.int64]:
+    """[T + 1] bytes of fast memory that residencies hold at each step and the virtual end."""
+    change = np.zeros(program.num_steps + 3, dtype=np.int64)
+    for residency in memory_map.residencies:
+        size_bytes = program.buffers[residency.buffer].size_bytes
+        for start, end, low, high in residency.occupied(size_bytes):
+            change[start] += high - low
+            change[end] -= high - low
+    held: NDArray[np.int64] = np.cumsum(change)[: program.num_steps + 1]
+    return held
 
 
 def fast_access_mask(program: Program, memory_map: MemoryMap) -> NDArray[np.bool_]:
@@ -273,16 +285,6 @@ def _serve_step(
         loop = program.loops[scope]
         idle = math.floor(idle * loop.weight)
         scope = loop.parent
-
-
-def _peak_fast_bytes(program: Program, memory_map: MemoryMap) -> int:
-    change = np.zeros(program.num_steps + 3, dtype=np.int64)
-    for residency in memory_map.residencies:
-        size_bytes = program.buffers[residency.buffer].size_bytes
-        for start, end, low, high in residency.occupied(size_bytes):
-            change[start] += high - low
-            change[end] -= high - low
-    return int(np.cumsum(change).max(initial=0))
 
 
 def _bus_bytes(program: Program, slow: NDArray[np.bool_], copies: Sequence[Copy]) -> int:

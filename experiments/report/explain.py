@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hlo_graphs.program import Access, Program
 from malloc_game.memory_map import MemoryMap
-from malloc_game.simulate import Simulation, fast_accesses, simulate
+from malloc_game.simulate import Simulation, fast_accesses, held_bytes, simulate
 
 
 class Reason(enum.StrEnum):
@@ -73,17 +73,6 @@ def slow_accesses(program: Program, memory_map: MemoryMap) -> list[SlowAccess]:
                 )
             )
     return sorted(found, key=lambda slow: -slow.cost_seconds)
-
-
-def held_bytes(program: Program, memory_map: MemoryMap) -> NDArray[np.int64]:
-    """[T + 1] bytes of fast memory that residencies hold at each step."""
-    change = np.zeros(program.num_steps + 3, dtype=np.int64)
-    for residency in memory_map.residencies:
-        size_bytes = program.buffers[residency.buffer].size_bytes
-        for start, end, low, high in residency.occupied(size_bytes):
-            change[start] += high - low
-            change[end] -= high - low
-    return np.cumsum(change)[: program.num_steps + 1]
 
 
 def _spare_idle(program: Program, simulation: Simulation) -> NDArray[np.float64]:

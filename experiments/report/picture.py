@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.report.explain import SlowAccess, held_bytes, slow_accesses
+from experiments.report.explain import SlowAccess, slow_accesses
 from hlo_graphs.program import Program
 from malloc_game.copies import Direction
 from malloc_game.memory_map import MemoryMap, Residency
-from malloc_game.simulate import Simulation, fast_accesses, simulate
+from malloc_game.simulate import Simulation, fast_accesses, held_bytes, simulate
 
 NUM_SLOW_SHOWN = 25
 """Rows of the table of costly slow accesses."""
