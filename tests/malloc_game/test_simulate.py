@@ -128,8 +128,26 @@ class TestByHand:
         assert latency(program, replaced_copies=(ReplacedCopy(0, 0, 2),)) == 6 + 4
         fast = Residency(1, 8, 0, 3, PRODUCED, 0)
         assert latency(program, fast, replaced_copies=(ReplacedCopy(0, 0, 2),)) == 6
+        # What its own computation would have taken is gone too.
+        busy = replace(program.instructions[0], base_ticks=(3,))
+        computing = replace(program, instructions=(busy, *program.instructions[1:]))
+        assert latency(computing, fast, replaced_copies=(ReplacedCopy(0, 0, 1),)) == 4 + 6
         # Nothing to hide behind: step 0 itself has no time any more.
         assert latency(program, fast, replaced_copies=(ReplacedCopy(0, 0, 1),)) == 4 + 6
+
+    def test_only_the_copy_that_begins_a_residency_fills_its_slices(self) -> None:
+        program = program_of(
+            {"a": 4, "b": 4, "c": 4},
+            [(0, "ra wc"), (9, "rc"), (0, "rb wc"), (9, "rc")],
+            copies=[0, 2],
+            capacity=32,
+        )
+        parts = (Part(0, 2, 0), Part(2, 2, 0))
+        c = Residency(2, 8, 0, 4, PRODUCED, 0, parts=parts)
+        replaced = (ReplacedCopy(0, 0, 1), ReplacedCopy(2, 2, 3))
+        assert latency(program, c, replaced_copies=replaced) == 4 + 9 + 4 + 9
+        services = simulate(program, MemoryMap((c,), replaced_copies=replaced)).services
+        assert [(s.copy.size_bytes, s.copy.issue) for s in services] == [(2, 0), (2, 0), (4, 2)]
 
     def test_a_copy_in_a_loop_is_paid_on_every_trip(self) -> None:
         program = program_of(
