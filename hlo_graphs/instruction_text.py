@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hlo_graphs.attributes import (
     CALLING_ATTRIBUTES,
@@ -34,6 +35,7 @@ MAX_NESTING = 50
 _ROOT = re.compile(r"ROOT(?![\w.\-])")
 _OPCODE = re.compile(r"[A-Za-z_][\w\-]*+", re.ASCII)
 _INLINE_BODY = re.compile(rf"\{{\s*+(?:ROOT\s++)?+%?{NAME}\s*+=", re.ASCII)
+_INLINE_BODIES = re.compile(rf"\{{\s*+{_INLINE_BODY.pattern}", re.ASCII)
 _ELEMENT_INDEX = re.compile(r"#([0-9]{1,9})(?![\w.])")
 
 
@@ -239,22 +241,37 @@ class BodyReader:
         return found
 
     def _read_inline_body(self, depth: int) -> Attribute | None:
-        """A computation written as an attribute's value; None if there is none here."""
+        """Computations written as an attribute's value; None if there are none here."""
         cursor = self._cursor
         before = cursor.position
         name = read_attribute_name(cursor)
         cursor.skip_blanks()
         start = cursor.position
-        if name not in CALLING_ATTRIBUTES or not _INLINE_BODY.match(cursor.text, start, cursor.end):
-            cursor.position = before
-            return None
-        cursor.accept("{")
+        if name in CALLING_ATTRIBUTES:
+            if _INLINE_BODY.match(cursor.text, start, cursor.end):
+                return Attribute(name, f"%{self._computation_in_place(depth)}", start)
+            if _INLINE_BODIES.match(cursor.text, start, cursor.end):
+                return Attribute(name, self._computations_in_place(depth), start)
+        cursor.position = before
+        return None
+
+    def _computation_in_place(self, depth: int) -> str:
+        """Reads one body in braces; returns the name made up for it."""
+        self._cursor.expect("{", "before a computation in place")
         computation = self.read("_", False, depth + 1)
-        made_up = self._names.make("_", self._computations)
-        self._computations[made_up] = HloComputation(
-            made_up, computation.instructions, computation.root, False
-        )
-        return Attribute(name, f"%{made_up}", start)
+        name = self._names.make("_", self._computations)
+        self._computations[name] = replace(computation, name=name)
+        return name
+
+    def _computations_in_place(self, depth: int) -> str:
+        """Reads `{ { body }, { body } }`; returns the list of names that replaces it."""
+        cursor = self._cursor
+        cursor.expect("{", "before computations in place")
+        names = [f"%{self._computation_in_place(depth)}"]
+        while cursor.accept(","):
+            names.append(f"%{self._computation_in_place(depth)}")
+        cursor.expect("}", "after computations in place")
+        return f"{{{', '.join(names)}}}"
 
     def _checked_calls(
         self, attributes: Mapping[str, Attribute], opcode: str, values: Mapping[str, str]

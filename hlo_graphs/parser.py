@@ -130,6 +130,7 @@ class _ModuleReader:
         self._bodies = BodyReader(cursor, self._shapes, self._computations, use_fast_lines)
         self._attributes: dict[str, str] = {}
         self._aliases: tuple[InputOutputAlias, ...] = ()
+        self._aliases_start = 0
 
     def read(self) -> HloModule:
         cursor = self._cursor
@@ -150,6 +151,7 @@ class _ModuleReader:
                 cursor.fail("an ENTRY computation, as the header announces (is the text cut off?)")
             entry = next(reversed(self._computations))
             self._computations[entry] = replace(self._computations[entry], is_entry=True)
+        self._check_aliases(self._computations[entry])
         return HloModule(
             name,
             MappingProxyType(self._attributes),
@@ -174,8 +176,20 @@ class _ModuleReader:
             if attribute.name == "input_output_alias":
                 end = attribute.start + len(attribute.text)
                 inner = Cursor(cursor.text, cursor.path, attribute.start, end)
+                self._aliases_start = attribute.start
                 self._aliases = tuple(_read_aliases(inner))
         return name
+
+    def _check_aliases(self, entry: HloComputation) -> None:
+        """Each alias must name a node of the result and one of a parameter."""
+        for alias in self._aliases:
+            try:
+                entry.root.shape.at(alias.output_index)
+                entry.parameters[alias.parameter_number].shape.at(alias.parameter_index)
+            except IndexError:
+                found = f"the alias {alias.output_index}: {alias[1:]}"
+                expected = f"indices of the result and of a parameter of {entry.name!r}"
+                self._cursor.fail(expected, self._aliases_start, found)
 
     def _skip_tables(self) -> None:
         """FileNames and its like: numbered rows of strings or braces."""
@@ -239,7 +253,7 @@ def _read_aliases(cursor: Cursor) -> Iterator[InputOutputAlias]:
         output = _read_index(cursor)
         cursor.expect(":", "after the output's index")
         cursor.expect("(", "before the parameter")
-        number = cursor.expect_integer("a parameter's number")
+        number = cursor.expect_size("a parameter's number")
         cursor.expect(",", "after the parameter's number")
         index = _read_index(cursor)
         kind: str | None = "may-alias"

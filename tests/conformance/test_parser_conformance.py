@@ -86,6 +86,33 @@ DELIBERATE = {
 }
 """Modules whose structure differs from XLA's, and why."""
 
+WITHOUT_SHAPE = (
+    "add(a, b)",
+    "tuple(a, b, t)",
+    "get-tuple-element(t), index=1",
+    "compare(a, b), direction=LT",
+    "is-finite(b)",
+    "select(p, a, b)",
+    "clamp(a, b, a)",
+    "complex(a, b)",
+    "real(c)",
+    "imag(a)",
+    "exponential(b)",
+    "copy(a)",
+    "reverse(a), dimensions={0}",
+    "transpose(a), dimensions={2,0,1}",
+    "concatenate(a, b), dimensions={1}",
+    "pad(a, s), padding=1_0x0_2_1x-1_0",
+    "reduce(a, s), dimensions={0,2}, to_apply=f",
+    "dot(a, b), lhs_batch_dims={0}, rhs_batch_dims={0}, lhs_contracting_dims={2}, "
+    "rhs_contracting_dims={2}",
+    "call(s, s), to_apply=f",
+    "after-all()",
+    "partition-id()",
+    "replica-id()",
+)
+"""Right-hand sides that leave out the result's shape."""
+
 _NUMBERED = re.compile(r"(?:\.\d+)+$")
 
 
@@ -153,6 +180,27 @@ def test_finds_the_same_structure_as_xla_in_the_sample(tmp_path: Path) -> None:
     answer = _ask_xla([path])["sample"]
     assert "error" not in answer, answer
     assert _difference(read_module(path), answer["computations"]) is None
+
+
+def test_infers_the_shapes_that_xla_infers(tmp_path: Path) -> None:
+    paths = []
+    for place, right_hand_side in enumerate(WITHOUT_SHAPE):
+        path = tmp_path / f"{place}.hlo"
+        path.write_text(
+            "HloModule m\n"
+            "f { x = f32[] parameter(0)\n y = f32[] parameter(1)\n ROOT z = add(x, y) }\n"
+            "ENTRY e {\n"
+            " a = f32[2,3,4]{2,0,1} parameter(0)\n b = f32[2,3,4]{0,1,2} parameter(1)\n"
+            " p = pred[2,3,4]{2,1,0} parameter(2)\n c = c64[3]{0} parameter(3)\n"
+            " s = f32[] parameter(4)\n t = (f32[5]{0}, s32[]) parameter(5)\n"
+            f" ROOT r = {right_hand_side}\n}}"
+        )
+        paths.append(path)
+    answers = _ask_xla(paths)
+    for path in paths:
+        answer = answers[path.stem]
+        assert "error" not in answer, answer
+        assert _difference(read_module(path), answer["computations"]) is None
 
 
 def test_differs_from_xla_only_where_listed(folder: Path, xla_answers: Mapping[str, Any]) -> None:

@@ -140,6 +140,18 @@ def test_computation_in_place() -> None:
     assert module.computations["_"].root.opcode == "negate"
 
 
+def test_list_of_computations_in_place() -> None:
+    body = "{ p = f32[] parameter(0)\n ROOT n = f32[] negate(p) }"
+    module = _entry(
+        "a = f32[] parameter(0)",
+        "i = s32[] parameter(1)",
+        f"ROOT c = conditional(i, a, a), branch_computations={{ {body}, {body} }}",
+    )
+    assert module.entry.root.called_computations == ("_", "_.1")
+    assert str(module.entry.root.shape) == "f32[]"
+    assert list(module.computations) == ["_", "_.1", "e"]
+
+
 def test_operands_in_place_and_element_indices() -> None:
     module = _entry(
         "t = (f32[4], (s32[], f32[2])) parameter(0)",
@@ -167,7 +179,7 @@ def test_operands_in_place_and_element_indices() -> None:
         ("tuple(a, b)", "(f32[2,3]{0,1}, s32[])"),
         ("get-tuple-element(t), index=1", "s32[]"),
         ("abs(a)", "f32[2,3]{0,1}"),
-        ("select(p, b, b)", "s32[]"),
+        ("select(p, a, a)", "f32[]"),
         ("after-all()", "token[]"),
         ("call(b), to_apply=f", "(s32[])"),
     ],

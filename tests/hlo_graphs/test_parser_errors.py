@@ -14,6 +14,9 @@ from hlo_graphs.parser import parse_module, parse_modules, read_module
 _P = "  p = f32[4] parameter(0)\n"
 
 
+_BODY = f"ENTRY e {{\n{_P}}}"
+
+
 def _module(body: str) -> str:
     return f"HloModule m\nENTRY e {{\n{body}}}\n"
 
@@ -27,6 +30,8 @@ _CASES = [
     ("HloModule m, a=1, a=2", 1, 19, "'a'", "once"),
     ("HloModule m, input_output_alias={ {0, a}: (0, {}) }\ne {}", 1, 39, "'a'", "shape index"),
     ("HloModule m, input_output_alias={ {0}: (0, {}, no) }", 1, 48, "'no'", "may-alias"),
+    ("HloModule m, input_output_alias={ {}: (1, {}) }\n" + _BODY, 1, 33, "alias", "of 'e'"),
+    ("HloModule m, input_output_alias={ {0}: (0, {}) }\n" + _BODY, 1, 33, "alias", "of 'e'"),
     ("HloModule m, buffer_donor={ (0, {a}) }", 1, 27, "'{ (0, {a}) }'", "donors"),
     ("HloModule m\nENTRY e {\n", 3, 1, "end of text", "an instruction or '}'"),
     ("HloModule m\nENTRY e {\n}", 3, 1, "'}'", "an instruction in 'e'"),
@@ -53,7 +58,7 @@ _CASES = [
     ),
     (_module(_P + "  q = f32[4] zzzzzz(p)\n"), 4, 14, "unknown opcode 'zzzzzz'", "an opcode"),
     (_module(_P + "  q = f33[4] negate(p)\n"), 4, 7, "'f33'", "an element type"),
-    (_module(_P + "  q = dot(p, p)\n"), 4, 7, "'dot'", "it cannot be inferred"),
+    (_module(_P + "  q = gather(p, p)\n"), 4, 7, "'gather'", "it cannot be inferred"),
     (_module(_P + "  q = constant(1)\n"), 4, 16, "'1'", "a shape before"),
     (_module("  p = f32[4] parameter(-1)\n"), 3, 24, "'-1'", "at least 0"),
     (_module("  p = f32[4] parameter(1)\n"), 2, 9, "'{'", "parameters numbered 0 to 0"),
