@@ -317,6 +317,48 @@ def evaluate(
 
 
 @app.command()
+def play(
+    program: ProgramArgument,
+    policy: Annotated[
+        str, typer.Option("--policy", help="random, greedy, keep or drop")
+    ] = "greedy",
+    seed: Annotated[int, typer.Option("--seed", help="Of the random policy")] = 0,
+    chip: ChipOption = None,
+    capacity: CapacityOption = None,
+    times: TimesOption = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Draw the finished game into this file")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the picture at the end")] = False,
+) -> None:
+    """Watch a game of a program: one line a decision, and the picture at the end."""
+    from experiments.inputs import load_program, need_extra
+    from experiments.sizes import parse_size
+
+    need_extra("jax", "train", "playing the game")
+    from experiments.play import play as run
+
+    if svg is not None:
+        check_writable(svg)
+    loaded = load_program(
+        program,
+        chip=chip,
+        capacity_bytes=None if capacity is None else parse_size(capacity),
+        times=times,
+    )
+    played = run(
+        loaded.program,
+        policy,
+        seed=seed,
+        on_turn=None if quiet else lambda turn: print(turn, flush=True),
+    )
+    print(played.picture())
+    print(f"{len(played.turns)} decisions, {played.saved:.4%} of the all-slow latency saved")
+    if svg is not None:
+        write_atomically(svg, played.svg())
+
+
+@app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an evaluation")],
     compare: Annotated[

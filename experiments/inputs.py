@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import sys
 import zlib
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from hlo_graphs import bundle as bundles
 from hlo_graphs.bundle import Bundle
 from hlo_graphs.calibration import calibrated_times
 from hlo_graphs.chips import Chip, find_chip
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, MissingExtraError
 from hlo_graphs.hlo import HloModule
 from hlo_graphs.lower import Lowered, LoweringOptions, lower
 from hlo_graphs.parser import parse_module, require_scheduled
@@ -66,6 +67,12 @@ def load_program(
         return LoadedProgram(_resized(Program.from_json(text), capacity_bytes))
     files = _files(bundle, source, production, cycles)
     return _from_hlo(text, str(source), files, chip, capacity_bytes, times, busy)
+
+
+def need_extra(module: str, extra: str, needed_for: str) -> None:
+    """Raises MissingExtraError if an optional package is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(extra, needed_for)
 
 
 def load_map(path: Path) -> MemoryMap:
