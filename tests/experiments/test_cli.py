@@ -206,3 +206,20 @@ def test_wrong_arguments_say_what_to_do(arguments: list[str], code: int, words: 
     found, message = failure(*arguments, stdin=SMALL)
     assert found == code
     assert words in message
+
+
+def test_a_game_can_be_watched(tmp_path: Path) -> None:
+    pytest.importorskip("jax", reason="the game needs the extra 'train'")
+    picture = tmp_path / "game.svg"
+    done = run("play", "-", "--policy", "keep", "--svg", picture, stdin=SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "Keep" in done.stdout
+    assert "of the all-slow latency saved" in done.stdout
+    assert picture.read_text().startswith("<svg")
+
+
+def test_solving_can_draw_its_maps(tmp_path: Path) -> None:
+    picture = tmp_path / "map.html"
+    done = run("solve", "-", "--solver", "greedy", "--json", "--picture", picture, stdin=SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "showPicture" in picture.read_text()
