@@ -73,15 +73,16 @@ class CostAnalysis:
 
     Args:
       module: scheduled or not.
-      size_of: bytes of an array shape.
+      size_of: bytes of an array shape; None counts no bytes at all.
     """
 
-    def __init__(self, module: HloModule, size_of: SizeOf) -> None:
+    def __init__(self, module: HloModule, size_of: SizeOf | None) -> None:
         self._module = module
         self._size_of = size_of
         self._costs: dict[tuple[str, str], InstructionCost] = {}
         self._totals: dict[str, InstructionCost] = {}
         self._users: dict[str, dict[str, list[tuple[HloInstruction, int]]]] = {}
+        self._weightless: CostAnalysis | None = None
 
     @property
     def module(self) -> HloModule:
@@ -124,9 +125,21 @@ class CostAnalysis:
             self._totals[computation] = _sum(costs)
         return self._totals[computation]
 
+    def work(self, computation: str) -> InstructionCost:
+        """Like `total` without the bytes: what a fusion's inside costs (much faster)."""
+        if self._weightless is None:
+            self._weightless = CostAnalysis(self._module, None)
+            self._weightless._weightless = self._weightless
+        return self._weightless.total(computation)
+
     def size_of(self, shape: Shape) -> int:
         """Bytes of an array; nothing for tokens, opaques and tuples."""
-        return self._size_of(shape) if shape.is_array else 0
+        return self._size_of(shape) if self._size_of is not None and shape.is_array else 0
+
+    @property
+    def counts_bytes(self) -> bool:
+        """Whether bytes are counted, not only the work."""
+        return self._size_of is not None
 
     def users(self, computation: str) -> Mapping[str, list[tuple[HloInstruction, int]]]:
         """Per instruction of a computation its (user, operand position) pairs."""
@@ -218,6 +231,9 @@ def _default(
       written: bytes of the (array) output, in place of its size.
     """
     analysis, instruction = place.analysis, place.instruction
+    matrix_type = place.operand_shape(0).element_type if matrix_flops else ""
+    if not analysis.counts_bytes:
+        return InstructionCost(flops, matrix_flops, matrix_type, transcendentals)
     operands: list[dict[ShapeIndex, float]] = []
     for position in range(len(instruction.operands)):
         if reads is not None and position in reads:
@@ -230,7 +246,7 @@ def _default(
     return InstructionCost(
         flops=flops,
         matrix_flops=matrix_flops,
-        matrix_type=place.operand_shape(0).element_type if matrix_flops else "",
+        matrix_type=matrix_type,
         transcendentals=transcendentals,
         total_bytes=sum(sum(sizes.values()) for sizes in operands) + sum(outputs.values()),
         operands=tuple(operands),
@@ -487,7 +503,9 @@ def _fusion(place: _Place) -> InstructionCost:
     """Inner flops; outside bytes: intermediate values never reach memory."""
     analysis, instruction = place.analysis, place.instruction
     inner = analysis.module.computations[instruction.called_computations[0]]
-    work = analysis.total(inner.name)
+    work = analysis.work(inner.name)
+    if not analysis.counts_bytes:
+        return work
     operands: list[dict[ShapeIndex, float]] = [{} for _ in instruction.operands]
     constants = 0.0
     for parameter in inner.instructions:
