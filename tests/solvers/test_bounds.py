@@ -1,0 +1,153 @@
+"""Bounds hold for every valid map and all prices, and meet known optima where they can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hlo_graphs.program import Loop, Program
+from malloc_game.known_optimum import KINDS, known_optimum_program
+from malloc_game.memory_map import MemoryMap
+from malloc_game.simulate import simulate
+from solvers.bounds import bound_program, mix_prices
+from solvers.greedy import GreedySolver
+from solvers.prices import Prices, price_bound, uniform_prices
+from solvers.relaxation import Relaxation
+from solvers.solver import SolveRequest
+from tests.malloc_game.small import program_of
+from tests.strategies import programs, programs_with_maps, random_valid_map
+
+
+def random_prices(program: Program, rng: np.random.Generator) -> Prices:
+    """Any prices: mostly absurd ones."""
+    steps = program.num_steps
+    scale = 10 ** rng.uniform(-3, 2)
+    held = rng.exponential(scale, (3, steps)) * (rng.random((3, steps)) < 0.3)
+    space = np.concatenate([np.zeros((3, 1)), np.cumsum(held, axis=1)], axis=1)
+    idle = rng.exponential(10 ** rng.uniform(-2, 0.3), steps) * (rng.random(steps) < 0.5)
+    lanes = rng.dirichlet([0.3] * (program.num_lanes + 1), steps)
+    divisors = (1, int(rng.integers(1, 5)), int(rng.integers(2, 9)))
+    return Prices(space, idle, lanes, divisors)
+
+
+@given(programs_with_maps(max_accesses=20), st.integers(0, 2**32 - 1))
+@settings(max_examples=150, deadline=None)
+def test_no_valid_map_beats_the_bound_of_any_prices(
+    drawn: tuple[Program, MemoryMap], seed: int
+) -> None:
+    program, memory_map = drawn
+    latency = simulate(program, memory_map).latency_ticks
+    prices = random_prices(program, np.random.default_rng(seed))
+    assert price_bound(program, prices) <= latency
+
+
+@given(programs(max_accesses=20), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_no_valid_map_beats_the_best_bound(program: Program, seed: int) -> None:
+    bound = bound_program(program, 10.0)
+    greedy = GreedySolver().solve(SolveRequest(program))
+    assert bound.ticks <= greedy.latency_ticks
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        memory_map = random_valid_map(program, rng, 25)
+        for order in ("deadline", "fifo"):
+            assert bound.ticks <= simulate(program, memory_map, order).latency_ticks + 1e-6
+
+
+@given(programs(max_accesses=30))
+@settings(max_examples=30, deadline=None)
+def test_the_certificate_gives_the_bound_again(program: Program) -> None:
+    bound = bound_program(program, 10.0)
+    assert price_bound(program, bound.prices) == bound.ticks
+
+
+@given(programs(max_accesses=30), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_rubbish_in_the_duals_costs_tightness_only(program: Program, seed: int) -> None:
+    """A solver that returned wrong duals could not break the bound."""
+    bound = bound_program(program, 10.0)
+    rng = np.random.default_rng(seed)
+    noisy = replace(
+        bound.prices,
+        idle=bound.prices.idle + rng.normal(0, 0.1, program.num_steps),
+        lanes=bound.prices.lanes * rng.uniform(0, 3, bound.prices.lanes.shape),
+        space=bound.prices.space * rng.uniform(0.5, 2.0),
+    )
+    latency = GreedySolver().solve(SolveRequest(program)).latency_ticks
+    assert price_bound(program, noisy) <= latency
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_known_optima_are_not_exceeded(kind: str) -> None:
+    for seed in range(15):
+        known = known_optimum_program(seed, kind=kind, size=2 + seed)
+        assert bound_program(known.program, 10.0).ticks <= known.optimal_ticks
+
+
+def test_known_packings_are_met_exactly() -> None:
+    for seed in range(10):
+        known = known_optimum_program(seed, kind="packing", size=3 + seed)
+        assert bound_program(known.program, 10.0).ticks == pytest.approx(known.optimal_ticks)
+
+
+def test_two_halves_of_a_memory_that_holds_one() -> None:
+    """Each a little over half: the linear relaxation alone would keep most of both."""
+    steps = [(0, "wa wb"), (0, "ra rb")]
+    program = program_of({"a": 5, "b": 5}, steps, capacity=9)
+    bound = bound_program(program, 10.0)
+    assert bound.ticks == pytest.approx(10.0)
+    assert GreedySolver().solve(SolveRequest(program)).latency_ticks == 10.0
+    without_cuts = replace(
+        bound.prices, divisors=(1,), space=bound.prices.space[:1]
+    )
+    assert price_bound(program, without_cuts) < 9.0
+
+
+def test_one_carried_parameter_is_free_and_two_are_not() -> None:
+    program = program_of({"p": 4, "q": 4}, [(0, "rp rq")], capacity=8)
+    assert bound_program(program, 10.0).ticks == pytest.approx(4.0)
+    prices = uniform_prices(program)
+    assert price_bound(program, prices, max_carried=2) <= price_bound(program, prices)
+
+
+def test_state_carried_around_a_loop_must_be_written_back_or_stay() -> None:
+    """Too large to stay, its round trip through slow memory is in the bound."""
+    loops = [Loop(1, 3, 10)]
+    steps = [(0, "ws"), (0, "rs wx"), (0, "rx ws"), (0, "rs")]
+    program = program_of({"s": 4, "x": 8}, steps, capacity=8, loops=loops)
+    assert bound_program(program, 10.0).ticks >= 10 * 4
+
+
+def test_mixtures_of_prices_are_prices() -> None:
+    program = program_of({"a": 4}, [(0, "wa"), (0, "ra")], capacity=2)
+    first, second = uniform_prices(program), bound_program(program, 5.0).prices
+    if first.divisors == second.divisors:
+        mixed = mix_prices(first, second, 0.5)
+        assert price_bound(program, mixed) <= program.all_slow_ticks
+
+
+def test_an_empty_program_takes_no_time() -> None:
+    empty = replace(program_of({"a": 4}, [(0, "wa")]), instructions=(), buffers=())
+    assert bound_program(empty, 1.0).ticks == 0.0
+
+
+def test_the_limit_is_kept() -> None:
+    program = program_of({"a": 4}, [(0, "wa"), (0, "ra")])
+    bound = bound_program(program, 0.0)
+    assert bound.rounds == 0
+    assert 0.0 <= bound.ticks <= program.all_slow_ticks
+
+
+def test_whole_items_cost_at_least_the_relaxation() -> None:
+    program = program_of({"a": 5, "b": 5, "c": 3}, [(0, "wa wb"), (0, "wc"), (0, "ra rb rc")])
+    relaxation = Relaxation(program)
+    relaxed = relaxation.solve(10.0)
+    whole = relaxation.solve_integer(10.0, 0.0)
+    assert relaxed is not None
+    assert whole is not None
+    assert whole.value_ticks >= relaxed.value_ticks - 1e-6
+    assert set(whole.fast.values()) <= {0.0, 1.0}

@@ -1,0 +1,133 @@
+"""Greedy: always valid, never worse than all-slow, and right where the answer is plain."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+
+from hlo_graphs.program import Loop, Program
+from malloc_game.generator import random_program
+from malloc_game.memory_map import MemoryMap, Source
+from malloc_game.simulate import simulate
+from malloc_game.validate import validate
+from solvers.greedy import VARIANTS, GreedySolver, construct, greedy_plans
+from solvers.plan import Plan, all_lanes
+from solvers.solver import SolveRequest
+from tests.malloc_game.small import program_of
+from tests.strategies import programs
+
+
+def solved(program: Program) -> tuple[MemoryMap, float]:
+    solution = GreedySolver().solve(SolveRequest(program))
+    assert validate(program, solution.memory_map) == ()
+    assert simulate(program, solution.memory_map).latency_ticks == solution.latency_ticks
+    return solution.memory_map, solution.latency_ticks
+
+
+@given(programs(max_accesses=40))
+@settings(max_examples=60, deadline=None)
+def test_maps_are_valid_and_never_worse_than_all_slow(program: Program) -> None:
+    _, ticks = solved(program)
+    assert ticks <= program.all_slow_ticks
+
+
+@given(programs(max_accesses=40))
+@settings(max_examples=60, deadline=None)
+def test_plans_never_promise_more_than_the_simulator_finds(program: Program) -> None:
+    for plan in greedy_plans(program, all_lanes(program)):
+        latency = simulate(program, plan.memory_map()).latency_ticks
+        assert latency <= plan.latency_estimate() * (1 + 1e-9) + 1e-6
+
+
+@given(programs(max_accesses=30))
+@settings(max_examples=40, deadline=None)
+def test_undoing_restores_the_plan(program: Program) -> None:
+    plan = construct(program)
+    before, ticks = plan.memory_map(), plan.latency_estimate()
+    for run in list(plan.runs.values()):
+        plan.uncover(run).undo()
+    for index, lane in enumerate(plan.lanes):
+        for position in range(len(lane.items)):
+            change = plan.cover(index, position, position)
+            if change is not None:
+                change.undo()
+    assert plan.memory_map() == before
+    assert plan.latency_estimate() == pytest.approx(ticks)
+
+
+@given(programs(max_accesses=30))
+@settings(max_examples=40, deadline=None)
+def test_a_plan_takes_over_a_map(program: Program) -> None:
+    original = construct(program)
+    plan = Plan(program)
+    plan.load(original.memory_map())
+    assert validate(program, plan.memory_map()) == ()
+    assert len(plan.runs) <= len(original.runs)
+
+
+def test_a_value_written_and_read_stays() -> None:
+    program = program_of({"a": 4}, [(0, "wa"), (0, "ra")])
+    memory_map, ticks = solved(program)
+    assert ticks == 0
+    (residency,) = memory_map.residencies
+    assert (residency.start, residency.end, residency.source) == (0, 2, Source.PRODUCED)
+
+
+def test_of_two_that_do_not_fit_the_better_by_byte_and_step_stays() -> None:
+    program = program_of({"a": 4, "b": 6}, [(0, "wa wb"), (0, "ra"), (0, "rb")], capacity=6)
+    memory_map, _ = solved(program)
+    assert 0 in {residency.buffer for residency in memory_map.residencies}
+
+
+def test_a_parameter_is_prefetched_in_idle_time() -> None:
+    program = program_of({"p": 4, "a": 1}, [(9, "wa"), (0, "rp ra")])
+    memory_map, ticks = solved(program)
+    assert ticks == 9
+    assert any(r.buffer == 0 and r.source is not Source.PRODUCED for r in memory_map.residencies)
+
+
+def test_a_live_out_buffer_is_written_back() -> None:
+    program = program_of({"a": 4}, [(0, "wa"), (9, "ra")], live_out="a")
+    memory_map, ticks = solved(program)
+    assert ticks == 9
+    assert len(memory_map.evictions) == 1
+
+
+def test_loop_weights_are_resident_for_the_whole_loop() -> None:
+    loops = [Loop(1, 2, 10)]
+    program = program_of({"p": 4, "x": 1}, [(0, "wx"), (1, "rp"), (0, "rx")], loops=loops)
+    memory_map, ticks = solved(program)
+    assert ticks < program.all_slow_ticks / 2
+    weight = next(r for r in memory_map.residencies if r.buffer == 0)
+    assert weight.loop is None
+    assert weight.start <= 1
+    assert weight.end >= 2
+
+
+def test_a_copy_instruction_goes_to_the_copy_engine() -> None:
+    steps = [(9, "wx"), (0, "rs wd"), (9, "rx"), (1, "rd")]
+    program = program_of({"x": 1, "s": 6, "d": 6}, steps, copies=[1], forbidden="sd")
+    memory_map, _ = solved(program)
+    assert [copy.step for copy in memory_map.replaced_copies] == [1]
+
+
+def test_initial_maps_are_never_made_worse() -> None:
+    program = random_program(3, num_accesses=60)
+    best = construct(program).memory_map()
+    solution = GreedySolver().solve(SolveRequest(program, initial_maps=(best,)))
+    assert solution.latency_ticks <= simulate(program, best).latency_ticks
+
+
+def test_the_same_program_gives_the_same_map() -> None:
+    program = random_program(5, num_accesses=120)
+    request = SolveRequest(program)
+    assert GreedySolver().solve(request).memory_map == GreedySolver().solve(request).memory_map
+
+
+def test_thousands_of_accesses_take_about_a_second() -> None:
+    program = random_program(1, family="training", num_accesses=3700, max_size_units=64)
+    started = time.process_time()
+    construct(program, VARIANTS[0])
+    assert time.process_time() - started < 2.0
