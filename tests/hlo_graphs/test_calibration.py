@@ -334,3 +334,15 @@ def test_all_slow_and_all_fast_are_the_compilers_own_on_a_real_program() -> None
                 assert step.all_fast_seconds <= most * (1 + 1e-9)
                 compared += 1
     assert compared == len(table.none.cycles)
+
+
+def test_the_documentation_states_the_coefficients_in_use() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "times.md").read_text(encoding="utf-8")
+    form = COMPILER_FORM
+    for text in (
+        f"= F + {form.exposed:g} of each",
+        f"takes {form.streaming:g} times its bus time",
+        f"size^{form.reread_power:g}.",
+        f"from {form.overlap_ratio:.0%} of F on",
+    ):
+        assert text in page
