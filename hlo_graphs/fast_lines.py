@@ -55,7 +55,7 @@ _ARGUMENTS = _parentheses(4)
 _COMMENTS = re.compile(_INDEX_COMMENT)
 _LINE = re.compile(
     rf"\s*+(ROOT )?(?!ROOT )%?({NAME}) = (\(.*?\)|[^\s(]\S*+) ([a-z][a-z0-9\-]*+)"
-    rf"\(({_ARGUMENTS})\)([^\n]*+)\n",
+    rf"\(({_ARGUMENTS})\)([^\n]*+)\n(?=\s*+[%A-Za-z_}}])",
     re.ASCII,
 )
 _ATTRIBUTE = re.compile(

@@ -74,6 +74,7 @@ def _outcome(text: str, use_fast_lines: bool) -> tuple[HloModule, ...] | type[In
 @given(_mutated() | _shuffled())
 @example(SAMPLE.replace("\n", "\r\n"))
 @example(SAMPLE.replace("%", ""))
+@example(SAMPLE.replace(", kind=kLoop", "\n , kind=kLoop"))
 @example(SAMPLE.replace("ROOT %tuple.5", "ROOT"))
 @example(SAMPLE.replace("async-done(%slice-start.1)", "async-done(%slice-start.1), calls=%gone"))
 @example(SAMPLE.replace('"ConcatBitcast"', '"x", literal=( s32[4]{0} {4, 1, 2, 3}, pred[] 1 )'))
