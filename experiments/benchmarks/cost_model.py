@@ -328,12 +328,29 @@ def _scores(judged: Mapping[str, Sequence[Judged]]) -> Iterator[str]:
     yield f"{time_share:.1%}, {found.spread:.1%}, {found.median_error:.1%}"
 
 
-def print_table(rows: Iterable[tuple[str, ...]]) -> None:
-    """Markdown, so that the table can go into the documentation as it is."""
-    print("| " + " | ".join(HEADER) + " |")
-    print("|" + " --- |" * len(HEADER))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+def markdown(rows: Iterable[tuple[str, ...]]) -> str:
+    """The table as Markdown, as it stands in the documentation."""
+    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, *rows)]
+    lines.insert(1, "|" + " --- |" * len(HEADER))
+    return "\n".join(lines)
+
+
+TABLE_START, TABLE_END = "<!-- corpus table -->\n", "\n<!-- end of corpus table -->"
+"""What stands around the table in `docs/times.md`."""
+
+
+def write_into(page: Path, table: str) -> None:
+    """Puts `table` between the marks of `page`.
+
+    Raises:
+      InputError: if the page has no such marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, start, rest = text.partition(TABLE_START)
+    _, end, after = rest.partition(TABLE_END)
+    if not start or not end:
+        raise InputError(f"{page}: no {TABLE_START.strip()} ... {TABLE_END.strip()} to write into")
+    page.write_text(before + start + table + end + after, encoding="utf-8")
 
 
 def _bundles(directories: Sequence[Path]) -> Iterator[Bundle]:
@@ -349,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("directories", nargs="*", type=Path, help="bundles; default: the corpus")
     parser.add_argument("--fit", action="store_true", help="fit the coefficients first")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into PAGE too")
     options = parser.parse_args(arguments)
     cases = [case for case in map(read_case, _bundles(options.directories)) if case is not None]
     if not cases:
@@ -357,7 +375,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.fit:
         form = fit([targets_of(case) for case in cases if side_of(case.name) == "train"])
         print(f"fitted on the training families: {form}\n")
-    print_table(rows_of(cases, form))
+    table = markdown(rows_of(cases, form))
+    print(table)
+    if options.write is not None:
+        write_into(options.write, table)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,23 @@ import pytest
 
 from experiments.benchmarks.cost_model import (
     HEADER,
+    TABLE_END,
+    TABLE_START,
     Judged,
     judge,
     main,
+    markdown,
     models,
     read_case,
     rows_of,
     score,
     side_of,
     targets_of,
+    write_into,
 )
 from hlo_graphs.bundle import bundle_in
 from hlo_graphs.calibration import COMPILER_FORM
+from hlo_graphs.errors import InputError
 from tests.shared_data import shared_data_path
 
 
@@ -51,3 +56,15 @@ def test_sides_follow_the_committed_split() -> None:
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no bundle"):
         main([str(tmp_path)])
+
+
+def test_the_table_is_written_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{TABLE_START}old\nrows{TABLE_END}\nafter\n")
+    table = markdown([("a",) * len(HEADER)])
+    write_into(page, table)
+    assert page.read_text() == f"before\n{TABLE_START}{table}{TABLE_END}\nafter\n"
+    assert table.splitlines()[-1] == "| " + " | ".join("a" * len(HEADER)) + " |"
+    page.write_text("nothing to write into")
+    with pytest.raises(InputError, match="no <!-- corpus table"):
+        write_into(page, table)
