@@ -238,8 +238,7 @@ class ReferenceGame:
         if turn.kind is TurnKind.EXIT:
             return True, False, False
         if turn.kind is TurnKind.ENTRY:
-            needed = self._needed(buffer, turn.position, turn.frame)
-            return True, False, needed and self._entry_place(turn) is not None
+            return True, False, self._may_enter(turn) and self._entry_place(turn) is not None
         possible = self._place(turn) is not None
         return True, possible, possible and has_next
 
@@ -351,6 +350,10 @@ class ReferenceGame:
                 return index
         return len(self.script)
 
+    def _may_enter(self, turn: Turn) -> bool:
+        """Whether a residency around a loop would hold what it should (overridden by a test)."""
+        return self._needed(turn.buffer, turn.position, turn.frame)
+
     # --- needed ---------------------------------------------------------------------------
 
     def _needed(self, buffer: int, position: int, frame: int | None) -> bool:
@@ -428,9 +431,13 @@ class ReferenceGame:
         numerator, denominator = weight_as_ratio(bounds)
         offer = min(inside * numerator // denominator, IDLE_LIMIT_TICKS)
         if not float(bounds.weight).is_integer():
-            offer = max(0, offer - (bounds.end_step - bounds.start_step))
+            offer = max(0, offer - self._rounding(bounds))
         limit = IDLE_LIMIT_TICKS // len(self.program.loops)
         self.supplies[-1].append(Supply(bounds.start_step, min(offer, limit)))
+
+    def _rounding(self, loop: Loop) -> int:
+        """What an engine that rounds at every step of a branch may lose (overridden by a test)."""
+        return loop.end_step - loop.start_step
 
     # --- windows and places ---------------------------------------------------------------
 

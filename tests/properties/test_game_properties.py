@@ -15,15 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlo_graphs.program import Program
+from hlo_graphs.program import Loop, Program
+from malloc_game.generator import Family, random_program
 from malloc_game.known_optimum import known_optimum_program, packing_program
 from malloc_game.memory_map import MemoryMap, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
+from malloc_game.violations import Rule
 from tests.malloc_game.reference_game import (
     Action,
     ReferenceGame,
     Rules,
+    Turn,
     TurnKind,
     next_steps,
     play_out,
@@ -175,6 +178,51 @@ def test_exhaustive_play_finds_the_known_optimum_of_packings(seed: int) -> None:
 def test_exhaustive_play_finds_the_known_optimum_of_knapsacks(seed: int) -> None:
     known = known_optimum_program(seed, kind="knapsack", size=4)
     assert best_latency(ReferenceGame(known.program)) == known.optimal_ticks
+
+
+class KeepsAnythingAtEntry(ReferenceGame):
+    """Without the first correction of docs/game.md."""
+
+    def _may_enter(self, turn: Turn) -> bool:
+        return True
+
+
+class OffersWholeTicksOfBranches(ReferenceGame):
+    """Without the fourth correction of docs/game.md."""
+
+    def _rounding(self, loop: Loop) -> int:
+        return 0
+
+
+def test_content_that_is_not_needed_must_not_be_kept_at_loop_entry() -> None:
+    for seed in (29, 34, 43):
+        program = small_program(seed, max_accesses=60)
+        choices = [seed % 3, seed % 5, seed % 7, 2, seed % 11]
+        game = ReferenceGame(program)
+        check_finished(game, play_out(game, choices))
+        loose = KeepsAnythingAtEntry(program)
+        play_out(loose, choices)
+        broken = validate(program, loose.memory_map())
+        assert Rule.CONTENT in {violation.rule for violation in broken}
+
+
+def test_idle_time_of_branches_must_be_rounded_as_the_engine_may() -> None:
+    for seed in (948, 3445, 6936):
+        program = random_program(
+            seed,
+            family=Family.BRANCH,
+            num_accesses=30,
+            pressure=(0.3, 0.6, 1.0)[seed % 3],
+            intensity=(1, 1.3, 1.7, 2.0)[seed % 4],
+            max_size_units=2,
+            forbidden_share=0,
+        )
+        choices = [1, 1, seed % 5, 1, seed % 7, 1]
+        game = ReferenceGame(program)
+        check_finished(game, play_out(game, choices))
+        loose = OffersWholeTicksOfBranches(program)
+        play_out(loose, choices)
+        assert simulate(program, loose.memory_map()).latency_ticks > loose.latency
 
 
 @given(programs(), st.integers(0, 10), st.data())
