@@ -42,6 +42,8 @@ class MilpSettings:
       integer_share: of what is left then, for branch and bound; the rest is for addresses.
       relative_gap: at which branch and bound stops.
       packing_attempts: orders tried when addresses are assigned.
+      exact_accesses: programs with at most so many accesses are tried exactly first.
+      exact_share: of the time that is left then.
     """
 
     bound_share: float = 0.25
@@ -49,6 +51,8 @@ class MilpSettings:
     integer_share: float = 0.5
     relative_gap: float = 1e-3
     packing_attempts: int = 12
+    exact_accesses: int = 40
+    exact_share: float = 0.6
 
 
 class MilpSolver:
@@ -69,8 +73,10 @@ class MilpSolver:
         seconds = deadline.remaining_seconds * settings.bound_share
         bound = bound_program(request.program, seconds, max_rounds=settings.bound_rounds)
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
-        limit = deadline.remaining_seconds * settings.integer_share
         notes: list[str] = []
+        if self._solve_small(request, search, deadline, notes):
+            return self._solution(request, search, bound, deadline, notes)
+        limit = deadline.remaining_seconds * settings.integer_share
         found = integer_solution(request.program, bound, limit, settings.relative_gap)
         if found is None:
             notes.append("branch and bound found nothing in time")
@@ -88,6 +94,39 @@ class MilpSolver:
                 search.offer(plan)
         if status_of(search.best_ticks, bound.ticks, request.gap) != "optimal":
             search.run()
+        return self._solution(request, search, bound, deadline, notes)
+
+    def _solve_small(
+        self,
+        request: SolveRequest,
+        search: NeighbourhoodSearch,
+        deadline: Deadline,
+        notes: list[str],
+    ) -> bool:
+        """Exactly, if the program is small enough; True if nothing is left to do."""
+        program = request.program
+        accesses = sum(len(step.accesses) for step in program.instructions)
+        if accesses > self.settings.exact_accesses:
+            return False
+        from solvers.exact import solve_exactly
+
+        limit = deadline.remaining_seconds * self.settings.exact_share
+        found = solve_exactly(program, limit, seed=request.seed, workers=request.workers)
+        if found is None:
+            return False
+        search.offer_map(found.memory_map)
+        if found.proven:
+            notes.append("CP-SAT: no map without slices, holes and replaced copies is faster")
+        return found.proven and not any(step.async_copy for step in program.instructions)
+
+    def _solution(
+        self,
+        request: SolveRequest,
+        search: NeighbourhoodSearch,
+        bound: Bound,
+        deadline: Deadline,
+        notes: list[str],
+    ) -> Solution:
         return Solution(
             memory_map=search.best,
             latency_ticks=search.best_ticks,

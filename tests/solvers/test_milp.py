@@ -1,0 +1,153 @@
+"""Integer programs: exact on small programs, by exhaustive plays and maps; sound on others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from hlo_graphs.program import Program
+from malloc_game.fast_game import FastGame
+from malloc_game.generator import random_program
+from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+from malloc_game.simulate import simulate
+from malloc_game.validate import validate
+from solvers.exact import can_be_exact, solve_exactly
+from solvers.milp import MilpSettings, MilpSolver
+from solvers.solver import SolveRequest, Status
+from tests.malloc_game.small import program_of
+from tests.strategies import random_valid_map, small_program
+
+MOST_TURNS = 9
+
+
+def tiny_programs(count: int, *, first_seed: int = 0) -> Iterator[tuple[int, Program]]:
+    """Programs whose every play can be tried and that can be solved exactly."""
+    seed = first_seed
+    while count:
+        program = small_program(seed, branches=False, max_accesses=7)
+        if FastGame(program).num_turns <= MOST_TURNS and can_be_exact(program):
+            yield seed, program
+            count -= 1
+        seed += 1
+
+
+def best_play(program: Program) -> float:
+    """The least latency over all sequences of actions."""
+    game = FastGame(program)
+    plays = np.array(list(itertools.product(range(3), repeat=game.num_turns)), dtype=np.int8)
+    return float(game.play_many(plays).min()) if len(plays) else program.all_slow_ticks
+
+
+def test_never_worse_than_the_best_play_of_the_game() -> None:
+    better = 0
+    for seed, program in tiny_programs(7):
+        found = solve_exactly(program, 20.0)
+        assert found is not None, seed
+        assert found.proven, seed
+        assert validate(program, found.memory_map) == (), seed
+        assert simulate(program, found.memory_map).latency_ticks == found.ticks, seed
+        play = best_play(program)
+        assert found.ticks <= play, seed
+        better += found.ticks < play
+    assert better < 7  # mostly the game's rules reach the optimum
+
+
+def test_no_random_map_without_slices_and_holes_beats_it() -> None:
+    for seed, program in tiny_programs(6, first_seed=500):
+        found = solve_exactly(program, 20.0)
+        assert found is not None
+        rng = np.random.default_rng(seed)
+        for _ in range(40):
+            other = random_valid_map(program, rng, 15)
+            plain = not other.replaced_copies and not any(
+                r.parts or r.holes for r in other.residencies
+            )
+            if plain:
+                assert simulate(program, other).latency_ticks >= found.ticks, seed
+
+
+def maps_of_one_buffer(program: Program, buffer: int) -> list[MemoryMap]:
+    """Every valid map in which one buffer has at most one residency and one eviction."""
+    steps = program.num_steps
+    size = program.buffers[buffer].size_bytes
+    found = [MemoryMap()]
+    for start, ready in itertools.combinations_with_replacement(range(steps + 1), 2):
+        for end in range(ready + 1, steps + 2):
+            for source in Source:
+                for offset in range(program.capacity_bytes - size + 1):
+                    residency = Residency(buffer, offset, start, end, source, ready)
+                    windows = itertools.combinations_with_replacement(range(steps + 1), 2)
+                    evictions = [(), *((Eviction(buffer, i, d),) for i, d in windows)]
+                    maps = [MemoryMap((residency,), eviction) for eviction in evictions]
+                    found += [m for m in maps if not validate(program, m)]
+    return found
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(2, "wa"), (1, "rp ra"), (0, "rp")],
+        [(0, "wa wp"), (2, "rp"), (1, "ra")],
+        [(3, "ra"), (0, "rp ua"), (1, "ra")],
+    ],
+)
+def test_equals_exhaustive_search_over_maps(steps: list[tuple[int, str]]) -> None:
+    program = program_of({"a": 2, "p": 2}, steps, capacity=3, live_out="a")
+    maps = [maps_of_one_buffer(program, buffer) for buffer in range(2)]
+    best = program.all_slow_ticks
+    for first, second in itertools.product(*maps):
+        pieces = first.residencies + second.residencies
+        if len(pieces) == 2 and _clash(program, *pieces):
+            continue
+        together = MemoryMap(pieces, first.evictions + second.evictions)
+        if sum(r.source is Source.CARRIED for r in pieces) <= 1:
+            best = min(best, simulate(program, together).latency_ticks)
+    found = solve_exactly(program, 30.0)
+    assert found is not None
+    assert found.proven
+    several = len(found.memory_map.residencies) > len(
+        {r.buffer for r in found.memory_map.residencies}
+    )
+    assert found.ticks == best or (several and found.ticks < best)
+
+
+def _clash(program: Program, first: Residency, second: Residency) -> bool:
+    in_time = first.start < second.end and second.start < first.end
+    sizes = [program.buffers[r.buffer].size_bytes for r in (first, second)]
+    low = max(first.offset_bytes, second.offset_bytes)
+    high = min(first.offset_bytes + sizes[0], second.offset_bytes + sizes[1])
+    return in_time and low < high
+
+
+def test_large_programs_are_not_exact() -> None:
+    assert not can_be_exact(random_program(0, num_accesses=400, family="training"))
+    assert solve_exactly(random_program(0, num_accesses=400, family="training"), 1.0) is None
+
+
+def test_the_solver_proves_small_programs_optimal() -> None:
+    program = program_of({"a": 5, "b": 5}, [(0, "wa wb"), (0, "ra rb")], capacity=9)
+    solution = MilpSolver().solve(SolveRequest(program, time_limit_seconds=10.0))
+    assert solution.status is Status.OPTIMAL
+    assert solution.latency_ticks == 10
+    assert "CP-SAT: no map" in solution.notes[0]
+
+
+def test_branch_and_bound_gives_valid_maps_within_the_limit() -> None:
+    program = random_program(2, num_accesses=150, pressure=3.0, max_size_units=32)
+    seen: list[float] = []
+    request = SolveRequest(
+        program,
+        time_limit_seconds=4.0,
+        on_progress=lambda p: seen.append(p.incumbent_ticks) if p.incumbent_ticks else None,
+    )
+    solution = MilpSolver(MilpSettings(exact_accesses=0)).solve(request)
+    assert validate(program, solution.memory_map) == ()
+    assert simulate(program, solution.memory_map).latency_ticks == solution.latency_ticks
+    assert solution.lower_bound_ticks is not None
+    assert solution.lower_bound_ticks <= solution.latency_ticks < program.all_slow_ticks
+    assert seen == sorted(seen, reverse=True)
+    assert any("its own bound" in note or "nothing in time" in note for note in solution.notes)
+    assert solution.wall_seconds < 12.0

@@ -1,0 +1,119 @@
+"""The portfolio: never worse than its parts, robust against members that fail, on time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from malloc_game.generator import random_program
+from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.simulate import simulate
+from malloc_game.validate import validate
+from solvers.greedy import GreedySolver
+from solvers.portfolio import Member, PortfolioSolver
+from solvers.solver import Progress, Solution, SolveRequest, Status
+from tests.malloc_game.small import program_of
+
+PROGRAM = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A member that raises."""
+
+    name: str = "failing"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        raise ValueError(f"cannot map {request.program.name}")
+
+
+@dataclass(frozen=True)
+class Cheating:
+    """A member that returns a map outside the memory, with a splendid latency."""
+
+    name: str = "cheating"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        outside = Residency(0, 2**40, 0, 1, Source.PRODUCED, 0)
+        invalid = MemoryMap((outside,))
+        return Solution(invalid, 0.0, None, Status.OPTIMAL, self.name, 0.0)
+
+
+@dataclass(frozen=True)
+class Knowing:
+    """A member that has been told a good map, and cannot be sent to another process."""
+
+    memory_map: MemoryMap
+    name: str = "knowing"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("stays here")
+
+    def solve(self, request: SolveRequest) -> Solution:
+        ticks = simulate(request.program, self.memory_map).latency_ticks
+        return Solution(self.memory_map, ticks, None, Status.FEASIBLE, self.name, 0.0, 1)
+
+
+def checked(solution: Solution) -> Solution:
+    assert validate(PROGRAM, solution.memory_map) == ()
+    assert simulate(PROGRAM, solution.memory_map).latency_ticks == solution.latency_ticks
+    greedy = GreedySolver().solve(SolveRequest(PROGRAM))
+    assert solution.latency_ticks <= greedy.latency_ticks
+    return solution
+
+
+def test_short_limits_are_kept_without_processes() -> None:
+    started = time.monotonic()
+    solution = checked(PortfolioSolver().solve(SolveRequest(PROGRAM, time_limit_seconds=2.0)))
+    assert time.monotonic() - started < 6.0
+    assert solution.lower_bound_ticks is not None
+    assert solution.lower_bound_ticks <= solution.latency_ticks
+
+
+def test_members_in_processes_improve_on_greedy() -> None:
+    events: list[Progress] = []
+    solution = checked(
+        PortfolioSolver((Member("large-neighbourhood"),)).solve(
+            SolveRequest(PROGRAM, time_limit_seconds=8.0, on_progress=events.append)
+        )
+    )
+    assert solution.wall_seconds < 14.0
+    incumbents = [event.incumbent_ticks for event in events if event.incumbent_ticks is not None]
+    bounds = [event.bound_ticks for event in events if event.bound_ticks is not None]
+    assert incumbents == sorted(incumbents, reverse=True)
+    assert bounds == sorted(bounds)
+    assert incumbents[-1] == solution.latency_ticks
+
+
+def test_failing_and_cheating_members_are_reported_and_survived() -> None:
+    schedule = (Member(Failing()), Member(Cheating()))
+    request = SolveRequest(PROGRAM, time_limit_seconds=6.0, workers=2)
+    solution = checked(PortfolioSolver(schedule).solve(request))
+    assert any("failing failed: ValueError: cannot map" in note for note in solution.notes)
+    assert any("cheating: an invalid map was refused" in note for note in solution.notes)
+
+
+def test_a_solver_handed_in_from_outside_takes_part() -> None:
+    program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
+    good = PortfolioSolver(()).solve(SolveRequest(program, time_limit_seconds=2.0)).memory_map
+    solver = PortfolioSolver((), extra=(Knowing(good),))
+    solution = solver.solve(SolveRequest(program, time_limit_seconds=4.0))
+    assert solution.latency_ticks <= simulate(program, good).latency_ticks
+
+
+def test_maps_handed_in_are_never_made_worse() -> None:
+    given = GreedySolver().solve(SolveRequest(PROGRAM)).memory_map
+    request = SolveRequest(PROGRAM, time_limit_seconds=0.0, initial_maps=(given,))
+    assert PortfolioSolver().solve(request).latency_ticks <= simulate(PROGRAM, given).latency_ticks
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.5])
+def test_stops_when_proven(gap: float) -> None:
+    program = program_of({"a": 4}, [(1, "wa"), (1, "ra")])
+    started = time.monotonic()
+    solution = PortfolioSolver().solve(SolveRequest(program, time_limit_seconds=30.0, gap=gap))
+    assert solution.status is Status.OPTIMAL
+    assert solution.latency_ticks == 2
+    assert time.monotonic() - started < 15.0
