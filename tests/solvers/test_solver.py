@@ -10,8 +10,8 @@ import pytest
 from hlo_graphs.errors import InputError
 from solvers.solver import (
     Deadline,
-    SolveRequest,
     Solver,
+    SolveRequest,
     Status,
     gap_between,
     solver_named,
