@@ -89,13 +89,53 @@ def missing_part(
         return expected
     if opcode == "get-tuple-element":
         shape = known[instruction.operands[0]].shape
-        if not 0 <= int(instruction.attributes["index"]) < len(shape.elements):
+        index = int(instruction.attributes["index"])
+        if not 0 <= index < len(shape.elements):
             return f"an index of the operand's shape {shape}"
-    elif opcode == "broadcast":
+        return _expected_shape(instruction, shape.elements[index])
+    if opcode == "tuple":
+        elements = tuple(known[name].shape for name in instruction.operands)
+        return _expected_shape(instruction, Shape("tuple", elements=elements))
+    if opcode == "broadcast":
         return _expected_of_broadcast(instruction, known)
-    elif opcode in ("fusion", "call", "while", "conditional"):
-        return _expected_callees(instruction, computations)
+    if opcode in ("fusion", "call", "while", "conditional"):
+        return _expected_callees(instruction, computations) or _expected_passing(
+            instruction, known, computations
+        )
     return None
+
+
+def _expected_shape(instruction: HloInstruction, shape: Shape) -> str | None:
+    if compatible(instruction.shape, shape):
+        return None
+    return f"the result's shape to be {shape}, not {instruction.shape}, of"
+
+
+def _expected_passing(
+    instruction: HloInstruction,
+    known: Mapping[str, HloInstruction],
+    computations: Mapping[str, HloComputation],
+) -> str | None:
+    """Whether shapes fit where values pass into callees and out of them.
+
+    A call's arrays may differ in size from its callee's: the caller may hold them sharded.
+    """
+    fits = same_structure if instruction.opcode == "call" else compatible
+    operands = [known[name].shape for name in instruction.operands]
+    state = operands[0] if instruction.opcode == "while" else instruction.shape
+    results = [instruction.shape]
+    for place, name in enumerate(instruction.called_computations):
+        callee = computations[name]
+        is_condition = instruction.opcode == "while" and place == 0
+        if not is_condition:
+            results.append(callee.root.shape)
+        given = operands[place + 1 : place + 2] if instruction.opcode == "conditional" else operands
+        for shape, parameter in zip(given, callee.parameters, strict=True):
+            if not fits(shape, parameter.shape):
+                return f"{parameter.shape} for {parameter.name!r} of {name!r}, not {shape}, of"
+    if all(fits(shape, state) for shape in results):
+        return None
+    return f"the shape {state} from what it calls, of"
 
 
 def missing_attribute(opcode: str, attributes: Mapping[str, str]) -> str | None:
@@ -163,6 +203,14 @@ def compatible(first: Shape, second: Shape) -> bool:
             return False
         pending.extend(zip(one.elements, other.elements, strict=True))
     return True
+
+
+def same_structure(first: Shape, second: Shape) -> bool:
+    """Whether two shapes are tuples of the same form, whatever arrays they hold."""
+    nodes = [
+        [(index, shape.is_tuple) for index, shape in whole.subshapes()] for whole in (first, second)
+    ]
+    return nodes[0] == nodes[1]
 
 
 def async_start_expected(elements: Sequence[Shape]) -> str | None:

@@ -141,6 +141,27 @@ def test_callees_take_what_they_are_given() -> None:
         parse_module(callee + "  q = f32[4] conditional(p, p, p), branch_computations={f}\n}")
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("q = (f32[4], f32[4]) tuple(p)", "shape to be (f32[4]{0})"),
+        ("q = f32[5] fusion(p), kind=kLoop, calls=f", "the shape f32[5]{0} from what it calls"),
+        ("q = f32[5] fusion(r), kind=kLoop, calls=f", "f32[4]{0} for 'a' of 'f', not f32[5]{0}"),
+        ("q = (f32[4]) call(p), to_apply=f", "the shape (f32[4]{0}) from what it calls"),
+        ("q = f32[5] while(p), condition=f, body=f", "the shape f32[4]{0} from what it calls"),
+        ("q = f32[5] conditional(s, p), branch_computations={f}", "the shape f32[5]{0} from"),
+        ("q = f32[5] get-tuple-element(t), index=0", "shape to be f32[4]{0}, not f32[5]{0}"),
+    ],
+)
+def test_shapes_fit_where_values_pass(line: str, expected: str) -> None:
+    before = "HloModule m\nf { a = f32[4] parameter(0) }\nENTRY e {\n" + _P
+    before += "  s = s32[] parameter(1)\n  r = f32[5] parameter(2)\n  t = (f32[4]) parameter(3)\n"
+    with pytest.raises(HloSyntaxError) as caught:
+        parse_module(f"{before}  {line}\n}}")
+    assert caught.value.location.line == 8
+    assert expected in caught.value.expected
+
+
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
     good = gzip.compress(_module(_P).encode() * 50)
     cases = {
