@@ -29,6 +29,22 @@ class PickerKind(enum.StrEnum):
     INSTRUCTION_COUNT = "instruction-count"
 
 
+class BenefitModel(enum.StrEnum):
+    """What one access gains by fast memory, where a Program's times say more than XLA's model.
+
+    XLA: memory time saved if memory takes longer than compute, else a negative number.
+    """
+
+    LANES = "lanes"
+    """Memory time is the longest lane of calibrated times."""
+    BYTES = "bytes"
+    """Memory time is bytes over bandwidth."""
+    BYTES_ALONE = "bytes-alone"
+    """Bytes over bandwidth, whatever compute takes."""
+    ELAPSED = "elapsed"
+    """By how much the step gets shorter when only this access is fast."""
+
+
 @dataclass(frozen=True, slots=True)
 class PickerOptions:
     """Parameters of the prefetch interval picker.
@@ -118,6 +134,7 @@ class MsaOptions:
 
     Attributes:
       order: of buffers.
+      benefit_model: what a gain is, on a Program.
       large_buffer_scaling: divide the benefit by the square root of the size ("SQRT"), or not.
       while_execution_count: trips assumed per loop level by picker and benefit.
       async_copy_bandwidth_scaling: share of the bandwidth that copies are taken to reach.
@@ -149,6 +166,7 @@ class MsaOptions:
     """
 
     order: BufferOrder = BufferOrder.MEMORY_BOUNDEDNESS
+    benefit_model: BenefitModel = BenefitModel.LANES
     large_buffer_scaling: str = "SQRT"
     while_execution_count: int = 5
     async_copy_bandwidth_scaling: float = 1.0

@@ -7,6 +7,7 @@ before the one at its end, so the time between is that of the instructions stric
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -123,7 +124,8 @@ class NestedClock:
     def __init__(self, elapsed_ticks: Sequence[int], while_nest: Sequence[int], count: int) -> None:
         self._count = count
         self._nest = np.asarray(while_nest, dtype=np.int64)
-        self._flat = not self._nest.any()
+        self.flat = not self._nest.any()
+        """Whether there are no loops, so that time between is additive."""
         weighted = (t * count**n for t, n in zip(elapsed_ticks, while_nest, strict=True))
         self.until = list(accumulate(weighted, initial=0))
         """[times + 1] weighted time of all instructions before each time."""
@@ -136,10 +138,20 @@ class NestedClock:
         if end <= start + 1:
             return 0.0
         total = self.until[min(end, len(self.until) - 1)] - self.until[start + 1]
-        if self._flat:
+        if self.flat:
             return float(total)
         level = int(self._nest[max(start, 0) : end + 1].min(initial=2**30))
         return float(total / self._count ** (0 if level == 2**30 else level))
+
+    def first_within(self, end: int, ticks: float) -> int:
+        """First start from which at most `ticks` pass until `end`, if there are no loops."""
+        last = self.until[min(end, len(self.until) - 1)]
+        return bisect_left(self.until, last - ticks) - 1
+
+    def last_with(self, end: int, ticks: float) -> int:
+        """No later start leaves `ticks` until `end`, loops or not."""
+        last = self.until[min(end, len(self.until) - 1)]
+        return min(bisect_right(self.until, last - ticks) - 2, end - 1)
 
 
 class CostAnalysisPicker:
@@ -162,6 +174,7 @@ class CostAnalysisPicker:
         self._options = options
         self._clock = clock
         self._nest = list(nest)
+        self._one_level = clock.flat and not any(nest)
         self._max_elapsed = max_copy_ticks * options.max_overlap
         self._last: tuple[Window, tuple[int, int]] | None = None
 
@@ -188,12 +201,22 @@ class CostAnalysisPicker:
             return window.preferred
         wanted = self._options.preferred_overlap * window.copy_ticks
         best, best_error = earliest, abs(wanted - self._clock.between(earliest, window.end))
-        for start in range(earliest + 1, latest + 1):
+        for start in self._worth_comparing(window, earliest, latest, wanted):
             if self._level(start) == window.nest:
                 error = abs(wanted - self._clock.between(start, window.end))
                 if error < best_error:
                     best, best_error = start, error
         return best
+
+    def _worth_comparing(
+        self, window: Window, earliest: int, latest: int, wanted: float
+    ) -> Sequence[int]:
+        """Starts among which is the first of those nearest to `wanted`, in order."""
+        if not self._one_level:
+            return range(earliest + 1, latest + 1)
+        below = min(self._clock.first_within(window.end, wanted), latest)
+        above = self._clock.first_within(window.end, self._clock.between(below - 1, window.end))
+        return [start for start in (above, below) if earliest < start <= latest]
 
     def starts(self, window: Window) -> Iterator[int]:
         """From the preferred start outwards, later and earlier in turn; then far ones sparsely."""
@@ -235,6 +258,8 @@ class CostAnalysisPicker:
             return self._last[1]
         latest = self._latest(window)
         earliest = window.earliest
+        if self._one_level:
+            earliest = max(earliest, self._clock.first_within(window.end, self._max_elapsed))
         while earliest <= latest and (
             self._level(earliest) != window.nest
             or self._clock.between(earliest, window.end) > self._max_elapsed
@@ -245,7 +270,7 @@ class CostAnalysisPicker:
 
     def _latest(self, window: Window) -> int:
         wanted = self._options.min_overlap * window.copy_ticks
-        start = window.end - 1
+        start = self._clock.last_with(window.end, wanted - window.reduction_ticks)
         while start >= window.earliest and (
             self._level(start) != window.nest
             or wanted > self._clock.between(start, window.end) + window.reduction_ticks

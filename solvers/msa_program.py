@@ -13,16 +13,66 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hlo_graphs.program import Access, AccessKind, Program
+from hlo_graphs.program import Access, AccessKind, Instruction, Program
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.msa_algorithm import MsaResult, Placed
 from solvers.msa_attempt import Allocation
-from solvers.msa_options import MsaOptions
+from solvers.msa_options import BenefitModel, MsaOptions
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse, MsaValue
 from solvers.timeline import Item, Lane, is_undefined_before, lanes_of
 
 PROGRAM_SCOPE = -1
 """`MsaValue.scope` of what is outside all loops."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StepCost:
+    """What a step costs with everything slow.
+
+    Attributes:
+      bus_ticks: of all its accesses.
+      lane_ticks: per lane, of all its accesses, without the base.
+      base_ticks: per lane.
+      elapsed_ticks: of the step.
+    """
+
+    bus_ticks: int
+    lane_ticks: tuple[int, ...]
+    base_ticks: tuple[int, ...]
+    elapsed_ticks: int
+
+    @staticmethod
+    def of(instruction: Instruction) -> _StepCost:
+        """The sums over the accesses of an instruction."""
+        none = (0,) * len(instruction.base_ticks)
+        lanes = [none, *(access.lane_ticks for access in instruction.accesses)]
+        return _StepCost(
+            bus_ticks=sum(access.bus_ticks for access in instruction.accesses),
+            lane_ticks=tuple(map(sum, zip(*lanes, strict=True))),
+            base_ticks=instruction.base_ticks,
+            elapsed_ticks=instruction.elapsed_ticks(instruction.accesses),
+        )
+
+    def reduction(self, access: Access) -> int:
+        """By how much the step gets shorter with one access fast."""
+        longest = self.bus_ticks - access.bus_ticks
+        lanes = zip(self.base_ticks, self.lane_ticks, access.lane_ticks, strict=True)
+        for base, ticks, less in lanes:
+            longest = max(longest, base + ticks - less)
+        return self.elapsed_ticks - longest
+
+    def benefit(self, access: Access, model: BenefitModel) -> float:
+        """Time fast memory saves at one access; negative: how far from memory bound it is."""
+        if model is BenefitModel.ELAPSED:
+            return float(self.reduction(access))
+        if model is BenefitModel.BYTES_ALONE:
+            return float(access.bus_ticks)
+        compute = max(self.base_ticks)
+        memory, gain = self.bus_ticks, access.bus_ticks
+        if model is BenefitModel.LANES:
+            memory = max(memory, *self.lane_ticks)
+            gain = max(gain, *access.lane_ticks)
+        return float(gain if memory > compute else memory - compute)
 
 
 @dataclass(slots=True)
@@ -41,7 +91,8 @@ class _Draft:
 
 def problem_of(program: Program, options: MsaOptions) -> MsaProblem:
     """The problem whose times are the program's steps."""
-    elapsed = tuple(i.elapsed_ticks(i.accesses) for i in program.instructions)
+    costs = [_StepCost.of(instruction) for instruction in program.instructions]
+    elapsed = tuple(cost.elapsed_ticks for cost in costs)
     depth = tuple(_depth(program, loop) for loop in program.loop_of_step[:-1])
     trips = tuple(_depth(program, loop, True) for loop in program.loop_of_step[:-1])
     scaling = options.async_copy_bandwidth_scaling
@@ -53,8 +104,8 @@ def problem_of(program: Program, options: MsaOptions) -> MsaProblem:
         if program.may_be_resident(index) and program.accesses_of_buffer[index]:
             size = buffer.size_bytes if override is None else override
             copy_ticks = round(program.copy_ticks(size) / scaling)
-            values = tuple(_Builder(program, index).values())
-            buffers.append(_buffer(program, options, index, values, copy_ticks))
+            values = tuple(_Builder(program, costs, index).values())
+            buffers.append(_buffer(program, costs, options, index, values, copy_ticks))
     return MsaProblem(
         num_times=program.num_steps,
         capacity_bytes=program.capacity_bytes,
@@ -92,6 +143,7 @@ def _inside(program: Program) -> dict[int, frozenset[int]]:
 
 def _buffer(
     program: Program,
+    costs: Sequence[_StepCost],
     options: MsaOptions,
     index: int,
     values: tuple[MsaValue, ...],
@@ -107,43 +159,34 @@ def _buffer(
         start=max(values[0].time, 0),
         end=program.num_steps if buffer.live_out else accesses[-1][0],
         values=values,
-        boundedness=_boundedness(program, accesses, options.while_execution_count),
+        boundedness=_boundedness(program, costs, accesses, options),
         copy_ticks=copy_ticks,
         cross_program=buffer.is_parameter and read_only,
     )
 
 
 def _boundedness(
-    program: Program, accesses: Sequence[tuple[int, Access]], executions: int
+    program: Program,
+    costs: Sequence[_StepCost],
+    accesses: Sequence[tuple[int, Access]],
+    options: MsaOptions,
 ) -> float:
     """XLA's memory boundedness: gains of memory-bound uses add up, others count at most once."""
     total = 0.0
     for step, access in accesses:
         levels = _depth(program, program.loop_of_step[step], True)
-        benefit = _benefit(program, step, access) * executions**levels
+        benefit = costs[step].benefit(access, options.benefit_model)
+        benefit *= options.while_execution_count**levels
         total = total + benefit if total > 0 and benefit > 0 else max(total, benefit)
     return total
-
-
-def _benefit(program: Program, step: int, access: Access) -> float:
-    """Time that fast memory saves at one access; how far from memory bound it is, if negative."""
-    instruction = program.instructions[step]
-    compute = max(instruction.base_ticks)
-    slow = instruction.accesses
-    memory = max(
-        sum(a.bus_ticks for a in slow),
-        *(sum(a.lane_ticks[lane] for a in slow) for lane in range(program.num_lanes)),
-    )
-    if memory <= compute:
-        return float(memory - compute)
-    return float(max(access.bus_ticks, *access.lane_ticks))
 
 
 class _Builder:
     """Makes the values of one buffer."""
 
-    def __init__(self, program: Program, buffer: int) -> None:
+    def __init__(self, program: Program, costs: Sequence[_StepCost], buffer: int) -> None:
         self._program = program
+        self._costs = costs
         self._buffer = buffer
         self._drafts: list[_Draft] = []
 
@@ -264,10 +307,7 @@ class _Builder:
         name = program.instructions[time].name if time < program.num_steps else "end"
         reduction, moved = 0.0, 0
         if access is not None:
-            instruction = program.instructions[time]
-            fast = [a for a in instruction.accesses if a is not access]
-            slow_ticks = instruction.elapsed_ticks(instruction.accesses)
-            reduction = float(slow_ticks - instruction.elapsed_ticks(fast))
+            reduction = float(self._costs[time].reduction(access))
             moved = access.size_bytes
         if item is not None:
             moved = sum(a.size_bytes for _, a in item.uses)

@@ -103,3 +103,27 @@ def test_starts_are_within_the_bounds_and_never_twice(
     for start in starts:
         assert earliest <= start < end
         assert copy_ticks <= clock.between(start, end) <= 32.0
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=4, max_size=25),
+    st.integers(-1, 10),
+    st.floats(0.1, 10),
+    st.floats(0.5, 3),
+)
+def test_bounds_by_looking_at_every_time(
+    elapsed: list[int], earliest: int, copy_ticks: float, preferred: float
+) -> None:
+    """The binary searches against the definitions, time by time."""
+    end = len(elapsed) - 1
+    chosen = picker(elapsed, preferred=preferred, max_copy=2.0)
+    window = Window(earliest, end, 0, copy_ticks, reduction_ticks=1.0)
+    between = {start: sum(elapsed[start + 1 : end]) for start in range(earliest, end)}
+    latest = max((s for s, t in between.items() if copy_ticks <= t + 1.0), default=None)
+    allowed = [s for s, t in between.items() if latest is not None and s <= latest and t <= 8.0]
+    if not allowed:
+        assert list(chosen.starts(window)) == []
+        return
+    assert chosen.latest_start(window) == latest
+    nearest = min(allowed, key=lambda s: (abs(preferred * copy_ticks - between[s]), s))
+    assert chosen.preferred_start(window) == nearest
