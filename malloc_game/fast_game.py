@@ -167,6 +167,19 @@ class FastGame:
         rows = np.flatnonzero(events[:, kernels.EVENT_KIND] <= kernels.KIND_EXIT)
         return rows.astype(np.int64)
 
+    @property
+    def hints(self) -> Integers:
+        """`[num_turns]` offset in alignment units to prefer at each turn, -1 for best fit.
+
+        Not a rule of the game: searches write here to follow, or vary, where a map puts things.
+        """
+        return self.tables.hints
+
+    @property
+    def placed(self) -> Integers:
+        """`[num_turns]` offset in alignment units given at each turn when it last gave one."""
+        return self.tables.placed
+
     def wishes(self, action: Action = Action.DROP) -> Actions:
         """`[num_turns]` int8, everywhere `action`."""
         return np.full(self.num_turns, int(action), dtype=np.int8)
@@ -251,6 +264,7 @@ class GameWalk:
     Attributes:
       wishes: of the current game.
       best_wishes: of the best game since the start or the last `restart`.
+      best_hints: the game's hints then; `FastGame.hints` are those of the current game.
     """
 
     def __init__(self, game: FastGame, wishes: Actions, *, num_checkpoints: int = 0) -> None:
@@ -261,6 +275,7 @@ class GameWalk:
         self._state = new_state(game.tables)
         self.wishes = game.wishes()
         self.best_wishes = game.wishes()
+        self.best_hints = game.hints.copy()
         self._taken = game.wishes()
         self._trial = game.wishes()
         self._values = np.zeros(2)
@@ -282,9 +297,10 @@ class GameWalk:
         return self._taken.copy()
 
     def restart(self, wishes: Actions) -> None:
-        """Makes another game the current and the best one."""
+        """Makes another game, with the game's hints, the current and the best one."""
         self.wishes[:] = wishes
         self.best_wishes[:] = wishes
+        self.best_hints[:] = self.game.hints
         self._taken[:] = NOT_ASKED
         tables = self.game.tables
         self._values[:] = kernels.record(
@@ -297,6 +313,7 @@ class GameWalk:
         actions: Actions,
         thresholds: Floats,
         *,
+        hints: Integers | None = None,
         margin_ticks: float = math.inf,
         patience: int = 2,
     ) -> int:
@@ -307,12 +324,15 @@ class GameWalk:
           actions: `[proposals, changes]` int8 new wishes.
           thresholds: `[proposals]` ticks by which a game may be worse than the current one and
             still replace it.
+          hints: `[proposals, changes]` new hints; by default they stay.
           margin_ticks: a game this far behind the current one is given up on the way.
           patience: checkpoints after the last change before a game may be given up.
 
         Returns:
           The number of games played; changes that change nothing are not played.
         """
+        if hints is None:
+            hints = self.game.hints[turns]
         return int(
             kernels.walk(
                 self.game.tables,
@@ -324,9 +344,11 @@ class GameWalk:
                 self._taken,
                 self._trial,
                 self.best_wishes,
+                self.best_hints,
                 self._values,
                 np.ascontiguousarray(turns, dtype=np.int64),
                 np.array(actions, dtype=np.int8, order="C"),
+                np.array(hints, dtype=np.int64, order="C"),
                 np.ascontiguousarray(thresholds, dtype=np.float64),
                 float(margin_ticks),
                 patience,
@@ -604,6 +626,8 @@ def _tables(
         repeats=np.array([*(i.repeat for i in program.instructions), 0.0]),
         loop_repeats=np.array(repeats),
         offers=_offers(program),
+        hints=np.full(len(script.turns), -1, dtype=np.int64),
+        placed=np.full(len(script.turns), -1, dtype=np.int64),
     )
 
 

@@ -178,6 +178,9 @@ class Tables(NamedTuple):
       repeats: `[num_steps + 1]` weight of each step.
       loop_repeats: `[num_loops + 1]` weight of a stall in loop `i` at `i + 1`; `[0]` is 1.
       offers: `[num_loops, NUM_OFFER_COLUMNS]` how a trip's idle time counts outside.
+      hints: `[num_turns]` offset to prefer to best fit where it is free, -1 for none. Not a rule
+        of the game: for searches, and the one table that changes between games.
+      placed: `[num_turns]` offset given at the turn in the latest game that came by.
     """
 
     limits: Integers
@@ -188,6 +191,8 @@ class Tables(NamedTuple):
     repeats: Floats
     loop_repeats: Floats
     offers: Integers
+    hints: Integers
+    placed: Integers
 
 
 class State(NamedTuple):
@@ -328,13 +333,48 @@ def _shift(rows: Integers, first: int, count: int, by: int) -> None:
 
 
 @compiled
-def _place(tables: Tables, state: State, size: int, start: int) -> int:
+def _live_row(state: State, offset: int) -> int:
+    """First row of `live` at or above `offset`."""
+    low = 0
+    high = state.counters[CNT_LIVE]
+    while low < high:
+        middle = (low + high) // 2
+        if state.live[middle, LIVE_OFFSET] < offset:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _is_free(state: State, offset: int, size: int, start: int) -> bool:
+    """Whether `[offset, offset + size)` is free from `start` to the present and on."""
+    end = offset + size
+    row = _live_row(state, offset)
+    if row < state.counters[CNT_LIVE] and state.live[row, LIVE_OFFSET] < end:
+        return False
+    if row > 0 and state.live[row - 1, LIVE_OFFSET_END] > offset:
+        return False
+    row = state.counters[CNT_ENDED] - 1
+    while row >= 0 and state.ended[row, END_STEP] > start:
+        ended = state.ended[row]
+        if ended[END_OFFSET] < end and ended[END_OFFSET_END] > offset:
+            return False
+        row -= 1
+    return True
+
+
+@compiled
+def _place(tables: Tables, state: State, size: int, start: int, turn: int) -> int:
     """Best fit over what is free from `start` to the present and on; an offset or -1.
 
     Every reservation begins at or before the present, so whatever lives now is in the way for
     as long as one likes, and the past adds what ended after `start`.
     """
     capacity = tables.limits[LIMIT_CAPACITY]
+    hint = tables.hints[turn]
+    if 0 <= hint <= capacity - size and _is_free(state, hint, size, start):
+        return int(hint)
     count = state.counters[CNT_LIVE]
     found = _best_gap(state.live, count, capacity, size)
     row = state.counters[CNT_ENDED] - 1
@@ -349,20 +389,6 @@ def _place(tables: Tables, state: State, size: int, start: int) -> int:
         count = _cover(scratch, count, ended[END_OFFSET], ended[END_OFFSET_END])
         row -= 1
     return _best_gap(scratch, count, capacity, size)
-
-
-@compiled
-def _live_row(state: State, offset: int) -> int:
-    """First row of `live` at or above `offset`."""
-    low = 0
-    high = state.counters[CNT_LIVE]
-    while low < high:
-        middle = (low + high) // 2
-        if state.live[middle, LIVE_OFFSET] < offset:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @compiled
@@ -532,14 +558,14 @@ def _leave_loop(tables: Tables, state: State, loop: int, start: int, end: int) -
 
 @compiled
 def _place_at_entry(
-    tables: Tables, state: State, size: int, step: int, row: int
+    tables: Tables, state: State, size: int, step: int, row: int, turn: int
 ) -> tuple[int, int]:
     """Offset and window row at a loop's entry: without window or place the copy is a stall."""
     if row >= 0:
-        offset = _place(tables, state, size, state.idle[row, IDLE_STEP])
+        offset = _place(tables, state, size, state.idle[row, IDLE_STEP], turn)
         if offset >= 0:
             return offset, row
-    return _place(tables, state, size, step), -1
+    return _place(tables, state, size, step, turn), -1
 
 
 @compiled
@@ -566,19 +592,20 @@ def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
     """
     buffer = event[EVENT_BUFFER]
     step = event[EVENT_STEP]
+    turn = event[EVENT_TURN]
     flags = event[EVENT_FLAGS]
     size = tables.sizes[buffer, 0]
     is_access = event[EVENT_KIND] == KIND_ACCESS
     if is_access and not flags & FLAG_READS:
-        return _place(tables, state, size, step), -1
+        return _place(tables, state, size, step, turn), -1
     row = _window(state, tables.sizes[buffer, 1], state.earliest[buffer])
     if is_access and (row >= 0 or not _pays_off(tables, state, event)):
         if row < 0:
             return -1, -1
-        return _place(tables, state, size, state.idle[row, IDLE_STEP]), row
+        return _place(tables, state, size, state.idle[row, IDLE_STEP], turn), row
     if not is_access and not flags & FLAG_NEEDED:
         return -1, -1
-    return _place_at_entry(tables, state, size, step, row)
+    return _place_at_entry(tables, state, size, step, row, turn)
 
 
 @compiled
@@ -587,6 +614,7 @@ def _fetch(tables: Tables, state: State, event: Integers) -> bool:
     offset, row = _plan(tables, state, event)
     if offset < 0:
         return False
+    tables.placed[event[EVENT_TURN]] = offset
     buffer = event[EVENT_BUFFER]
     step = event[EVENT_STEP]
     loop = event[EVENT_LOOP]
@@ -691,9 +719,10 @@ def _carry(tables: Tables, state: State, event: Integers, wanted: int) -> int:
     buffer = event[EVENT_BUFFER]
     if wanted != KEEP or state.counters[CNT_CARRIED] >= tables.limits[LIMIT_CARRIED]:
         return DROP
-    offset = _place(tables, state, tables.sizes[buffer, 0], 0)
+    offset = _place(tables, state, tables.sizes[buffer, 0], 0, event[EVENT_TURN])
     if offset < 0:
         return DROP
+    tables.placed[event[EVENT_TURN]] = offset
     _occupy(tables, state, buffer, offset, 0, 0, SOURCE_CARRIED, -1)
     state.buffers[buffer, BUF_HELD] = HELD_ALWAYS
     state.counters[CNT_CARRIED] += 1
@@ -720,7 +749,7 @@ def legal_mask(tables: Tables, state: State, event: Integers) -> int:
     keep = bool(event[EVENT_FLAGS] & FLAG_KEEP)
     if kind == KIND_CARRY:
         free = state.counters[CNT_CARRIED] < tables.limits[LIMIT_CARRIED]
-        keep = free and _place(tables, state, tables.sizes[buffer, 0], 0) >= 0
+        keep = free and _place(tables, state, tables.sizes[buffer, 0], 0, event[EVENT_TURN]) >= 0
         return (1 << DROP) | (keep << KEEP)
     if kind == KIND_EXIT:
         return (1 << DROP) | (keep << KEEP) if mine[BUF_HELD] == event[EVENT_ACCESS] else 0
@@ -942,13 +971,20 @@ def _replay(
 
 @compiled
 def _first_change(
-    tables: Tables, event_of_turn: Integers, wishes: Actions, turns: Integers, actions: Actions
+    tables: Tables,
+    event_of_turn: Integers,
+    wishes: Actions,
+    turns: Integers,
+    actions: Actions,
+    hints: Integers,
 ) -> int:
     """First event at which the changes matter, or the number of events."""
     first = tables.events.shape[0]
     for each in range(turns.size):
         turn = turns[each]
-        if turn >= 0 and actions[each] != wishes[turn]:
+        if turn < 0:
+            continue
+        if actions[each] != wishes[turn] or hints[each] != tables.hints[turn]:
             first = min(first, event_of_turn[turn])
     return int(first)
 
@@ -963,8 +999,15 @@ def _last_change(event_of_turn: Integers, turns: Integers) -> int:
 
 
 @compiled
-def _swap_wishes(wishes: Actions, turns: Integers, actions: Actions, forward: bool) -> None:
-    """Exchanges the wishes of `turns` with `actions`; backward it takes an exchange back."""
+def _swap(
+    tables: Tables,
+    wishes: Actions,
+    turns: Integers,
+    actions: Actions,
+    hints: Integers,
+    forward: bool,
+) -> None:
+    """Exchanges wishes and hints of `turns` with new ones; backward takes it back."""
     count = turns.size
     for step in range(count):
         each = step if forward else count - 1 - step
@@ -973,14 +1016,27 @@ def _swap_wishes(wishes: Actions, turns: Integers, actions: Actions, forward: bo
             wish = wishes[turn]
             wishes[turn] = actions[each]
             actions[each] = wish
+            hint = tables.hints[turn]
+            tables.hints[turn] = hints[each]
+            hints[each] = hint
+
+
+@compiled
+def _moves(tables: Tables, turns: Integers, old_hints: Integers) -> bool:
+    """Whether any of `turns` has another hint than before."""
+    moved = False
+    for each in range(turns.size):
+        if turns[each] >= 0 and tables.hints[turns[each]] != old_hints[each]:
+            moved = True
+    return moved
 
 
 @compiled
 def _is_same(one: Actions, other: Actions, first: int) -> bool:
-    for each in range(first, one.size):  # noqa: SIM110 (numba has no generators here)
-        if one[each] != other[each]:
-            return False
-    return True
+    same = True
+    for each in range(first, one.size):
+        same = same and one[each] == other[each]
+    return same
 
 
 @compiled
@@ -994,9 +1050,11 @@ def walk(
     taken: Actions,
     trial: Actions,
     best: Actions,
+    best_hints: Integers,
     values: Floats,
     turns: Integers,
     actions: Actions,
+    hints: Integers,
     thresholds: Floats,
     margin: float,
     patience: int,
@@ -1013,9 +1071,11 @@ def walk(
       taken: `[num_turns]`, what was played with `wishes`; kept up to date.
       trial: `[num_turns]` working memory.
       best: `[num_turns]`, the wishes of the best game; kept up to date.
+      best_hints: `[num_turns]`, its hints; those of the current game are the tables'.
       values: latency of the current game, of the best one.
       turns: `[proposals, changes]` turns to change, -1 for none.
       actions: `[proposals, changes]` the new wishes; overwritten.
+      hints: `[proposals, changes]` the new hints; overwritten.
       thresholds: `[proposals]` ticks by which a game may be worse than the current one.
       margin: ticks a game may be behind before it is given up.
       patience: checkpoints after the last change before it may be given up.
@@ -1027,25 +1087,28 @@ def walk(
     agreed = 0
     for proposal in range(turns.shape[0]):
         mine = turns[proposal]
-        event = _first_change(tables, event_of_turn, wishes, mine, actions[proposal])
+        wish, hint = actions[proposal], hints[proposal]
+        event = _first_change(tables, event_of_turn, wishes, mine, wish, hint)
         if event == tables.events.shape[0]:
             continue
         played += 1
         first = event // stride
         settled = _last_change(event_of_turn, mine) // stride + patience
-        _swap_wishes(wishes, mine, actions[proposal], True)
+        _swap(tables, wishes, mine, wish, hint, True)
         agreed = _load(bank, first, state, agreed)
         latency = _replay(tables, state, bank, stride, first, settled, margin, wishes, trial)
         if latency > values[0] + thresholds[proposal]:
-            _swap_wishes(wishes, mine, actions[proposal], False)
+            _swap(tables, wishes, mine, wish, hint, False)
             continue
-        turn = int(np.searchsorted(event_of_turn, first * stride))
-        if _is_same(trial, taken, turn):
-            continue
+        if latency == values[0] and not _moves(tables, mine, hint):
+            turn = int(np.searchsorted(event_of_turn, first * stride))
+            if _is_same(trial, taken, turn):
+                continue
         values[0] = record(tables, state, bank, stride, first, agreed, wishes, taken)
         agreed = state.counters[CNT_ENDED]
         if latency < values[1]:
             values[1] = latency
             for each in range(wishes.size):
                 best[each] = wishes[each]
+                best_hints[each] = tables.hints[each]
     return played

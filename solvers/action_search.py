@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,26 +29,41 @@ DENSITY_SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 """Shares of turns that `density_wishes` keeps for, the densest."""
 
 
-def wishes_of_map(game: FastGame, memory_map: MemoryMap) -> Actions:
-    """Wishes (`[num_turns]` int8) that follow a valid map of the game's program.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a player wants: a game, to be played on a `FastGame`.
+
+    Attributes:
+      wishes: `[num_turns]` int8 actions.
+      hints: `[num_turns]` preferred offsets in alignment units, -1 for best fit.
+    """
+
+    wishes: Actions
+    hints: Integers
+
+
+def plan_of_map(game: FastGame, memory_map: MemoryMap) -> Plan:
+    """The plan that follows a valid map of the game's program.
 
     Copy where an access is served fast, Keep where the same residency lasts to the buffer's next
-    turn, Drop elsewhere. The game places and times copies by its own rules, so its map is near
-    the given one, not equal to it.
+    turn, Drop elsewhere, each at the map's offsets. The game times copies by its own rules, so
+    its map is near the given one, not equal to it.
     """
     follower = _MapFollower(game.program, memory_map)
     turns, following = game.turns, game.next_turn
     wishes = game.wishes(Action.DROP)
+    hints = np.full(game.num_turns, -1, dtype=np.int64)
     for index, turn in enumerate(turns):
         residency = follower.covering(turn)
         if residency is None:
             continue
+        hints[index] = residency.offset_bytes // game.program.machine.alignment_bytes
         later = following[index]
         if turn.kind is TurnKind.CARRY or (later >= 0 and _lasts_to(residency, turns[later])):
             wishes[index] = Action.KEEP
         elif turn.kind is TurnKind.ACCESS:
             wishes[index] = Action.COPY
-    return wishes
+    return Plan(wishes, hints)
 
 
 def _lasts_to(residency: Residency, turn: Turn) -> bool:
@@ -155,7 +171,7 @@ class ActionSearch:
       game: to play on.
       rng: the run's random numbers.
       games_played: games played and counted so far.
-      best_wishes: `[num_turns]` int8 of the best game.
+      best: the plan of the best game.
       best_ticks: its latency.
     """
 
@@ -167,8 +183,8 @@ class ActionSearch:
         self.game = FastGame(request.program, stalled_copies=True)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
-        self.best_wishes = self.game.wishes(Action.DROP)
-        self.best_ticks = self.game.latency_ticks(self.best_wishes)
+        self.best = Plan(self.game.wishes(Action.DROP), self.game.hints.copy())
+        self.best_ticks = self.game.latency_ticks(self.best.wishes)
         self._best_map = MemoryMap()
         self._best_map_ticks = request.program.all_slow_ticks
         self._seen: MemoryMap | None = None
@@ -189,36 +205,40 @@ class ActionSearch:
         out_of_time = self.deadline.remaining_seconds <= RESERVE_SECONDS
         return out_of_time or self.progress >= 1.0 or self.game.num_turns == 0
 
-    def consider(self, wishes: Actions, ticks: float) -> bool:
-        """Takes note of a game; whether it is the best so far."""
+    def consider(self, wishes: Actions, ticks: float, hints: Integers | None = None) -> bool:
+        """Takes note of a game with these hints (the game's own by default); whether it is best."""
         if ticks >= self.best_ticks:
             return False
-        self.best_wishes, self.best_ticks = wishes.copy(), float(ticks)
+        self.best = Plan(wishes.copy(), (self.game.hints if hints is None else hints).copy())
+        self.best_ticks = float(ticks)
         self._report()
         return True
 
-    def consider_map(self, memory_map: MemoryMap) -> Actions:
-        """Takes note of a valid map from elsewhere; the wishes that follow it."""
+    def consider_map(self, memory_map: MemoryMap) -> bool:
+        """Takes note of a valid map from elsewhere; whether following it gives the best game.
+
+        The game's hints are then the map's, else they stay.
+        """
         program = self.request.program
         ticks = simulated_latency(program, memory_map, self.request.copy_order)
         if ticks < self._best_map_ticks:
             self._best_map, self._best_map_ticks = memory_map, ticks
-        wishes = wishes_of_map(self.game, memory_map)
-        record = self.game.play(wishes)
+        plan, old_hints = plan_of_map(self.game, memory_map), self.game.hints.copy()
+        self.game.hints[:] = plan.hints
         self.games_played += 1
-        self.consider(np.maximum(record.taken, 0).astype(np.int8), record.latency_ticks)
-        return wishes
+        if self.consider(plan.wishes, self.game.latency_ticks(plan.wishes)):
+            return True
+        self.game.hints[:] = old_hints
+        return False
 
-    def news(self) -> Actions | None:
-        """Wishes after the best map others have found, if it is new and better than ours."""
+    def hear_news(self) -> bool:
+        """Looks at the best map others have found; whether it is new and better than ours."""
         best_known = self.request.best_known
         memory_map = best_known() if best_known is not None else None
         if memory_map is None or memory_map is self._seen:
-            return None
+            return False
         self._seen = memory_map
-        before = self.best_ticks
-        wishes = self.consider_map(memory_map)
-        return wishes if self.best_ticks < before else None
+        return self.consider_map(memory_map)
 
     def sample(self, probabilities: Floats, num_games: int) -> tuple[Floats, Actions]:
         """`FastGame.sample`, its games counted and the best of them considered."""
@@ -232,7 +252,7 @@ class ActionSearch:
         """The best of the games played, the maps handed in and the empty map."""
         best, best_ticks = self._best_map, self._best_map_ticks
         if self.best_ticks < self.request.program.all_slow_ticks:
-            found = self.game.map_of(self.best_wishes)
+            found = self._map_of_best()
             ticks = simulated_latency(self.request.program, found, self.request.copy_order)
             if ticks < best_ticks and not validate(self.request.program, found):
                 best, best_ticks = found, ticks
@@ -246,6 +266,13 @@ class ActionSearch:
             games_played=self.games_played,
         )
 
+    def _map_of_best(self) -> MemoryMap:
+        hints = self.game.hints.copy()
+        self.game.hints[:] = self.best.hints
+        found = self.game.map_of(self.best.wishes)
+        self.game.hints[:] = hints
+        return found
+
     def _report(self) -> None:
         if self.request.on_progress is not None:
             self.request.report(
@@ -253,6 +280,6 @@ class ActionSearch:
                     self.deadline.elapsed_seconds,
                     self.name,
                     self.best_ticks,
-                    memory_map=self.game.map_of(self.best_wishes),
+                    memory_map=self._map_of_best(),
                 )
             )

@@ -51,12 +51,12 @@ class CrossEntropySolver:
         if not search.finished:
             start_from_densities(search)
         while not search.finished:
-            self._converge(search, self._start(search.best_wishes))
+            self._converge(search, self._start(search.best.wishes))
         return search.solution()
 
     def warm_up(self, search: ActionSearch, until: float) -> None:
         """Part of another solver's run, until its progress reaches `until`."""
-        table = self._start(search.best_wishes)
+        table = self._start(search.best.wishes)
         while not search.finished and search.progress < until:
             table = self._round(search, table)
 
@@ -70,9 +70,8 @@ class CrossEntropySolver:
     def _converge(self, search: ActionSearch, table: Floats) -> None:
         """Rounds until the probabilities have made up their mind or the time is over."""
         while not search.finished:
-            news = search.news()
-            if news is not None:
-                table = (table + self._start(news)) / 2
+            if search.hear_news():
+                table = (table + self._start(search.best.wishes)) / 2
             table = self._round(search, table)
             if table.max(axis=1).mean() >= self.decided:
                 return
@@ -94,9 +93,11 @@ class CrossEntropySolver:
 
 def start_from_densities(search: ActionSearch) -> None:
     """Considers the games that keep what saves most per byte and step, by several measures."""
+    search.game.hints[:] = -1
     for wishes in density_wishes(search.game):
         latency = search.game.latency_ticks(wishes)
         search.games_played += 1
         search.consider(wishes, latency)
         if search.finished:
-            return
+            break
+    search.game.hints[:] = search.best.hints

@@ -46,9 +46,8 @@ class EvolutionSolver:
         latencies = self._played(search, genes)
         while not search.finished:
             children = self._offspring(search.rng, genes, latencies)
-            news = search.news()
-            if news is not None:
-                children[0] = news
+            if search.hear_news():
+                children[0] = search.best.wishes
             everyone = np.concatenate([genes, children])
             fitness = np.concatenate([latencies, self._played(search, children)])
             fittest = np.argsort(fitness, kind="stable")[: self.population]
@@ -61,7 +60,7 @@ class EvolutionSolver:
         shares = search.rng.dirichlet(np.ones(3), size=self.population)
         drawn = search.rng.random((self.population, num_turns, 1))
         genes = (drawn > shares.cumsum(axis=1)[:, None, :2]).sum(axis=2).astype(np.int8)
-        given = [search.best_wishes, *density_wishes(search.game)][: self.population // 2]
+        given = [search.best.wishes, *density_wishes(search.game)][: self.population // 2]
         genes[: len(given)] = given
         return np.asarray(genes, dtype=np.int8)
 

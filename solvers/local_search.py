@@ -66,22 +66,26 @@ class LocalSearchSolver:
         sampler.warm_up(search, until=search.progress + self.sampling_share)
 
     def _walk(self, search: ActionSearch) -> None:
-        walk = GameWalk(search.game, search.best_wishes)
+        walk = GameWalk(search.game, search.best.wishes)
         trials = Trials(search.game, self.ejections)
         begun, scale = search.progress, walk.latency_ticks
         cycle = 0
         while not search.finished:
-            news = search.news()
             share = (search.progress - begun) / max(1 - begun, 1e-9) * self.cycles
-            if news is not None or int(share) > cycle:
+            if search.hear_news() or int(share) > cycle:
                 cycle = int(share)
-                walk.restart(search.best_wishes)
+                search.game.hints[:] = search.best.hints
+                walk.restart(search.best.wishes)
             temperature = scale * self._temperature(share % 1.0)
-            turns, actions = trials.draw(search.rng, walk.wishes, self.batch)
-            thresholds = -temperature * np.log(search.rng.random(self.batch))
-            margin = self.give_up * scale + 10 * temperature
-            search.games_played += 1 + walk.propose(turns, actions, thresholds, margin_ticks=margin)
-            search.consider(walk.best_wishes, walk.best_latency_ticks)
+            turns, actions, hints = trials.draw(search.rng, walk.wishes, self.batch)
+            search.games_played += 1 + walk.propose(
+                turns,
+                actions,
+                -temperature * np.log(search.rng.random(self.batch)),
+                hints=hints,
+                margin_ticks=self.give_up * scale + 10 * temperature,
+            )
+            search.consider(walk.best_wishes, walk.best_latency_ticks, walk.best_hints)
 
     def _temperature(self, share: float) -> float:
         ratio = self.last_temperature / self.first_temperature
@@ -89,15 +93,23 @@ class LocalSearchSolver:
 
 
 class Trials:
-    """Draws changes of wishes.
+    """Draws changes of wishes and of places.
 
     Args:
       game: whose wishes.
       ejections: most further turns changed with the first.
     """
 
+    MOVED_SHARE = 0.2
+    """Trials that also look for another place for the buffer."""
+
     def __init__(self, game: FastGame, ejections: int) -> None:
+        self.game = game
         self.ejections = ejections
+        unit = game.program.machine.alignment_bytes
+        self._capacity = game.program.capacity_bytes // unit
+        sizes = [game.program.buffers[turn.buffer].size_bytes // unit for turn in game.turns]
+        self._sizes = np.array(sizes, dtype=np.int64)
         self.starts, self.ends = gap_steps(game)
         kept = [
             turn
@@ -113,12 +125,14 @@ class Trials:
 
     def draw(
         self, rng: np.random.Generator, wishes: Actions, count: int
-    ) -> tuple[Integers, Actions]:
-        """`[count, 1 + ejections]` turns to change (-1 for none) and their new wishes."""
+    ) -> tuple[Integers, Actions, Integers]:
+        """`[count, 1 + ejections]` turns to change (-1 for none), their wishes and hints."""
         turns = np.full((count, 1 + self.ejections), -1, dtype=np.int64)
         actions = np.zeros(turns.shape, dtype=np.int8)
         first = rng.integers(0, wishes.size, count)
         wanted = (wishes[first] + rng.integers(1, 3, count)) % 3
+        moved = rng.random(count) < self.MOVED_SHARE
+        wanted = np.where(moved & (wishes[first] != Action.DROP), wishes[first], wanted)
         turns[:, 0], actions[:, 0] = first, wanted
         ejected = rng.integers(0, self.ejections + 1, count) * rng.integers(0, 2, count)
         for column in range(1, 1 + self.ejections):
@@ -129,7 +143,24 @@ class Trials:
             useful = (column <= ejected) & (other != first) & (kept == (wanted == Action.KEEP))
             turns[:, column] = np.where(useful, other, -1)
             actions[:, column] = change
-        return turns, actions
+        hints = self.game.hints[turns]
+        hints[:, 0] = np.where(moved, self._places(rng, first), hints[:, 0])
+        return turns, actions, hints
+
+    def _places(self, rng: np.random.Generator, turns: Integers) -> Integers:
+        """For each turn an offset at an end of memory, or above, below or at another's place."""
+        other = self._beside(rng, turns)
+        theirs = self.game.placed[other]
+        choices = np.stack(
+            [
+                np.zeros_like(turns),
+                self._capacity - self._sizes[turns],
+                theirs,
+                theirs + self._sizes[other],
+                theirs - self._sizes[turns],
+            ]
+        )
+        return choices[rng.integers(0, len(choices), turns.size), np.arange(turns.size)]
 
     def _beside(self, rng: np.random.Generator, turns: Integers) -> Integers:
         """For each turn one whose Keep holds space in a step where the turn's would."""
