@@ -2,7 +2,9 @@
 
 `bound_program` alternates between a linear program, which finds prices, and `price_bound`,
 which certifies what they prove (`solvers.prices`); each round adds the services that the
-cheapest lives would have liked. The bound only grows, and stopping early loses nothing else.
+cheapest lives would have liked. When the two meet it branches: on one access being fast or
+slow, with certified prices for each leaf. The bound only grows, and stopping early loses
+nothing else.
 The bytes that every map must move are
 `malloc_game.simulate.compulsory_bus_bytes`. Source: PROBLEM.md section 6.
 """
@@ -20,10 +22,30 @@ from solvers.solver import Deadline
 TIGHT = 2e-4
 """Column generation ends when the certificate is this close to the linear program's optimum."""
 
+CHILD_ROUNDS = 2
+"""Times that columns are added for one leaf."""
+
 SMOOTHING = (0.5, 0.15)
 """Shares of the new prices in the mixtures with the best ones that are tried each round."""
 
 BoundCallback = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A case of the certificate.
+
+    Attributes:
+      forced: (step, buffer) accesses that are fast, or slow, in this case.
+      prices: what proves the case's bound.
+      ticks: no valid map of this case has a smaller latency.
+      relaxed: the linear program's optimum of this case, for branching; None if there is none.
+    """
+
+    forced: dict[tuple[int, int], bool]
+    prices: Prices
+    ticks: float
+    relaxed: RelaxedSolution | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +54,15 @@ class Bound:
 
     Attributes:
       ticks: no valid map has a smaller latency.
-      prices: the certificate: `price_bound(program, prices)` gives `ticks` again.
+      leaves: the certificate: cases that together cover all maps, each with prices whose
+        `price_bound` is `ticks` at least.
       relaxed: the linear program's last optimum, None if none was found in time.
       rounds: linear programs solved.
       wall_seconds: time taken.
     """
 
     ticks: float
-    prices: Prices
+    leaves: tuple[Leaf, ...]
     relaxed: RelaxedSolution | None
     rounds: int
     wall_seconds: float
@@ -51,17 +74,27 @@ def bound_program(
     *,
     max_rounds: int = 12,
     on_bound: BoundCallback | None = None,
+    target_ticks: Callable[[], float] | None = None,
+    branching: bool = True,
 ) -> Bound:
     """The best bound found within the limit; `on_bound` hears of each improvement.
 
     Stops after `max_rounds` linear programs, when the certificate meets the linear program's
-    optimum, or when there are no columns to add.
+    optimum, or when there are no columns to add; then it branches, until the bound reaches
+    `target_ticks()`, the latency of the best map known, if that is given.
     """
     search = _BoundSearch(program, Deadline.after(time_limit_seconds), on_bound)
+    leaves: tuple[Leaf, ...] = ()
     if program.num_steps:
-        search.run(max_rounds)
+        relaxation = Relaxation(program)
+        search.run(relaxation, max_rounds)
+        if branching and search.relaxed is not None:
+            tree = _Tree(search, relaxation, target_ticks)
+            tree.grow()
+            leaves = tuple(tree.leaves)
+    leaves = leaves or (Leaf({}, search.prices, search.best, search.relaxed),)
     seconds = search.deadline.elapsed_seconds
-    return Bound(search.best, search.prices, search.relaxed, search.rounds, seconds)
+    return Bound(search.best, leaves, search.relaxed, search.rounds, seconds)
 
 
 class _BoundSearch:
@@ -78,8 +111,8 @@ class _BoundSearch:
         self.relaxed: RelaxedSolution | None = None
         self.rounds = 0
 
-    def run(self, max_rounds: int) -> None:
-        relaxation = Relaxation(self.program)
+    def run(self, relaxation: Relaxation, max_rounds: int) -> None:
+        """Column generation until nothing is left to gain."""
         while self.rounds < max_rounds and not self.deadline.expired:
             found = relaxation.solve(self.deadline.remaining_seconds)
             if found is None:
@@ -102,9 +135,84 @@ class _BoundSearch:
     def _try(self, prices: Prices) -> None:
         ticks = price_bound(self.program, prices)
         if ticks > self.best:
-            self.best, self.prices = ticks, prices
+            self.prices = prices
+            self.raise_to(ticks)
+
+    def raise_to(self, ticks: float) -> None:
+        """Takes note of a better bound."""
+        if ticks > self.best:
+            self.best = ticks
             if self.on_bound is not None:
                 self.on_bound(ticks)
+
+
+class _Tree:
+    """Branch and bound, the leaf with the smallest bound first."""
+
+    def __init__(
+        self,
+        search: _BoundSearch,
+        relaxation: Relaxation,
+        target_ticks: Callable[[], float] | None,
+    ) -> None:
+        self.search = search
+        self.program = search.program
+        self.relaxation = relaxation
+        self.target_ticks = target_ticks
+        self.leaves = [Leaf({}, search.prices, search.best, search.relaxed)]
+
+    def grow(self) -> None:
+        """Splits leaves until time is up, the target is reached or the least has no choice."""
+        while not self.search.deadline.expired:
+            weakest = min(self.leaves, key=lambda leaf: leaf.ticks)
+            self.search.raise_to(weakest.ticks)
+            if self.target_ticks is not None and weakest.ticks >= self.target_ticks():
+                return
+            choice = self._choice(weakest)
+            if choice is None:
+                return
+            children = [self._child(weakest, choice, fast) for fast in (True, False)]
+            self.leaves.remove(weakest)
+            self.leaves.extend(children)
+        self.search.raise_to(min(leaf.ticks for leaf in self.leaves))
+
+    def _choice(self, leaf: Leaf) -> tuple[int, int] | None:
+        """The access whose being partly fast matters most, by bytes."""
+        if leaf.relaxed is None:
+            return None
+        best, best_score = None, 0.0
+        for (buffer, lane_index, position), share in leaf.relaxed.fast.items():
+            if lane_index or not 0.01 < share < 0.99:
+                continue
+            item = self.relaxation.lanes[buffer][0].items[position]
+            step = item.start_step
+            if item.loop is not None or self.program.instructions[step].async_copy:
+                continue
+            score = min(share, 1 - share) * self.program.buffers[buffer].size_bytes
+            if score > best_score and (step, buffer) not in leaf.forced:
+                best, best_score = (step, buffer), score
+        return best
+
+    def _child(self, parent: Leaf, choice: tuple[int, int], fast: bool) -> Leaf:
+        """A case of the parent; its own prices if they prove more than the parent's."""
+        forced = {**parent.forced, choice: fast}
+        ticks, prices = price_bound(self.program, parent.prices, forced=forced), parent.prices
+        relaxed = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
+        if relaxed is not None:
+            own = price_bound(self.program, relaxed.prices, forced=forced)
+            for _ in range(CHILD_ROUNDS):
+                if own >= relaxed.value_ticks * (1 - TIGHT) or self.search.deadline.expired:
+                    break
+                if not self.relaxation.add_services(relaxed.prices):
+                    break
+                again = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
+                if again is None:
+                    break
+                relaxed = again
+                own = max(own, price_bound(self.program, again.prices, forced=forced))
+            if own > ticks:
+                ticks, prices = own, relaxed.prices
+        return Leaf(forced, prices, ticks, relaxed)
 
 
 def mix_prices(first: Prices, second: Prices, share: float) -> Prices:

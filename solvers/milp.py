@@ -71,7 +71,9 @@ class MilpSolver:
             search.offer_map(memory_map)
         settings = self.settings
         seconds = deadline.remaining_seconds * settings.bound_share
-        bound = bound_program(request.program, seconds, max_rounds=settings.bound_rounds)
+        bound = bound_program(
+            request.program, seconds, max_rounds=settings.bound_rounds, branching=False
+        )
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
         notes: list[str] = []
         if self._solve_small(request, search, deadline, notes):
@@ -178,7 +180,7 @@ def _integer_solution(
 ) -> IntegerSolution | None:
     deadline = Deadline.after(time_limit_seconds)
     relaxation = Relaxation(program)
-    relaxation.add_services(bound.prices)
+    relaxation.add_services(bound.leaves[0].prices)
     return relaxation.solve_integer(deadline.remaining_seconds, relative_gap)
 
 

@@ -185,8 +185,15 @@ class _PortfolioRun:
         from solvers.bounds import bound_program
 
         limit = self.deadline.remaining_seconds * _BOUND_SHARE
-        bound = bound_program(self.program, limit, on_bound=self._take_bound)
+        bound = bound_program(
+            self.program, limit, on_bound=self._take_bound, target_ticks=self._target_ticks
+        )
         self._take_bound(bound.ticks)
+
+    def _target_ticks(self) -> float:
+        """Where a better bound has no use any more; also hears what members have found."""
+        self._listen(0.0)
+        return self.best.ticks / (1 + self.request.gap)
 
     def finish_here(self) -> None:
         """Large neighbourhood search in this process for what little time there is."""
@@ -293,7 +300,7 @@ class _PortfolioRun:
         inboxes = [running.inbox for running in self.running if running.inbox is not None]
         if inboxes:
             wait(inboxes, timeout=max(seconds, 0.0))
-        else:
+        elif seconds > 0:
             time.sleep(min(seconds, 0.02))
         for running in list(self.running):
             self._drain(running)

@@ -19,7 +19,7 @@ overlap reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,13 +73,25 @@ def uniform_prices(program: Program) -> Prices:
     return Prices(np.zeros((1, steps + 1)), np.zeros(steps), lanes)
 
 
-def price_bound(program: Program, prices: Prices, *, max_carried: int = MAX_CARRIED) -> float:
-    """A latency in ticks that no valid map undercuts, whatever the prices.
+Forced = Mapping[tuple[int, int], bool]
+"""Per (step, buffer) outside loops: whether the access is fast. Restricts the maps considered."""
 
-    Prices out of range are moved into it first. The result is lowered by a bound on the
-    rounding errors of its own evaluation.
+NOTHING_FORCED: Forced = {}
+
+
+def price_bound(
+    program: Program,
+    prices: Prices,
+    *,
+    max_carried: int = MAX_CARRIED,
+    forced: Forced = NOTHING_FORCED,
+) -> float:
+    """A latency in ticks that no valid map (with the forced accesses) undercuts.
+
+    Whatever the prices: those out of range are moved into it first. The result is lowered by a
+    bound on the rounding errors of its own evaluation. Infinite if nothing obeys `forced`.
     """
-    return PricedProgram(program, prices, max_carried=max_carried).bound()
+    return PricedProgram(program, prices, max_carried=max_carried, forced=forced).bound()
 
 
 class PricedProgram:
@@ -89,6 +101,8 @@ class PricedProgram:
       program: the problem.
       prices: moved into their range if necessary.
       lanes: per buffer `lanes_of`, empty where it may not be resident.
+      max_carried: lives that may begin and end in fast memory.
+      forced: accesses that must be fast, or slow; none of steps that may be replaced.
     """
 
     def __init__(
@@ -98,8 +112,10 @@ class PricedProgram:
         *,
         lanes: Sequence[Sequence[Lane]] | None = None,
         max_carried: int = MAX_CARRIED,
+        forced: Forced = NOTHING_FORCED,
     ) -> None:
         self.program = program
+        self.forced = forced
         self.lanes = resident_lanes(program) if lanes is None else lanes
         self.max_carried = max_carried
         self.unit = program.machine.alignment_bytes
@@ -136,7 +152,12 @@ class PricedProgram:
             total += cost
             self._magnitude += life.magnitude()
             if self._may_be_carried(buffer, lanes):
-                savings.append(cost - life.carried_cost())
+                carried_cost = life.carried_cost()
+                if cost == _INF == carried_cost:
+                    return _INF
+                savings.append(cost - carried_cost)
+        if total == _INF:
+            return _INF if _INF not in savings else 0.0
         carried = sorted((saving for saving in savings if saving > 0), reverse=True)
         total -= sum(carried[: self.max_carried])
         return max(total - 1e-12 * self._magnitude, 0.0)
@@ -360,6 +381,19 @@ class Life:
         slow = self.priced.slow_cost[step, self.buffer]
         hold = self._hold(step, step + 1)
         replaceable = step in self.priced.replaceable
+        after = self._accessed(item, state, slow, hold, replaceable)
+        force = self.priced.forced.get((step, self.buffer))
+        if force is not None and not replaceable:
+            if force:
+                after.away = after.away_stale = _INF
+            else:
+                after.here = after.here_stale = _INF
+        return after
+
+    def _accessed(
+        self, item: Item, state: _State, slow: float, hold: float, replaceable: bool
+    ) -> _State:
+        """After a direct access that costs `slow`, or `hold` in fast memory."""
         if item.kind is AccessKind.WRITE or (replaceable and item.writes):
             least = state.least()
             fast = min(hold, slow) if replaceable else hold

@@ -19,7 +19,9 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from hlo_graphs.program import Program
 from solvers.prices import (
     MAX_CARRIED,
+    NOTHING_FORCED,
     Floats,
+    Forced,
     Life,
     PricedProgram,
     Prices,
@@ -569,9 +571,14 @@ class Relaxation:
 
     # -- solving ------------------------------------------------------------------------------
 
-    def solve(self, time_limit_seconds: float) -> RelaxedSolution | None:
-        """The optimum, or None if it is not found in time."""
+    def solve(
+        self, time_limit_seconds: float, forced: Forced = NOTHING_FORCED
+    ) -> RelaxedSolution | None:
+        """The optimum, or None if it is not found in time or nothing obeys `forced`."""
         matrix = self.matrix
+        bounds = np.column_stack([matrix.lower, matrix.upper])
+        for (step, buffer), fast in forced.items():
+            bounds[self._fast_terms[step, buffer][0]] = float(fast)
         shape = (len(matrix.row_low), len(matrix.cost))
         full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
         low, high = np.array(matrix.row_low), np.array(matrix.row_high)
@@ -584,7 +591,7 @@ class Relaxation:
             b_ub=np.concatenate([high[below], -low[above]]),
             A_eq=full[equal],
             b_eq=low[equal],
-            bounds=np.column_stack([matrix.lower, matrix.upper]),
+            bounds=bounds,
             method="highs-ds",
             options={"time_limit": max(time_limit_seconds, 0.01)},
         )

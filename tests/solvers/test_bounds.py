@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hlo_graphs.program import Loop, Program
 from malloc_game.known_optimum import KINDS, known_optimum_program
 from malloc_game.memory_map import MemoryMap
-from malloc_game.simulate import simulate
+from malloc_game.simulate import fast_accesses, simulate
 from solvers.bounds import bound_program, mix_prices
 from solvers.greedy import GreedySolver
 from solvers.prices import Prices, price_bound, uniform_prices
@@ -48,7 +48,7 @@ def test_no_valid_map_beats_the_bound_of_any_prices(
 @given(programs(max_accesses=20), st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
 def test_no_valid_map_beats_the_best_bound(program: Program, seed: int) -> None:
-    bound = bound_program(program, 10.0)
+    bound = bound_program(program, 1.0)
     greedy = GreedySolver().solve(SolveRequest(program))
     assert bound.ticks <= greedy.latency_ticks
     rng = np.random.default_rng(seed)
@@ -61,21 +61,77 @@ def test_no_valid_map_beats_the_best_bound(program: Program, seed: int) -> None:
 @given(programs(max_accesses=30))
 @settings(max_examples=30, deadline=None)
 def test_the_certificate_gives_the_bound_again(program: Program) -> None:
-    bound = bound_program(program, 10.0)
-    assert price_bound(program, bound.prices) == bound.ticks
+    bound = bound_program(program, 2.0)
+    proven = [price_bound(program, leaf.prices, forced=leaf.forced) for leaf in bound.leaves]
+    assert proven == [leaf.ticks for leaf in bound.leaves]
+    assert bound.ticks == pytest.approx(min(proven), rel=1e-9)
+    assert covers_everything([leaf.forced for leaf in bound.leaves])
+
+
+def covers_everything(cases: list[dict[tuple[int, int], bool]]) -> bool:
+    """Whether cases are the leaves of a tree that splits on one access at a time."""
+    if not cases:
+        return False
+    if any(not case for case in cases):
+        return len(cases) == 1
+    common = set(cases[0]).intersection(*cases[1:])
+    for access in common:
+        sides = [
+            [{k: v for k, v in case.items() if k != access} for case in cases if case[access] is on]
+            for on in (True, False)
+        ]
+        if all(covers_everything(side) for side in sides):
+            return True
+    return False
+
+
+@given(programs_with_maps(max_accesses=16), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_forced_cases_bound_the_maps_that_obey_them(
+    drawn: tuple[Program, MemoryMap], seed: int
+) -> None:
+    program, memory_map = drawn
+    rng = np.random.default_rng(seed)
+    fast = fast_accesses(program, memory_map)
+    forced = {
+        (step, access.buffer): (step, access.buffer) in fast
+        for step, instruction in enumerate(program.instructions)
+        for access in instruction.accesses
+        if program.loop_of_step[step] is None
+        and program.may_be_resident(access.buffer)
+        and not instruction.async_copy
+        and rng.random() < 0.5
+    }
+    latency = simulate(program, memory_map).latency_ticks
+    assert price_bound(program, random_prices(program, rng), forced=forced) <= latency
+    relaxed = Relaxation(program).solve(10.0, forced)
+    assert relaxed is not None
+    assert price_bound(program, relaxed.prices, forced=forced) <= latency
+
+
+def test_branching_closes_gaps_of_the_relaxation() -> None:
+    """Knapsacks by construction: the relaxation takes parts of tensors, branching does not."""
+    gained = []
+    for seed in range(8):
+        known = known_optimum_program(seed, kind="knapsack", size=6)
+        root = bound_program(known.program, 10.0, branching=False)
+        bound = bound_program(known.program, 10.0, target_ticks=lambda k=known: k.optimal_ticks)
+        assert root.ticks <= bound.ticks <= known.optimal_ticks
+        gained.append(bound.ticks > root.ticks * 1.001)
+    assert any(gained)
 
 
 @given(programs(max_accesses=30), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_rubbish_in_the_duals_costs_tightness_only(program: Program, seed: int) -> None:
     """A solver that returned wrong duals could not break the bound."""
-    bound = bound_program(program, 10.0)
+    prices = bound_program(program, 10.0, branching=False).leaves[0].prices
     rng = np.random.default_rng(seed)
     noisy = replace(
-        bound.prices,
-        idle=bound.prices.idle + rng.normal(0, 0.1, program.num_steps),
-        lanes=bound.prices.lanes * rng.uniform(0, 3, bound.prices.lanes.shape),
-        space=bound.prices.space * rng.uniform(0.5, 2.0),
+        prices,
+        idle=prices.idle + rng.normal(0, 0.1, program.num_steps),
+        lanes=prices.lanes * rng.uniform(0, 3, prices.lanes.shape),
+        space=prices.space * rng.uniform(0.5, 2.0),
     )
     latency = GreedySolver().solve(SolveRequest(program)).latency_ticks
     assert price_bound(program, noisy) <= latency
@@ -101,9 +157,8 @@ def test_two_halves_of_a_memory_that_holds_one() -> None:
     bound = bound_program(program, 10.0)
     assert bound.ticks == pytest.approx(10.0)
     assert GreedySolver().solve(SolveRequest(program)).latency_ticks == 10.0
-    without_cuts = replace(
-        bound.prices, divisors=(1,), space=bound.prices.space[:1]
-    )
+    prices = bound.leaves[0].prices
+    without_cuts = replace(prices, divisors=(1,), space=prices.space[:1])
     assert price_bound(program, without_cuts) < 9.0
 
 
@@ -124,7 +179,7 @@ def test_state_carried_around_a_loop_must_be_written_back_or_stay() -> None:
 
 def test_mixtures_of_prices_are_prices() -> None:
     program = program_of({"a": 4}, [(0, "wa"), (0, "ra")], capacity=2)
-    first, second = uniform_prices(program), bound_program(program, 5.0).prices
+    first, second = uniform_prices(program), bound_program(program, 5.0).leaves[0].prices
     if first.divisors == second.divisors:
         mixed = mix_prices(first, second, 0.5)
         assert price_bound(program, mixed) <= program.all_slow_ticks
