@@ -28,6 +28,7 @@ from malloc_game.state import (
     LIVE,
     NOBODY,
     SEARCH_CHUNK,
+    SEGMENT_CHUNK,
     Action,
     Holding,
     Plan,
@@ -70,6 +71,24 @@ class _Clock(NamedTuple):
     stall_ticks: jax.Array
 
 
+class _SegmentChange(NamedTuple):
+    """What an item does to the segments, all `[]`.
+
+    The segment `first` gets `code` if it is touched. If a buffer comes, it ends at `end`: behind
+    it a segment is inserted, or those after `first` up to `last` are emptied. What waits for
+    copies that items before `head` queued is free from `done_at`.
+    """
+
+    first: jax.Array
+    last: jax.Array
+    end: jax.Array
+    inserts: jax.Array
+    touches: jax.Array
+    code: jax.Array
+    head: jax.Array
+    done_at: jax.Array
+
+
 class _Question(NamedTuple):
     """The item at hand before places are known, all `[]` (`hand` is the buffer's row)."""
 
@@ -102,8 +121,8 @@ def _is(item: jax.Array, *kinds: ItemKind) -> jax.Array:
 
 def _process(
     arrays: ProgramArrays, state: State, action: jax.Array, active: jax.Array
-) -> tuple[State, jax.Array]:
-    """Plays the item at hand; the new state, not yet asked what comes next, and the reward."""
+) -> tuple[State, _SegmentChange, jax.Array]:
+    """Plays the item at hand; the state but for its segments, what changes there, the reward."""
     item = _item_at(arrays, state.cursor, active)
     weights = arrays.weights[jnp.where(active, state.cursor, 0)]
     out = _take_turn(state, item, action)
@@ -126,7 +145,7 @@ def _process(
     stall_share = (clock.stall_ticks + late * item[Column.COPY_TICKS]) * weights[1]
     state = _write_logs(state, item, out, here, clock.head)
     state = _update_idle(state, item, out, clock.idle_ticks)
-    state = _update_segments(state, item, out, clock.head)
+    change = _segment_change(state, item, out, clock.head)
     ends_step = item[Column.ENDS_STEP] > 0
     waits = active & ~ends_step & _is(item, ItemKind.ACCESS)
     state = dataclasses.replace(
@@ -141,7 +160,7 @@ def _process(
         num_carried=state.num_carried + (out.brings & _is(item, ItemKind.CARRIED)),
         stall_share=state.stall_share + stall_share,
     )
-    return state, saved * weights[0] - stall_share
+    return state, change, saved * weights[0] - stall_share
 
 
 def _elapsed(item: jax.Array, fast_lanes: jax.Array, fast_bus: jax.Array) -> jax.Array:
@@ -297,30 +316,85 @@ def _offer(item: jax.Array, left: jax.Array) -> jax.Array:
     return jnp.clip(offer, 0, item[Column.OFFER_LIMIT])
 
 
-def _update_segments(state: State, item: jax.Array, out: _Outcome, head: jax.Array) -> State:
-    """Cuts a segment out for a buffer that comes, and notes since when others are free."""
-    start, code = state.segment_start, state.segment_code
+def _segment_change(
+    state: State, item: jax.Array, out: _Outcome, head: jax.Array
+) -> _SegmentChange:
+    """What an item does to the segments; they themselves are changed for all lanes at once."""
+    start, newest = state.segment_start, state.num_segments - 1
     offset = out.row[Holding.OFFSET]
     end = offset + item[Column.SIZE_UNITS]
-    first = _last_at_most(start, offset, jnp.int32(0), state.num_segments - 1)
-    last = _last_at_most(start, end - 1, jnp.int32(0), state.num_segments - 1)
+    first = _last_at_most(start, offset, jnp.int32(0), newest)
+    last = _last_at_most(start, end - 1, jnp.int32(0), newest)
     inserts = out.brings & (first == last) & (start[first + 1] > end)
-    index = jnp.arange(start.shape[0])
-    later = index > first
-    covered = out.brings & later & (index <= last)
-    earlier_start = jnp.concatenate([start[:1], start[:-1]])
-    earlier_code = jnp.concatenate([code[:1], code[:-1]])
-    start = jnp.where(inserts & later, jnp.where(index == first + 1, end, earlier_start), start)
-    start = jnp.where(covered, end, start)
-    code = jnp.where(inserts & later[:-1], earlier_code, code)
-    code = jnp.where(out.touches & (index[:-1] == first), out.code, code)
-    code = jnp.where((code < 0) & (-1 - code < head), item[Column.DONE_AT], code)
+    return _SegmentChange(
+        first=first,
+        last=jnp.where(out.brings, last, first),
+        end=end,
+        inserts=inserts,
+        touches=out.touches,
+        code=out.code,
+        head=head,
+        done_at=item[Column.DONE_AT],
+    )
+
+
+def _update_segments(state: State, change: _SegmentChange, num_segments: jax.Array) -> State:
+    """Cuts segments out for buffers that come, and notes since when others are free.
+
+    Goes through the first `num_segments` `[]` segments of all lanes `[B]`, a chunk at a time and
+    from the end, so that what moves up by one is read before it is overwritten.
+    """
+    most = state.segment_code.shape[1]
+    chunks = (jnp.minimum(num_segments, most) + SEGMENT_CHUNK - 1) // SEGMENT_CHUNK
+
+    def chunk(
+        round_: jax.Array, segments: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        at = (chunks - 1 - round_) * SEGMENT_CHUNK
+        index = at + jnp.arange(SEGMENT_CHUNK)
+        start, below = _chunk_and_below(segments[0], at)
+        code, code_below = _chunk_and_below(segments[1], at)
+        start, code = jax.vmap(_changed_chunk, in_axes=(0, None, 0, 0, 0, 0))(
+            change, index, start, below, code, code_below
+        )
+        put = jax.lax.dynamic_update_slice
+        return put(segments[0], start, (0, at)), put(segments[1], code, (0, at))
+
+    start, code = jax.lax.fori_loop(0, chunks, chunk, (state.segment_start, state.segment_code))
     return dataclasses.replace(
         state,
         segment_start=start,
         segment_code=code,
-        num_segments=state.num_segments + inserts,
+        num_segments=state.num_segments + change.inserts,
     )
+
+
+def _chunk_and_below(values: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Columns `[at, at + SEGMENT_CHUNK)` of `values`, and the same moved down by one."""
+    size = (values.shape[0], SEGMENT_CHUNK)
+    chunk = jax.lax.dynamic_slice(values, (0, at), size)
+    before = jax.lax.dynamic_slice(values, (0, jnp.maximum(at - 1, 0)), (values.shape[0], 1))
+    return chunk, jnp.concatenate([before, chunk[:, :-1]], axis=1)
+
+
+def _changed_chunk(
+    change: _SegmentChange,
+    index: jax.Array,
+    start: jax.Array,
+    below: jax.Array,
+    code: jax.Array,
+    code_below: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """One lane's segments of these indices after the change; covered ones are left empty."""
+    later = index > change.first
+    covered = later & (index <= change.last)
+    moved = change.inserts & later
+    new_start = jnp.where(index == change.first + 1, change.end, below)
+    start = jnp.where(moved, new_start, jnp.where(covered, change.end, start))
+    code = jnp.where(moved, code_below, code)
+    code = jnp.where(change.touches & (index == change.first), change.code, code)
+    finished = (code < 0) & (-1 - code < change.head)
+    return start, jnp.where(finished, change.done_at, code)
 
 
 # --- what comes next -----------------------------------------------------------------------------
@@ -475,7 +549,9 @@ def _advance_lanes(
         carry: tuple[State, jax.Array, jax.Array, jax.Array],
     ) -> tuple[State, jax.Array, jax.Array, jax.Array]:
         state, reward, action, active = carry
-        state, gained = process(arrays, state, action, active)
+        state, change, gained = process(arrays, state, action, active)
+        touched = jnp.max(jnp.where(active, state.num_segments + 1, 0))
+        state = _update_segments(state, change, touched)
         question = ask(arrays, state)
         wanting = active & question.wants_place
         num_segments = jnp.max(jnp.where(wanting, state.num_segments, 0))

@@ -44,6 +44,9 @@ MAX_DEPTH = 16
 SEARCH_CHUNK = 16
 """Segments looked at in one round of the search for a place."""
 
+SEGMENT_CHUNK = 32
+"""Segments changed in one round; buckets hold whole chunks of both kinds."""
+
 
 class Action(enum.IntEnum):
     """What a turn decides (PROBLEM.md section 4)."""

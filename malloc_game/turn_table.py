@@ -305,8 +305,9 @@ def _check_ranges(table: TurnTable) -> None:
     """Sums that the game keeps in 32 bits must fit."""
     program = table.program
     one_pass = sum(i.elapsed_ticks(i.accesses) for i in program.instructions)
-    copies = int(table.items[:, Column.COPY_TICKS].astype(np.int64).sum())
-    for what, ticks in (("one pass", one_pass), ("all copies", copies)):
+    evicting = table.items[:, Column.NEEDED] > 0
+    evictions = int(table.items[evicting, Column.COPY_TICKS].astype(np.int64).sum())
+    for what, ticks in (("one pass", one_pass), ("all evictions together", evictions)):
         if ticks >= IDLE_LIMIT_TICKS:
             raise InputError(
                 f"{program.name}: {what} of {ticks} ticks is beyond the game's {IDLE_LIMIT_TICKS}; "
