@@ -196,7 +196,15 @@ class Attempt:
                 result |= self._allocate_value(index, value)
             if result & Result.REQUIRES_UNCOMMIT:
                 break
+        self._settle_unused()
         return result
+
+    def _settle_unused(self) -> None:
+        """Values without uses lie where what they share their place with does."""
+        for value, sequence in zip(self.buffer.values, self.sequences, strict=True):
+            required = self._required.get((value.value, value.time))
+            if not sequence and required is not None and required.place is not None:
+                sequence.append(Allocation(value.time, value.time, required.place))
 
     def uncommit(self) -> None:
         """Gives back everything that was taken."""
@@ -219,9 +227,10 @@ class Attempt:
                 return result
             if not self._propagate(segment):
                 return result | Result.REQUIRES_UNCOMMIT
-            if use.conditional is not None or use.hold_until > use.time:
-                served_fast = self.serving[index, use_index].fast
-                blocked_until = blocked_until if served_fast else use.hold_until
+            if use.conditional is not None:
+                blocked_until = use.conditional
+            elif use.hold_until > use.time and not self.serving[index, use_index].fast:
+                blocked_until = use.hold_until
             start = use.hold_until
         return result
 
