@@ -53,6 +53,10 @@ class Action(enum.IntEnum):
     KEEP = kernels.KEEP
 
 
+CLEAN = kernels.CLEAN
+"""Keep, and queue the eviction at the next step already, so that a later Drop frees its place at
+once. Not an action of the game: only with `FastGame(extended=True)`, else it is Keep."""
+
 NOT_ASKED = kernels.NOT_ASKED
 """Stands for the action of a turn that did not come up."""
 
@@ -111,9 +115,10 @@ class FastGame:
       program: what is played.
       max_carried: most parameters that may be carried over from the previous run.
       carried_candidates: how many parameters get a turn before step 0.
-      stalled_copies: not a rule of the game, but valid and sometimes much faster: a read or
-        update for which there is no window waits for its whole copy where that takes less time
-        than the step saves. (Slow accesses may cost several times their bytes.)
+      extended: not the rules of the game, but valid and sometimes much faster: `CLEAN` is an
+        action, and a read or update for which there is no window waits for its whole copy where
+        that takes less time than the step saves (slow accesses may cost several times their
+        bytes).
     """
 
     def __init__(
@@ -122,13 +127,13 @@ class FastGame:
         *,
         max_carried: int = DEFAULT_MAX_CARRIED,
         carried_candidates: int = DEFAULT_CARRIED_CANDIDATES,
-        stalled_copies: bool = False,
+        extended: bool = False,
     ) -> None:
         self.program = program
         self.max_carried = max_carried
         candidates = carried_candidates if max_carried > 0 else 0
         self._script = _Script(program, _carried_candidates(program, candidates))
-        self.tables = _tables(program, self._script, max_carried, stalled_copies)
+        self.tables = _tables(program, self._script, max_carried, extended)
         self._state = new_state(self.tables)
 
     @cached_property
@@ -227,7 +232,7 @@ class FastGame:
         """Plays games whose wishes are drawn turn by turn.
 
         Args:
-          probabilities: `[num_turns, 3]` of Drop, Copy and Keep.
+          probabilities: `[num_turns, actions]` of Drop, Copy, Keep and perhaps Clean.
           num_games: how many.
           rng: gives the seed of the draws.
 
@@ -597,12 +602,10 @@ def _buffers_by_first_use(program: Program, allowed: Sequence[bool]) -> list[lis
     return [list(found) for found in users]
 
 
-def _tables(
-    program: Program, script: _Script, max_carried: int, stalled_copies: bool
-) -> kernels.Tables:
+def _tables(program: Program, script: _Script, max_carried: int, extended: bool) -> kernels.Tables:
     unit = program.machine.alignment_bytes
     capacity = program.capacity_bytes // unit
-    limits = (capacity, max_carried, program.num_steps, stalled_copies)
+    limits = (capacity, max_carried, program.num_steps, extended)
     sizes = [(b.size_bytes // unit, program.copy_ticks(b.size_bytes)) for b in program.buffers]
     lanes = program.num_lanes
     step_ticks = np.zeros((program.num_steps + 1, 1 + lanes), dtype=np.int64)

@@ -59,6 +59,7 @@ def compiled(function: _Function) -> _Function:
 DROP = 0
 COPY = 1
 KEEP = 2
+CLEAN = 3  # beyond the rules: Keep, and queue the eviction now
 NOT_ASKED = -1
 
 # Columns of the event table.
@@ -152,7 +153,7 @@ NUM_QUEUE_COLUMNS = 5
 LIMIT_CAPACITY = 0
 LIMIT_CARRIED = 1
 LIMIT_STEPS = 2
-LIMIT_STALLED = 3  # 1: reads may wait for their copy where that is faster
+LIMIT_EXTENDED = 3  # 1: Clean, and reads that wait for their copy, are allowed
 NUM_LIMITS = 4
 
 # Columns of the loops' offers.
@@ -442,28 +443,42 @@ def _release(state: State, buffer: int, end: int) -> None:
 
 
 @compiled
+def _write_back(tables: Tables, state: State, buffer: int, issue: int) -> None:
+    """Queues an eviction of a resident buffer unless its slow copy is, or will be, current."""
+    mine = state.buffers[buffer]
+    pending = mine[BUF_PENDING]
+    under_way = pending > 0 and state.queue[mine[BUF_LAST_QUEUED], QUE_SPOILED] == 0
+    if not mine[BUF_STALE] or under_way:
+        return
+    tail = state.counters[CNT_QUEUE_TAIL]
+    row = state.queue[tail]
+    row[QUE_BUFFER] = buffer
+    row[QUE_ISSUE] = issue
+    row[QUE_REMAINING] = tables.sizes[buffer, 1]
+    row[QUE_SPOILED] = 0
+    state.counters[CNT_QUEUE_TAIL] = tail + 1
+    mine[BUF_LAST_QUEUED] = tail
+    mine[BUF_PENDING] = pending + 1
+
+
+@compiled
 def _leave(tables: Tables, state: State, buffer: int, issue: int, needed: bool) -> bool:
     """Sends a resident buffer away, by the eviction queue if need be.
 
     Returns whether it may go at once, i.e. no eviction of it is unfinished.
     """
-    mine = state.buffers[buffer]
-    mine[BUF_LEAVING] = 1
-    pending = mine[BUF_PENDING]
-    if mine[BUF_STALE] and needed:
-        under_way = pending > 0 and state.queue[mine[BUF_LAST_QUEUED], QUE_SPOILED] == 0
-        if not under_way:
-            tail = state.counters[CNT_QUEUE_TAIL]
-            row = state.queue[tail]
-            row[QUE_BUFFER] = buffer
-            row[QUE_ISSUE] = issue
-            row[QUE_REMAINING] = tables.sizes[buffer, 1]
-            row[QUE_SPOILED] = 0
-            state.counters[CNT_QUEUE_TAIL] = tail + 1
-            mine[BUF_LAST_QUEUED] = tail
-            pending += 1
-            mine[BUF_PENDING] = pending
-    return bool(pending == 0)
+    state.buffers[buffer, BUF_LEAVING] = 1
+    if needed:
+        _write_back(tables, state, buffer, issue)
+    return bool(state.buffers[buffer, BUF_PENDING] == 0)
+
+
+@compiled
+def _kept(tables: Tables, wanted: int, flags: int, otherwise: int) -> int:
+    """Keep or Clean if that is wanted and there is a next turn, else `otherwise`."""
+    if wanted < KEEP or not flags & FLAG_KEEP:
+        return otherwise
+    return wanted if tables.limits[LIMIT_EXTENDED] else KEEP
 
 
 @compiled
@@ -571,7 +586,7 @@ def _place_at_entry(
 @compiled
 def _pays_off(tables: Tables, state: State, event: Integers) -> bool:
     """Whether waiting for the whole copy takes less time than the step saves by it."""
-    if not tables.limits[LIMIT_STALLED]:
+    if not tables.limits[LIMIT_EXTENDED]:
         return False
     current = state.current
     access = event[EVENT_ACCESS]
@@ -660,16 +675,18 @@ def _access(tables: Tables, state: State, event: Integers, wanted: int) -> int:
         _make_fast(tables, state, event)
         return NOT_ASKED
     if mine[BUF_OFFSET] >= 0:
-        taken = KEEP if wanted == KEEP and flags & FLAG_KEEP else DROP
+        taken = _kept(tables, wanted, flags, DROP)
     elif wanted != DROP and _fetch(tables, state, event):
-        taken = KEEP if wanted == KEEP and flags & FLAG_KEEP else COPY
+        taken = _kept(tables, wanted, flags, COPY)
     else:
         if flags & FLAG_WRITES:
             state.earliest[buffer] = step + 1
         return DROP
     _make_fast(tables, state, event)
-    if taken == KEEP:
+    if taken >= KEEP:
         mine[BUF_LEAVING] = 0
+        if taken == CLEAN:
+            _write_back(tables, state, buffer, step + 1)
     elif _leave(tables, state, buffer, step + 1, flags & FLAG_NEEDED != 0):
         state.leavers[state.counters[CNT_LEAVERS]] = buffer
         state.counters[CNT_LEAVERS] += 1
@@ -685,9 +702,9 @@ def _entry(tables: Tables, state: State, event: Integers, wanted: int, loop: int
     if mine[BUF_HELD] != NOT_HELD:
         return NOT_ASKED
     if mine[BUF_OFFSET] < 0:
-        if wanted != KEEP or not _fetch(tables, state, event):
+        if wanted < KEEP or not _fetch(tables, state, event):
             return DROP
-    elif wanted != KEEP:
+    elif wanted < KEEP:
         if _leave(tables, state, buffer, step, event[EVENT_FLAGS] & FLAG_NEEDED != 0):
             _release(state, buffer, step)
         return DROP
@@ -706,8 +723,11 @@ def _exit(tables: Tables, state: State, event: Integers, wanted: int, loop: int)
     if mine[BUF_HELD] != loop:
         return NOT_ASKED
     mine[BUF_HELD] = NOT_HELD
-    if wanted == KEEP and flags & FLAG_KEEP:
-        return KEEP
+    taken = _kept(tables, wanted, flags, DROP)
+    if taken >= KEEP:
+        if taken == CLEAN:
+            _write_back(tables, state, buffer, step)
+        return taken
     if _leave(tables, state, buffer, step, flags & FLAG_NEEDED != 0):
         _release(state, buffer, step)
     return DROP
@@ -717,7 +737,7 @@ def _exit(tables: Tables, state: State, event: Integers, wanted: int, loop: int)
 def _carry(tables: Tables, state: State, event: Integers, wanted: int) -> int:
     """Plays the turn of a candidate to be carried over from the previous run."""
     buffer = event[EVENT_BUFFER]
-    if wanted != KEEP or state.counters[CNT_CARRIED] >= tables.limits[LIMIT_CARRIED]:
+    if wanted < KEEP or state.counters[CNT_CARRIED] >= tables.limits[LIMIT_CARRIED]:
         return DROP
     offset = _place(tables, state, tables.sizes[buffer, 0], 0, event[EVENT_TURN])
     if offset < 0:
@@ -838,16 +858,18 @@ def sample(
     taken: Actions,
     latencies: Floats,
 ) -> None:
-    """One game per row of `taken`, its wishes drawn from `probabilities` `[turns, 3]`."""
+    """One game per row of `taken`, its wishes drawn from `probabilities` `[turns, actions]`."""
     num_turns = probabilities.shape[0]
     random = np.uint64(seed)
     for game in range(taken.shape[0]):
         for turn in range(num_turns):
             random = _next_random(random)
-            drawn = (random >> np.uint64(11)) * 2.0**-53 - probabilities[turn, DROP]
-            wishes[turn] = DROP
-            if drawn >= 0.0:
-                wishes[turn] = COPY if drawn < probabilities[turn, COPY] else KEEP
+            drawn = (random >> np.uint64(11)) * 2.0**-53
+            action = 0
+            while action + 1 < probabilities.shape[1] and drawn >= probabilities[turn, action]:
+                drawn -= probabilities[turn, action]
+                action += 1
+            wishes[turn] = action
         latencies[game] = play(tables, state, wishes, taken[game])
 
 

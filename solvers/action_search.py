@@ -8,14 +8,14 @@ handed in. Source: PROBLEM.md section 4; issue "Bounds, and opponents nobody can
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from hlo_graphs.program import Program
-from malloc_game.fast_game import Action, FastGame, Turn, TurnKind
+from malloc_game.fast_game import CLEAN, Action, FastGame, Turn, TurnKind
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
 from malloc_game.memory_map import MemoryMap, Residency, Source
 from malloc_game.validate import validate
@@ -46,8 +46,8 @@ def plan_of_map(game: FastGame, memory_map: MemoryMap) -> Plan:
     """The plan that follows a valid map of the game's program.
 
     Copy where an access is served fast, Keep where the same residency lasts to the buffer's next
-    turn, Drop elsewhere, each at the map's offsets. The game times copies by its own rules, so
-    its map is near the given one, not equal to it.
+    turn (Clean if it is evicted before), Drop elsewhere, each at the map's offsets. The game
+    times copies by its own rules, so its map is near the given one, not equal to it.
     """
     follower = _MapFollower(game.program, memory_map)
     turns, following = game.turns, game.next_turn
@@ -59,8 +59,11 @@ def plan_of_map(game: FastGame, memory_map: MemoryMap) -> Plan:
             continue
         hints[index] = residency.offset_bytes // game.program.machine.alignment_bytes
         later = following[index]
-        if turn.kind is TurnKind.CARRY or (later >= 0 and _lasts_to(residency, turns[later])):
+        if turn.kind is TurnKind.CARRY:
             wishes[index] = Action.KEEP
+        elif later >= 0 and _lasts_to(residency, turns[later]):
+            early = follower.evicts_between(turn, turns[later])
+            wishes[index] = CLEAN if early else Action.KEEP
         elif turn.kind is TurnKind.ACCESS:
             wishes[index] = Action.COPY
     return Plan(wishes, hints)
@@ -81,7 +84,17 @@ class _MapFollower:
         self._of_buffer: list[list[Residency]] = [[] for _ in program.buffers]
         for residency in sorted(memory_map.residencies, key=lambda r: r.start):
             self._of_buffer[residency.buffer].append(residency)
+        self._issues: list[list[int]] = [[] for _ in program.buffers]
+        for eviction in sorted(memory_map.evictions, key=lambda e: e.issue):
+            self._issues[eviction.buffer].append(eviction.issue)
         self._starts = [[r.start for r in found] for found in self._of_buffer]
+
+    def evicts_between(self, turn: Turn, later: Turn) -> bool:
+        """Whether an eviction is issued after the turn and not after the later one's position."""
+        first = turn.step + (turn.kind is TurnKind.ACCESS)
+        issues = self._issues[turn.buffer]
+        row = bisect_left(issues, first)
+        return row < len(issues) and issues[row] <= later.step
 
     def covering(self, turn: Turn) -> Residency | None:
         """The ready residency at the turn's access, or through its whole loop, or carried."""
@@ -158,6 +171,22 @@ def density_wishes(game: FastGame) -> Iterator[Actions]:
             yield np.asarray(wanted, dtype=np.int8)
 
 
+def num_choices(game: FastGame) -> Integers:
+    """`[num_turns]` 4 where Clean may mean something, i.e. the buffer is ever written; else 3."""
+    program = game.program
+    written = [
+        any(access.kind.writes for _, access in accesses) for accesses in program.accesses_of_buffer
+    ]
+    loops = (TurnKind.ENTRY, TurnKind.CARRY)
+    return np.array(
+        [
+            CLEAN + (turn.may_keep and written[turn.buffer] and turn.kind not in loops)
+            for turn in game.turns
+        ],
+        dtype=np.int64,
+    )
+
+
 class ActionSearch:
     """One run of a search: the game, the clock, the best game so far.
 
@@ -180,7 +209,7 @@ class ActionSearch:
         self.request = request
         self.name = name
         self.max_games = max_games
-        self.game = FastGame(request.program, stalled_copies=True)
+        self.game = FastGame(request.program, extended=True)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
         self.best = Plan(self.game.wishes(Action.DROP), self.game.hints.copy())

@@ -1,4 +1,4 @@
-"""The cross-entropy method on independent probabilities, one Drop / Copy / Keep per turn.
+"""The cross-entropy method on independent probabilities of the actions, turn by turn.
 
 A round plays games whose wishes are drawn turn by turn, and moves the probabilities towards
 what the best tenth played. Turns that did not come up in those games keep theirs. From uniform
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from malloc_game.fast_game_kernels import Actions, Floats
-from solvers.action_search import ActionSearch, density_wishes
+from solvers.action_search import ActionSearch, density_wishes, num_choices
 from solvers.solver import Solution, SolveRequest
 
-NUM_ACTIONS = 3
+NUM_ACTIONS = 4
+"""Drop, Copy, Keep and, where the buffer is written, Clean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +52,29 @@ class CrossEntropySolver:
         if not search.finished:
             start_from_densities(search)
         while not search.finished:
-            self._converge(search, self._start(search.best.wishes))
+            self._converge(search, self._start(search))
         return search.solution()
 
     def warm_up(self, search: ActionSearch, until: float) -> None:
         """Part of another solver's run, until its progress reaches `until`."""
-        table = self._start(search.best.wishes)
+        table = self._start(search)
         while not search.finished and search.progress < until:
             table = self._round(search, table)
 
-    def _start(self, wishes: Actions) -> Floats:
-        """`[num_turns, 3]`: mostly the wishes, the rest evenly."""
-        rest = (1 - self.start_weight) / (NUM_ACTIONS - 1)
-        table = np.full((wishes.size, NUM_ACTIONS), rest)
+    def _start(self, search: ActionSearch) -> Floats:
+        """`[num_turns, NUM_ACTIONS]`: mostly the best game's wishes, the rest evenly."""
+        wishes = search.best.wishes
+        choices = num_choices(search.game)[:, None]
+        rest = (1 - self.start_weight) / (choices - 1)
+        table = np.where(np.arange(NUM_ACTIONS) < choices, rest, 0.0)
         table[np.arange(wishes.size), wishes] = self.start_weight
-        return table
+        return np.asarray(table / table.sum(axis=1, keepdims=True), dtype=np.float64)
 
     def _converge(self, search: ActionSearch, table: Floats) -> None:
         """Rounds until the probabilities have made up their mind or the time is over."""
         while not search.finished:
             if search.hear_news():
-                table = (table + self._start(search.best.wishes)) / 2
+                table = (table + self._start(search)) / 2
             table = self._round(search, table)
             if table.max(axis=1).mean() >= self.decided:
                 return
@@ -87,7 +90,8 @@ class CrossEntropySolver:
         asked = counts.sum(axis=1, keepdims=True)
         shares = np.where(asked > 0, counts / np.maximum(asked, 1), table)
         step = self.smoothing * asked / elite.shape[0]
-        moved = np.maximum(table + step * (shares - table), self.least_probability)
+        least = np.where(table > 0, self.least_probability, 0.0)
+        moved = np.maximum(table + step * (shares - table), least)
         return np.asarray(moved / moved.sum(axis=1, keepdims=True), dtype=np.float64)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from malloc_game.fast_game import Action, FastGame, GameWalk, TurnKind
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
-from solvers.action_search import ActionSearch, gap_steps
+from solvers.action_search import ActionSearch, gap_steps, num_choices
 from solvers.cross_entropy import CrossEntropySolver, start_from_densities
 from solvers.greedy import construct
 from solvers.solver import Solution, SolveRequest
@@ -110,6 +110,7 @@ class Trials:
         self._capacity = game.program.capacity_bytes // unit
         sizes = [game.program.buffers[turn.buffer].size_bytes // unit for turn in game.turns]
         self._sizes = np.array(sizes, dtype=np.int64)
+        self._choices = num_choices(game)
         self.starts, self.ends = gap_steps(game)
         kept = [
             turn
@@ -130,17 +131,19 @@ class Trials:
         turns = np.full((count, 1 + self.ejections), -1, dtype=np.int64)
         actions = np.zeros(turns.shape, dtype=np.int8)
         first = rng.integers(0, wishes.size, count)
-        wanted = (wishes[first] + rng.integers(1, 3, count)) % 3
+        choices = self._choices[first]
+        wanted = (wishes[first] + rng.integers(1, choices, count)) % choices
         moved = rng.random(count) < self.MOVED_SHARE
         wanted = np.where(moved & (wishes[first] != Action.DROP), wishes[first], wanted)
         turns[:, 0], actions[:, 0] = first, wanted
+        keeps = wanted >= Action.KEEP
         ejected = rng.integers(0, self.ejections + 1, count) * rng.integers(0, 2, count)
         for column in range(1, 1 + self.ejections):
             other = self._beside(rng, first)
             let_go = rng.integers(Action.DROP, Action.KEEP, count)
-            change = np.where(wanted == Action.KEEP, let_go, Action.KEEP)
-            kept = wishes[other] == Action.KEEP
-            useful = (column <= ejected) & (other != first) & (kept == (wanted == Action.KEEP))
+            change = np.where(keeps, let_go, Action.KEEP)
+            kept = wishes[other] >= Action.KEEP
+            useful = (column <= ejected) & (other != first) & (kept == keeps)
             turns[:, column] = np.where(useful, other, -1)
             actions[:, column] = change
         hints = self.game.hints[turns]

@@ -1,6 +1,6 @@
 """How fast the compiled game plays: games a second, and how the cost grows with the program.
 
-    python -m experiments.benchmarks.fast_game [--sizes 100 300 1000 3000] [--seconds 1] [PROGRAM...]
+    python -m experiments.benchmarks.fast_game [--sizes 100 300 1000 3000] [PROGRAM...]
 
 Plays random games on generated train steps and mixed programs of about so many accesses, or on
 the programs named (corpus names or files). *games/s* are whole games with wishes drawn turn by
