@@ -60,6 +60,7 @@ CORPUS: Mapping[str, int] = {
     "lstm_train.v5e": 1,
     "lstm_train.v5e.32MiB": 1,
     "mamba_forward.v5e": 0,
+    "mobilenet_v2_infer.v5e": 0,
     "moe_forward.v5e": 1,
     "resnet50_infer.v5e": 2,
     "resnet50_infer.v5e.64MiB": 0,
