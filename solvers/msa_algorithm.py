@@ -120,6 +120,7 @@ class _Assignment:
             outstanding_prefetches=OutstandingCopies(),
             outstanding_evictions=OutstandingCopies(),
         )
+        self._scoped = self._scoped_places()
         self._placed: dict[int, Placed] = {}
         self._num_repacks = 0
         self._moved = 0
@@ -139,25 +140,32 @@ class _Assignment:
     def _may_be_placed(self, buffer: MsaBuffer) -> bool:
         return buffer.allowed and 0 < buffer.size_bytes <= self._problem.capacity_bytes
 
-    def _fixed_chunks(self) -> list[Chunk]:
-        """Memory that instructions reserve for themselves, at the bottom."""
+    def _scoped_places(self) -> list[Place]:
+        """Memory that instructions reserve for themselves, at the bottom until repacked.
+
+        All at one address, or each at its own (`allocate_reserved_scoped_memory_at_same_offset`).
+        """
         problem, options = self._problem, self._options
         chunks = [
             Chunk(time, time, 0, min(size, problem.capacity_bytes))
             for time, size in options.reserved_scoped_bytes
         ]
         if options.post_module_scoped_bytes:
-            end = problem.num_times
             size = min(options.post_module_scoped_bytes, problem.capacity_bytes)
-            chunks.append(Chunk(end, end, 0, size))
-        return chunks
+            chunks.append(Chunk(problem.num_times, problem.num_times, 0, size))
+        together = options.allocate_reserved_scoped_memory_at_same_offset
+        groups = [chunks] if together else [[chunk] for chunk in chunks]
+        heap = self._shared.heap
+        return [Place(0, [(heap.add(chunk), chunk) for chunk in group]) for group in groups]
 
     def _empty_heap(self) -> ChunkHeap:
         problem = self._problem
-        heap = ChunkHeap(problem.num_times + 1, problem.capacity_bytes, problem.alignment_bytes)
-        for chunk in self._fixed_chunks():
-            heap.add(chunk)
-        return heap
+        return ChunkHeap(problem.num_times + 1, problem.capacity_bytes, problem.alignment_bytes)
+
+    def _all_places(self) -> list[Place]:
+        """Every address in use."""
+        placed = [place for found in self._placed.values() for place in found.places]
+        return [place for place in [*self._scoped, *placed] if place.held]
 
     # -- one buffer ---------------------------------------------------------------------------
 
@@ -219,17 +227,11 @@ class _Assignment:
     def _repack(self) -> bool:
         """Gives all placed buffers new addresses if that makes them fit better."""
         self._num_repacks += 1
-        places = [
-            place for placed in self._placed.values() for place in _places_of(placed) if place.held
-        ]
+        places = self._all_places()
         blocks = [Block(tuple((c.start, c.end, c.size) for _, c in place.held)) for place in places]
         problem = self._problem
         offsets = repack(
-            blocks,
-            problem.num_times + 1,
-            problem.capacity_bytes,
-            problem.alignment_bytes,
-            self._fixed_chunks(),
+            blocks, problem.num_times + 1, problem.capacity_bytes, problem.alignment_bytes
         )
         if offsets is None or offsets == [place.offset for place in places]:
             return False
@@ -309,20 +311,11 @@ class _Assignment:
 
     def _verify(self) -> None:
         """Asserts that no byte of fast memory is taken twice at one time."""
-        chunks = [
-            chunk
-            for placed in self._placed.values()
-            for place in _places_of(placed)
-            for _, chunk in place.held
-        ]
         heap = self._empty_heap()
-        for chunk in chunks:
-            assert heap.is_free(chunk.start, chunk.end, chunk.offset, chunk.size), chunk
-            heap.add(chunk)
-
-
-def _places_of(placed: Placed) -> list[Place]:
-    return [] if placed is None else placed.places
+        for place in self._all_places():
+            for _, chunk in place.held:
+                assert heap.is_free(chunk.start, chunk.end, chunk.offset, chunk.size), chunk
+                heap.add(chunk)
 
 
 def _last_use(buffer: MsaBuffer) -> int | None:

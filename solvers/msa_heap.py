@@ -6,7 +6,7 @@ Source: XLA_MSA.md sections A.8.1 and A.12 (`xla/service/heap_simulator/heap_sim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,11 +125,7 @@ class Block:
 
 
 def repack(
-    blocks: Sequence[Block],
-    num_times: int,
-    capacity: int,
-    alignment: int,
-    fixed: Iterable[Chunk] = (),
+    blocks: Sequence[Block], num_times: int, capacity: int, alignment: int
 ) -> list[int] | None:
     """New offsets, the longest blocks first, each by best fit; None if they do not all fit.
 
@@ -138,11 +134,8 @@ def repack(
       num_times: as for `ChunkHeap`.
       capacity: bytes.
       alignment: of offsets.
-      fixed: chunks that stay.
     """
     heap = ChunkHeap(num_times, capacity, alignment)
-    for chunk in fixed:
-        heap.add(chunk)
     offsets = [0] * len(blocks)
     order = sorted(range(len(blocks)), key=lambda i: (-blocks[i].duration, -blocks[i].size, i))
     for index in order:

@@ -155,14 +155,14 @@ class MsaOptions:
       inefficient_use_to_copy_ratio: times bytes copied, may not exceed bytes used; 0 is off.
       enable_while_redundant_eviction_elimination: what has a copy in default memory when it
         enters a loop needs no eviction after it.
-      always_spill_to_default_memory: hold nothing between uses; for testing.
       sliced_prefetch: see there.
       preferred_prefetch_overrides: hints for prefetch starts; such copies reserve no bandwidth.
       sort_order_overrides: hints for the order.
       autotuning_config: permutation of the sorted buffers: position `i` gets `config[i]`.
       reserved_scoped_bytes: per logical time, bytes at offset 0 that are taken (missing: none).
       post_module_scoped_bytes: bytes taken at the end of the schedule.
-      allocate_reserved_scoped_memory_at_same_offset: the repacker keeps them together.
+      allocate_reserved_scoped_memory_at_same_offset: the repacker
+        moves them all together.
     """
 
     order: BufferOrder = BufferOrder.MEMORY_BOUNDEDNESS
@@ -186,7 +186,6 @@ class MsaOptions:
     enforce_prefetch_fifo_order: bool = False
     inefficient_use_to_copy_ratio: float = 0.0
     enable_while_redundant_eviction_elimination: bool = True
-    always_spill_to_default_memory: bool = False
     sliced_prefetch: SlicedPrefetchOptions = field(default_factory=SlicedPrefetchOptions)
     preferred_prefetch_overrides: tuple[PrefetchOverride, ...] = ()
     sort_order_overrides: tuple[SortOverride, ...] = ()

@@ -183,6 +183,20 @@ def test_repacking_makes_room() -> None:
     assert {r.buffer for r in packed.residencies} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_scratch_moves_when_memory_is_repacked(together: bool) -> None:
+    """`b` of 5 bytes lies above 3 of scratch, `a` of 4 above 4: both always fit."""
+    program = program_of({"b": 5, "a": 4}, [(1, "wb"), (1, "rb"), (1, "wa"), (1, "ra")], capacity=8)
+    options = replace(
+        COUNTING,
+        reserved_scoped_bytes=((1, 3), (3, 4)),
+        max_repacks=5,
+        repack_after_every_allocation=True,
+        allocate_reserved_scoped_memory_at_same_offset=together,
+    )
+    assert {r.buffer for r in map_of(program, options).residencies} == {0, 1}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
