@@ -45,14 +45,11 @@ VARIANTS = (
     GreedySettings(share=0.3, idle_price=0.0, area_power=0.7),
     GreedySettings(share=0.1, idle_price=0.3, area_power=1.2),
 )
-"""Settings tried in turn on small programs; large ones get as many as fit in a second."""
+"""Settings tried in turn on small programs; larger ones get the first only."""
 
-MAX_ACCESSES_FOR_VARIANTS = 1500
-"""Beyond this only the first of `VARIANTS` is run, to stay under a second."""
-
-
-MAX_CARRIED_TRIED = 2
-"""Parameters that are tried as the one carried over from the previous run."""
+MAX_ACCESSES_FOR_EFFORT = (1500, 700)
+"""Programs with no more accesses than the first get a carried parameter tried as well, than the
+second two, and all of `VARIANTS`: larger ones would take over a second."""
 
 
 class GreedySolver:
@@ -95,18 +92,18 @@ def _candidates(request: SolveRequest) -> Iterator[MemoryMap]:
 def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
     """Plans of the settings in `VARIANTS`, then with one parameter carried over.
 
-    Of a program with many accesses only the first.
+    Fewer for programs with many accesses.
     """
     accesses = sum(len(step.accesses) for step in program.instructions)
-    large = accesses > MAX_ACCESSES_FOR_VARIANTS
+    effort = sum(accesses <= most for most in MAX_ACCESSES_FOR_EFFORT)
     replaceable = any(step.async_copy for step in program.instructions)
-    for settings in VARIANTS[:1] if large else VARIANTS:
+    for settings in VARIANTS[: (1, 1, 4)[effort]]:
         for replacing in (False, True) if replaceable else (False,):
             plan = Plan(program, lanes)
             if replacing:
                 plan.replace_copies()
             yield construct(program, settings, plan=plan)
-    for buffer, last_use in () if large else carried_choices(program)[:MAX_CARRIED_TRIED]:
+    for buffer, last_use in carried_choices(program)[: (0, 1, 2)[effort]]:
         plan = Plan(program, lanes)
         if replaceable:
             plan.replace_copies()
