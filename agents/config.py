@@ -1,0 +1,240 @@
+"""Settings of mallocMuZero: frozen, keyword-only, with three presets.
+
+Source: AGENT.md, "Search" and "What lets a small agent beat a strong heuristic". Every number
+that changes what is learned is here, and nothing else is; a checkpoint carries its settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hlo_graphs.errors import InputError
+
+
+class ModelKind(enum.StrEnum):
+    """What the search tree steps."""
+
+    LEARNED = "learned"
+    """A network that has learned how latent states follow each other (MuZero)."""
+    EXACT = "exact"
+    """The game itself; the network only gives priors and values (AlphaZero)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """Widths of the networks.
+
+    Attributes:
+      width: of the latent state, and of every hidden layer that leads to it.
+      channels: of the convolutions over the memory image.
+      image_blocks: residual blocks of convolutions, after the one that coarsens the image.
+      window_width: what each coming turn is described by.
+      blocks: residual layers of the representation; the dynamics has one.
+      support_bins: bins of categorical values and rewards, odd.
+      support_limit: the outermost bins, in transformed units (`agents.transforms`).
+    """
+
+    width: int = 64
+    channels: int = 8
+    image_blocks: int = 1
+    window_width: int = 16
+    blocks: int = 1
+    support_bins: int = 41
+    support_limit: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.support_bins < 3 or self.support_bins % 2 == 0:
+            raise InputError(f"support_bins is {self.support_bins}, must be odd and at least 3")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Gumbel MuZero's settings.
+
+    Attributes:
+      model: what the tree steps.
+      simulations: per move; 0 plays the network's policy without search.
+      max_num_considered_actions: at the root.
+      value_scale: Q counts `(maxvisit_init + most visits) * value_scale * Q` beside the logits;
+        Q is in return units (`agents.programs`), the same in every node of every tree.
+      maxvisit_init: see there.
+      gumbel_scale: of the noise at the root; 0 plays greedily.
+    """
+
+    model: ModelKind = ModelKind.LEARNED
+    simulations: int = 16
+    max_num_considered_actions: int = 3
+    value_scale: float = 0.1
+    maxvisit_init: float = 50.0
+    gumbel_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.simulations < 0:
+            raise InputError(f"simulations is {self.simulations}, must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlayConfig:
+    """How games are played.
+
+    Attributes:
+      actors: games side by side.
+      moves: decisions between two looks at the network's progress.
+      restart_fraction: games that begin with a prefix of an elite game.
+      follow_fraction: games that follow a neighbour of an elite: each of its actions is kept
+        but for a few, which are left to the search.
+      free_moves: mean number of moves left to the search in such a game.
+    """
+
+    actors: int = 32
+    moves: int = 16
+    restart_fraction: float = 0.25
+    follow_fraction: float = 0.0
+    free_moves: float = 8.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """What is remembered and how it is drawn.
+
+    Attributes:
+      capacity_decisions: the oldest games leave when more are held.
+      priority_exponent: 0 draws uniformly.
+      importance_exponent: 1 corrects fully for the priorities.
+      td_steps: rewards summed before the value network takes over; None for full returns.
+      unroll_steps: of the learned model in training; the exact model needs none.
+    """
+
+    capacity_decisions: int = 50_000
+    priority_exponent: float = 0.6
+    importance_exponent: float = 0.4
+    td_steps: int | None = None
+    unroll_steps: int = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnConfig:
+    """The learner's settings.
+
+    Attributes:
+      batch_size: positions per update.
+      learning_rate: after warm-up; it decays to a tenth over `decay_updates`.
+      warmup_updates, decay_updates: of the schedule.
+      weight_decay: of AdamW.
+      max_gradient_norm: gradients are clipped to it.
+      updates_per_chunk: updates after each `PlayConfig.moves` moves of all actors.
+      elite_fraction: of the batch, drawn from elite games, whose actions are imitated.
+      elite_games: kept per program.
+      policy_weight, value_weight, reward_weight, legality_weight: of the losses.
+    """
+
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_updates: int = 20
+    decay_updates: int = 20_000
+    weight_decay: float = 1e-4
+    max_gradient_norm: float = 5.0
+    updates_per_chunk: int = 4
+    elite_fraction: float = 0.25
+    elite_games: int = 8
+    policy_weight: float = 1.0
+    value_weight: float = 0.5
+    reward_weight: float = 0.5
+    legality_weight: float = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentConfig:
+    """All settings of one agent.
+
+    Attributes:
+      preset: name that the settings began with.
+      relative_returns: count rewards against the incumbent (`agents.programs.Baselines`).
+      shuffle_returns: a control that must not learn: games get each other's returns.
+    """
+
+    preset: str = "tiny"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    learn: LearnConfig = field(default_factory=LearnConfig)
+    relative_returns: bool = True
+    shuffle_returns: bool = False
+
+    @property
+    def unroll_steps(self) -> int:
+        """Steps of the dynamics in training: none if the tree steps the game itself."""
+        return 0 if self.search.model is ModelKind.EXACT else self.replay.unroll_steps
+
+    def to_document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> AgentConfig:
+        """What `to_document` wrote.
+
+        Raises:
+          InputError: for settings that are not ours.
+        """
+        parts = dict(document)
+        try:
+            search = dict(parts.pop("search"))
+            search["model"] = ModelKind(search["model"])
+            return AgentConfig(
+                network=NetworkConfig(**parts.pop("network")),
+                search=SearchConfig(**search),
+                play=PlayConfig(**parts.pop("play")),
+                replay=ReplayConfig(**parts.pop("replay")),
+                learn=LearnConfig(**parts.pop("learn")),
+                **parts,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not the settings of an agent: {error}") from error
+
+
+PRESETS: Mapping[str, AgentConfig] = {
+    "tiny": AgentConfig(),
+    "small": AgentConfig(
+        preset="small",
+        network=NetworkConfig(width=128, channels=16, image_blocks=2, window_width=32, blocks=2),
+        play=PlayConfig(actors=64),
+    ),
+    "large": AgentConfig(
+        preset="large",
+        network=NetworkConfig(width=512, channels=64, image_blocks=4, window_width=64, blocks=4),
+        search=SearchConfig(simulations=32),
+        play=PlayConfig(actors=512, moves=32),
+        replay=ReplayConfig(capacity_decisions=1_000_000, unroll_steps=5),
+        learn=LearnConfig(batch_size=1024, learning_rate=1e-3, updates_per_chunk=16),
+    ),
+}
+"""tiny and small: two CPU cores, minutes. large: an accelerator."""
+
+
+def preset_named(
+    name: str, *, simulations: int | None = None, model: ModelKind | str | None = None
+) -> AgentConfig:
+    """A preset, with another search if asked for.
+
+    Raises:
+      InputError: for an unknown preset or model, or a negative number of simulations.
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f": did you mean {close[0]!r}?" if close else f": use one of {', '.join(PRESETS)}"
+        raise InputError(f"no preset is called {name!r}{hint}")
+    config = PRESETS[name]
+    search = config.search
+    if simulations is not None:
+        search = replace(search, simulations=simulations)
+    if model is not None:
+        if model not in list(ModelKind):
+            raise InputError(f"no model is called {model!r}: use {' or '.join(ModelKind)}")
+        search = replace(search, model=ModelKind(model))
+    return replace(config, search=search)

@@ -1,0 +1,43 @@
+"""Other solvers' maps as games to learn from.
+
+Source: AGENT.md, "Start from the heuristics". The map is read back into actions
+(`malloc_game.replay`), which become the plan of a game: the agent plays it, searches along it,
+and keeps it in its archive like any other game, marked as a demonstration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.games import NO_ACTION, Source
+from agents.programs import PlayedProgram
+from agents.self_play import Plan
+from malloc_game.fast_game import NOT_ASKED
+from malloc_game.memory_map import MemoryMap
+from malloc_game.replay import actions_from_map
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A map as a plan.
+
+    Attributes:
+      plan: the moves.
+      latency_ticks: of the game that they make.
+      loss: how much slower that game is than the map, as a share (`malloc_game.replay`).
+    """
+
+    plan: Plan
+    latency_ticks: float
+    loss: float
+
+
+def demonstration_of(member: PlayedProgram, memory_map: MemoryMap, num_items: int) -> Demonstration:
+    """`memory_map`, which must be valid, as a plan of `num_items` (the bucket's)."""
+    replay = actions_from_map(member.program, memory_map, member.fast_game)
+    actions = np.full(num_items, NO_ACTION, dtype=np.int8)
+    came_up = replay.taken != NOT_ASKED
+    actions[member.item_of_turn[came_up]] = replay.taken[came_up]
+    return Demonstration(Plan(actions, Source.DEMONSTRATION), replay.latency_ticks, replay.loss)

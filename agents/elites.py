@@ -1,0 +1,86 @@
+"""The best games of each program: what is imitated, restarted from, and counted against.
+
+Source: AGENT.md, "What lets a small agent beat a strong heuristic": optimise the best, not the
+mean. Two games of the same latency are kept only if they differ in their moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agents.config import PlayConfig
+from agents.games import NO_ACTION, Game
+from agents.replay import Position
+from agents.self_play import Plan
+
+
+class Elites:
+    """An archive of `per_program` games of each of `num_programs` programs, the best first."""
+
+    def __init__(self, num_programs: int, per_program: int) -> None:
+        self._per_program = per_program
+        self._games: list[list[Game]] = [[] for _ in range(num_programs)]
+
+    def add(self, game: Game) -> bool:
+        """Keeps `game` if it is among the best; says whether it is the new best."""
+        ranked = self._games[game.program]
+        if any(_same_moves(game, other) for other in ranked):
+            return False
+        is_best = not ranked or game.total > ranked[0].total
+        ranked.append(game)
+        ranked.sort(key=lambda kept: -kept.total)
+        del ranked[self._per_program :]
+        return is_best
+
+    def best(self, program: int) -> Game | None:
+        """The incumbent, None before the first game."""
+        return self._games[program][0] if self._games[program] else None
+
+    def games(self, program: int) -> tuple[Game, ...]:
+        """The best first."""
+        return tuple(self._games[program])
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[Position]:
+        """Positions of elite games to imitate, programs alike; none while there are no games."""
+        known = [ranked for ranked in self._games if ranked]
+        if not known:
+            return []
+        drawn = []
+        for _ in range(count):
+            ranked = known[rng.integers(len(known))]
+            game = ranked[rng.integers(len(ranked))]
+            drawn.append(Position(game, int(rng.integers(len(game))), imitate=True))
+        return drawn
+
+    def plan(
+        self, program: int, config: PlayConfig, num_items: int, rng: np.random.Generator
+    ) -> Plan:
+        """How the next game begins: free, from an elite's prefix, or close to an elite."""
+        ranked = self._games[program]
+        draw = rng.random()
+        if not ranked or draw >= config.restart_fraction + config.follow_fraction:
+            return Plan.free(num_items)
+        game = ranked[rng.integers(len(ranked))]
+        actions = game.actions_by_item(num_items)
+        if draw < config.restart_fraction:
+            actions[game.cursors[rng.integers(len(game))] :] = NO_ACTION
+        else:
+            freed = rng.random(num_items) < config.free_moves / len(game)
+            actions[freed] = NO_ACTION
+        return Plan(actions, game.source)
+
+    def to_document(self) -> list[list[dict[str, Any]]]:
+        """For a checkpoint."""
+        return [[game.to_document() for game in ranked] for ranked in self._games]
+
+    def restore(self, document: list[list[dict[str, Any]]]) -> None:
+        """What `to_document` made, in place of what is held."""
+        self._games = [[Game.from_document(game) for game in ranked] for ranked in document]
+
+
+def _same_moves(game: Game, other: Game) -> bool:
+    return np.array_equal(game.cursors, other.cursors) and np.array_equal(
+        game.actions, other.actions
+    )

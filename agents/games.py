@@ -1,0 +1,117 @@
+"""A finished game as the learner remembers it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from malloc_game.observation import Observation
+
+NO_ACTION = -1
+"""Items at which no decision was asked for."""
+
+
+class Source(enum.IntEnum):
+    """Who chose a game's moves."""
+
+    SELF_PLAY = 0
+    """Network and search, every one, or they repeat moves of a game of which that is true."""
+    DEMONSTRATION = 1
+    """At least one came from a map that another solver made."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """One finished game of `T` decisions.
+
+    Attributes:
+      program: index into the `ProgramSet`.
+      source: see `Source`.
+      observations: an `Observation` of arrays `[T, ...]`, float16 and uint8 to save memory.
+      cursors: `[T + 1]` int32 items of the decisions, then the end.
+      actions: `[T]` int8.
+      rewards: `[T]` float32, shares of the all-slow latency.
+      opening: reward before the first decision.
+      policies: `[T, 3]` float32, what the search recommends.
+      values: `[T]` float32 of the search's root, in return units against the incumbent then.
+      latency_ticks: exact, by the compiled game.
+      birth_update: updates of the learner when it ended.
+    """
+
+    program: int
+    source: Source
+    observations: Observation
+    cursors: NDArray[np.int32]
+    actions: NDArray[np.int8]
+    rewards: NDArray[np.float32]
+    opening: float
+    policies: NDArray[np.float32]
+    values: NDArray[np.float32]
+    latency_ticks: float
+    birth_update: int = 0
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @cached_property
+    def gained(self) -> NDArray[np.float32]:
+        """`[T + 1]` sums of rewards before each decision, then of all."""
+        sums = np.cumsum(self.rewards, dtype=np.float64) + self.opening
+        return np.concatenate([[self.opening], sums]).astype(np.float32)
+
+    @property
+    def total(self) -> float:
+        """Sum of the rewards: 1 - latency / all-slow latency, but for rounding."""
+        return float(self.gained[-1])
+
+    def actions_by_item(self, num_items: int) -> NDArray[np.int8]:
+        """`[num_items]`, `NO_ACTION` where nothing was decided."""
+        actions = np.full(num_items, NO_ACTION, dtype=np.int8)
+        actions[self.cursors[:-1]] = self.actions
+        return actions
+
+    def with_rewards(self, rewards: NDArray[np.float32]) -> Game:
+        """The same moves with other rewards, for controls."""
+        return replace(self, rewards=rewards)
+
+    def to_document(self) -> dict[str, Any]:
+        """Arrays and numbers by name, for a checkpoint."""
+        document = {name: getattr(self, name) for name in _PLAIN}
+        document["source"] = int(self.source)
+        document["observations"] = {
+            name: np.asarray(getattr(self.observations, name)) for name in _OBSERVED
+        }
+        return document
+
+    @staticmethod
+    def from_document(document: dict[str, Any]) -> Game:
+        """What `to_document` made."""
+        plain = {name: document[name] for name in _PLAIN}
+        return Game(
+            source=Source(document["source"]),
+            observations=Observation(**document["observations"]),
+            **plain,
+        )
+
+
+_PLAIN = (
+    *("program", "cursors", "actions", "rewards", "opening", "policies", "values"),
+    *("latency_ticks", "birth_update"),
+)
+_OBSERVED = ("turn", "now", "window", "memory", "idle", "action_mask")
+
+
+def compressed(observation: Observation) -> Observation:
+    """Host arrays of half the size or less: the memory image is 0 or 1, the rest in [0, 1]."""
+    halves = {
+        name: np.asarray(getattr(observation, name), dtype=np.float16)
+        for name in ("turn", "now", "window", "idle")
+    }
+    memory = np.asarray(observation.memory, dtype=np.uint8)
+    mask = np.asarray(observation.action_mask)
+    return Observation(**halves, memory=memory, action_mask=mask)  # type: ignore[arg-type]

@@ -1,0 +1,247 @@
+"""The learner: losses over unrolled latent steps, and an optimiser with a schedule.
+
+Source: MuZero (Schrittwieser et al. 2020), appendix G: cross-entropies of policy, value and
+reward; gradients through the dynamics are halved at each step, and those of unrolled steps share
+one weight. Legality and the end of the game are learned as well, because the learned model needs
+them inside its tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import NDArray
+
+from agents.config import AgentConfig, LearnConfig
+from agents.networks import Networks, Params, View, first_params, mask_logits
+from agents.replay import Batch
+from agents.transforms import to_bins
+
+
+@dataclass(frozen=True, slots=True)
+class LearnReport:
+    """One update, or the mean of several.
+
+    Attributes:
+      loss: what is minimised.
+      policy_loss, value_loss, reward_loss, legality_loss: its parts, not weighted, nats.
+      gradient_norm: before clipping.
+      value_bias: mean of value less target, return units.
+      value_explained: 1 - variance of that over variance of the target; 1 is perfect, 0 is no
+        better than a constant.
+      reward_error: mean absolute error of the learned model's rewards, return units.
+      learning_rate: of the update.
+    """
+
+    loss: float
+    policy_loss: float
+    value_loss: float
+    reward_loss: float
+    legality_loss: float
+    gradient_norm: float
+    value_bias: float
+    value_explained: float
+    reward_error: float
+    learning_rate: float
+
+    @staticmethod
+    def mean(reports: list[LearnReport]) -> LearnReport:
+        """Field by field; there must be at least one."""
+        names = [field.name for field in fields(LearnReport)]
+        return LearnReport(
+            **{name: float(np.mean([getattr(r, name) for r in reports])) for name in names}
+        )
+
+
+class _Losses(NamedTuple):
+    """Parts of the loss `[]`, and what is reported beside them."""
+
+    policy: jax.Array
+    value: jax.Array
+    reward: jax.Array
+    legality: jax.Array
+    value_errors: jax.Array
+    value_targets: jax.Array
+    reward_error: jax.Array
+
+
+class Learner:
+    """Weights and optimiser.
+
+    Args:
+      config: settings.
+      view: one of the shapes that networks get.
+      key: of the first weights.
+      params: weights to begin with, e.g. a generalist's, in place of random ones.
+    """
+
+    def __init__(
+        self, config: AgentConfig, view: View, key: jax.Array, params: Params | None = None
+    ) -> None:
+        self.config = config
+        networks = Networks(config.network)
+        self.params = first_params(networks, view, key) if params is None else params
+        self.optimiser_state = jax.jit(optimiser_of(config.learn).init)(self.params)
+        self.num_updates = 0
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the weights."""
+        return sum(int(leaf.size) for leaf in jax.tree.leaves(self.params))
+
+    def update(self, batch: Batch) -> tuple[LearnReport, NDArray[np.float32]]:
+        """One step; what it was like, and value errors `[N]`, the new priorities."""
+        self.params, self.optimiser_state, numbers, errors = _update(
+            self.config, self.params, self.optimiser_state, batch
+        )
+        rate = float(schedule_of(self.config.learn)(self.num_updates))
+        self.num_updates += 1
+        values = {name: float(value) for name, value in jax.device_get(numbers).items()}
+        return LearnReport(**values, learning_rate=rate), np.asarray(errors)
+
+    def to_document(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "params": _host(self.params),
+            "optimiser": [np.asarray(x) for x in jax.tree.leaves(self.optimiser_state)],
+            "num_updates": self.num_updates,
+        }
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """What `to_document` made."""
+        self.params = jax.tree.map(jnp.asarray, document["params"])
+        structure = jax.tree.structure(self.optimiser_state)
+        leaves = [jnp.asarray(leaf) for leaf in document["optimiser"]]
+        self.optimiser_state = jax.tree.unflatten(structure, leaves)
+        self.num_updates = int(document["num_updates"])
+
+
+def schedule_of(config: LearnConfig) -> optax.Schedule:
+    """Warm-up, then a cosine down to a tenth."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / 10,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_updates,
+        decay_steps=config.decay_updates,
+        end_value=config.learning_rate / 10,
+    )
+
+
+def optimiser_of(config: LearnConfig) -> optax.GradientTransformation:
+    """AdamW on clipped gradients."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_gradient_norm),
+        optax.adamw(schedule_of(config), weight_decay=config.weight_decay),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _update(
+    config: AgentConfig, params: Params, optimiser_state: Any, batch: Batch
+) -> tuple[Params, Any, dict[str, jax.Array], jax.Array]:
+    def total(params: Params) -> tuple[jax.Array, _Losses]:
+        losses = _losses(config, params, batch)
+        weights = config.learn
+        loss = weights.policy_weight * losses.policy + weights.value_weight * losses.value
+        loss += weights.reward_weight * losses.reward
+        return loss + weights.legality_weight * losses.legality, losses
+
+    (loss, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    updates, optimiser_state = optimiser_of(config.learn).update(gradient, optimiser_state, params)
+    spread = jnp.maximum(jnp.var(losses.value_targets), 1e-8)
+    numbers = {
+        "loss": loss,
+        "policy_loss": losses.policy,
+        "value_loss": losses.value,
+        "reward_loss": losses.reward,
+        "legality_loss": losses.legality,
+        "gradient_norm": optax.global_norm(gradient),
+        "value_bias": jnp.mean(losses.value_errors),
+        "value_explained": 1 - jnp.var(losses.value_errors) / spread,
+        "reward_error": losses.reward_error,
+    }
+    return optax.apply_updates(params, updates), optimiser_state, numbers, losses.value_errors
+
+
+def _losses(config: AgentConfig, params: Params, batch: Batch) -> _Losses:
+    """All parts of the loss over the unrolled steps."""
+    networks, settings = Networks(config.network), config.network
+    unroll = batch.actions.shape[1]
+    targets = jnp.asarray(batch.returns) + _bootstrap_values(networks, params, batch)
+    latent = networks.apply(
+        params, View(batch.observation, batch.outlook), method=Networks.represent
+    )
+    zero = jnp.float32(0)
+    policy, value, reward, legality, reward_error = zero, zero, zero, zero, zero
+    errors = jnp.zeros_like(targets[:, 0])
+    for k in range(unroll + 1):
+        prediction = networks.apply(params, latent, method=Networks.predict)
+        scale = 1.0 if k == 0 else 1.0 / unroll
+        here = batch.weights * batch.going[:, k] * scale
+        policy += _mean(here, _policy_loss(prediction.policy_logits, batch, k))
+        bins = to_bins(targets[:, k], settings.support_bins, settings.support_limit)
+        value += _mean(here, optax.softmax_cross_entropy(prediction.value_logits, bins))
+        legal = optax.sigmoid_binary_cross_entropy(
+            prediction.legality_logits, batch.legal[:, k].astype(jnp.float32)
+        )
+        legality += _mean(here, legal.sum(axis=-1))
+        if k == 0:
+            errors = networks.value(prediction.value_logits) - targets[:, 0]
+        else:
+            # The end is looked for where the game still went on a step before.
+            was = batch.weights * batch.going[:, k - 1] / unroll
+            going = batch.going[:, k].astype(jnp.float32)
+            legality += _mean(
+                was, optax.sigmoid_binary_cross_entropy(prediction.going_logits, going)
+            )
+        if k < unroll:
+            transition = networks.apply(
+                params, _half_gradient(latent), batch.actions[:, k], method=Networks.dynamics
+            )
+            latent = transition.latent
+            was = batch.weights * batch.going[:, k] / unroll
+            bins = to_bins(batch.rewards[:, k], settings.support_bins, settings.support_limit)
+            logits = transition.reward_logits
+            reward += _mean(was, optax.softmax_cross_entropy(logits, bins))
+            wrong = jnp.abs(networks.value(logits) - batch.rewards[:, k])
+            reward_error += jnp.sum(wrong * batch.going[:, k]) / (
+                jnp.maximum(jnp.sum(batch.going[:, k]), 1) * unroll
+            )
+    return _Losses(policy, value, reward, legality, errors, targets[:, 0], reward_error)
+
+
+def _policy_loss(logits: jax.Array, batch: Batch, k: int) -> jax.Array:
+    """Cross-entropy `[N]` of step `k`'s policy targets against masked logits."""
+    masked = mask_logits(logits, batch.legal[:, k])
+    return -jnp.sum(batch.policies[:, k] * jax.nn.log_softmax(masked), axis=-1)
+
+
+def _bootstrap_values(networks: Networks, params: Params, batch: Batch) -> jax.Array:
+    """`[N, K + 1]` the network's present value where the n-step return leaves off, else 0."""
+    count, steps = batch.bootstraps.shape
+    if batch.bootstrap_outlook.shape[1] == 0:
+        return jnp.zeros((count, steps))
+    view = View(batch.bootstrap_observation, batch.bootstrap_outlook)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(count * steps, *leaf.shape[2:]), view)
+    latent = networks.apply(params, flat, method=Networks.represent)
+    prediction = networks.apply(params, latent, method=Networks.predict)
+    values = networks.value(prediction.value_logits).reshape(count, steps)
+    return jax.lax.stop_gradient(jnp.where(batch.bootstraps, values, 0.0))
+
+
+def _half_gradient(latent: jax.Array) -> jax.Array:
+    return 0.5 * latent + 0.5 * jax.lax.stop_gradient(latent)
+
+
+def _mean(weights: jax.Array, losses: jax.Array) -> jax.Array:
+    return jnp.mean(weights * losses)
+
+
+def _host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,187 @@
+"""Two models that a search tree can step, behind one interface: learned, and the game itself.
+
+Source: AGENT.md, "Search". Legal masks hold inside the tree, not only at its root, and past the
+end of the game nothing is gained: reward 0, discount 0, value 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import mctx
+
+from agents.config import AgentConfig, ModelKind
+from agents.networks import Networks, Params, Prediction, View, mask_logits
+from agents.programs import outlook
+from malloc_game.observation import observe
+from malloc_game.rules import advance
+from malloc_game.state import ProgramArrays, State
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Boards:
+    """A batch of games on the device, with what is known of their programs.
+
+    Attributes:
+      arrays: `ProgramArrays` with a leading axis `[B]`, or without where all play one program.
+      state: `State` `[B, ...]`.
+      curves: `[B, items + 1]` the incumbents' (`agents.programs.Baselines`).
+      units: `[B]` return units.
+    """
+
+    arrays: ProgramArrays
+    state: State
+    curves: jax.Array
+    units: jax.Array
+
+    @property
+    def shared(self) -> bool:
+        """Whether all games are of one program."""
+        return self.arrays.items.ndim == 2
+
+    @property
+    def num_items(self) -> jax.Array:
+        """`[B]` of each game's program."""
+        return jnp.broadcast_to(self.arrays.num_items, self.units.shape)
+
+
+class Context(NamedTuple):
+    """What a model's step needs besides the tree: parameters, and the boards at the root."""
+
+    params: Params
+    boards: Boards
+
+
+class Model(Protocol):
+    """What a search steps. `embedding` is what a tree node keeps, a pytree of `[B, ...]`."""
+
+    def root(self, params: Params, boards: Boards, view: View) -> mctx.RootFnOutput:
+        """The root: masked priors `[B, 3]`, values `[B]` and embeddings."""
+        ...
+
+    def step(
+        self, context: Context, key: jax.Array, action: jax.Array, embedding: Any
+    ) -> tuple[mctx.RecurrentFnOutput, Any]:
+        """mctx's `recurrent_fn`."""
+        ...
+
+
+def view_of(boards: Boards) -> View:
+    """What networks see of `boards`."""
+    axis = None if boards.shared else 0
+    observation = jax.vmap(observe, in_axes=(axis, 0))(boards.arrays, boards.state)
+    ahead = outlook(boards.curves, boards.state.cursor, boards.num_items, boards.units)
+    return View(observation, ahead)
+
+
+def play_boards(boards: Boards, action: jax.Array) -> tuple[Boards, jax.Array]:
+    """Plays `action` `[B]`; the boards after, and rewards `[B]`, shares of the all-slow latency."""
+    axis = None if boards.shared else 0
+    state, reward = jax.vmap(advance, in_axes=(axis, 0, 0))(boards.arrays, boards.state, action)
+    return _with_state(boards, state), reward
+
+
+def _with_state(boards: Boards, state: State) -> Boards:
+    return Boards(boards.arrays, state, boards.curves, boards.units)
+
+
+def relative_rewards(before: Boards, after: Boards, reward: jax.Array) -> jax.Array:
+    """Rewards `[B]` in return units, less what the incumbents gain over the same items."""
+    rows = jnp.arange(reward.shape[0])
+    expected = before.curves[rows, after.state.cursor] - before.curves[rows, before.state.cursor]
+    return (reward - expected) / before.units
+
+
+@dataclass(frozen=True)
+class LearnedModel:
+    """MuZero: latent states, with legality and the end of the game predicted like all else."""
+
+    networks: Networks
+
+    def root(self, params: Params, boards: Boards, view: View) -> mctx.RootFnOutput:
+        """See `Model.root`; the root's mask is the game's own."""
+        latent = self.networks.apply(params, view, method=Networks.represent)
+        prediction = self.networks.apply(params, latent, method=Networks.predict)
+        return mctx.RootFnOutput(
+            prior_logits=mask_logits(prediction.policy_logits, view.observation.action_mask),
+            value=_value(self.networks, prediction),
+            embedding=latent,
+        )
+
+    def step(
+        self, context: Context, key: jax.Array, action: jax.Array, embedding: jax.Array
+    ) -> tuple[mctx.RecurrentFnOutput, jax.Array]:
+        """See `Model.step`. Once a path is past the end all it leads to is worth nothing."""
+        del key
+        transition = self.networks.apply(
+            context.params, embedding, action, method=Networks.dynamics
+        )
+        prediction = self.networks.apply(context.params, transition.latent, method=Networks.predict)
+        going = prediction.going_logits >= 0
+        output = mctx.RecurrentFnOutput(
+            reward=self.networks.value(transition.reward_logits),
+            discount=going.astype(jnp.float32),
+            prior_logits=mask_logits(prediction.policy_logits, predicted_legal(prediction)),
+            value=jnp.where(going, _value(self.networks, prediction), 0.0),
+        )
+        return output, transition.latent
+
+
+def predicted_legal(prediction: Prediction) -> jax.Array:
+    """`[B, 3]` bool: Drop, and what is likelier legal than not."""
+    return (prediction.legality_logits >= 0).at[..., 0].set(True)
+
+
+@dataclass(frozen=True)
+class ExactModel:
+    """The game in the tree; the network gives priors and values of the boards it reaches."""
+
+    networks: Networks
+
+    def root(self, params: Params, boards: Boards, view: View) -> mctx.RootFnOutput:
+        """See `Model.root`; the embedding is the game's state."""
+        prediction = self._predict(params, view)
+        return mctx.RootFnOutput(
+            prior_logits=mask_logits(prediction.policy_logits, view.observation.action_mask),
+            value=_value(self.networks, prediction),
+            embedding=boards.state,
+        )
+
+    def step(
+        self, context: Context, key: jax.Array, action: jax.Array, embedding: State
+    ) -> tuple[mctx.RecurrentFnOutput, State]:
+        """See `Model.step`."""
+        del key
+        before = _with_state(context.boards, embedding)
+        after, reward = play_boards(before, action)
+        view = view_of(after)
+        prediction = self._predict(context.params, view)
+        going = after.state.cursor < after.num_items
+        output = mctx.RecurrentFnOutput(
+            reward=relative_rewards(before, after, reward),
+            discount=going.astype(jnp.float32),
+            prior_logits=mask_logits(prediction.policy_logits, view.observation.action_mask),
+            value=jnp.where(going, _value(self.networks, prediction), 0.0),
+        )
+        return output, after.state
+
+    def _predict(self, params: Params, view: View) -> Prediction:
+        latent = self.networks.apply(params, view, method=Networks.represent)
+        prediction: Prediction = self.networks.apply(params, latent, method=Networks.predict)
+        return prediction
+
+
+def _value(networks: Networks, prediction: Prediction) -> jax.Array:
+    return networks.value(prediction.value_logits)
+
+
+def model_for(config: AgentConfig) -> Model:
+    """The model that `config` asks for."""
+    networks = Networks(config.network)
+    if config.search.model is ModelKind.EXACT:
+        return ExactModel(networks)
+    return LearnedModel(networks)

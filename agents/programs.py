@@ -1,0 +1,203 @@
+"""The programs an agent plays: one bucket, one return unit each, and their incumbents' curves.
+
+**Return unit.** Rewards of the game are shares of the all-slow latency. An agent counts them in
+`(1 - all_fast / all_slow) / sqrt(turns)` of each program: what there is to win, over the root of
+the number of decisions, so that Q values of one search and values of one game have the same
+order of magnitude on every program.
+
+**Relative returns** (AGENT.md: late in training returns differ by under 1 %). Of each reward,
+what the incumbent gained over the same stretch of items is taken off. That is a difference of a
+function of the item at hand, so it changes no preference among actions, but a value is then how
+much better than the incumbent a game will be, and nearly all of its variance is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import Program
+from malloc_game.fast_game import FastGame
+from malloc_game.memory_map import MemoryMap
+from malloc_game.state import Bucket, ProgramArrays, bucket_for, program_arrays
+from malloc_game.turn_table import Column, TurnTable, turn_table
+
+OUTLOOK_ITEMS = (1, 2, 4, 8, 16, 64, 256)
+"""How far ahead a network is told the incumbent's gains; the last column is all that is left."""
+
+OUTLOOK_COLUMNS = len(OUTLOOK_ITEMS) + 1
+
+
+@dataclass
+class PlayedProgram:
+    """One program with both forms of its game.
+
+    Attributes:
+      table: the static part of the game.
+      fast_game: the same rules compiled for the CPU; gives a game's exact latency and map.
+    """
+
+    table: TurnTable
+    fast_game: FastGame = field(repr=False)
+
+    @staticmethod
+    def of(program: Program) -> PlayedProgram:
+        """Both games of `program`."""
+        return PlayedProgram(turn_table(program), FastGame(program))
+
+    @property
+    def program(self) -> Program:
+        """What is played."""
+        return self.table.program
+
+    @cached_property
+    def return_unit(self) -> float:
+        """Share of the all-slow latency that one unit of return is."""
+        slow, fast = self.program.all_slow_ticks, self.program.all_fast_ticks
+        headroom = 1 - fast / slow if slow > 0 else 0.0
+        return max(headroom, 1e-6) / max(1.0, self.table.num_turns) ** 0.5
+
+    @cached_property
+    def item_of_turn(self) -> NDArray[np.intp]:
+        """`[num_turns]` item of each turn of `fast_game`: both list turns in order of play."""
+        return np.flatnonzero(self.table.items[:, Column.KIND])
+
+    def wishes(self, actions: NDArray[np.int8]) -> NDArray[np.int8]:
+        """`[num_turns]` for the compiled game, from `[num_items]` actions or -1 (then Drop)."""
+        return np.maximum(actions[self.item_of_turn], 0)
+
+    def latency_ticks(self, actions: NDArray[np.int8]) -> float:
+        """Exact latency of a game, given its actions by item."""
+        return self.fast_game.latency_ticks(self.wishes(actions))
+
+    def map_of(self, actions: NDArray[np.int8]) -> MemoryMap:
+        """The memory map that a game is, given its actions by item."""
+        return self.fast_game.map_of(self.wishes(actions))
+
+
+@dataclass(frozen=True)
+class ProgramSet:
+    """Programs padded to one bucket, so that all are played by one compiled function.
+
+    Attributes:
+      members: the programs.
+      arrays: `ProgramArrays` with a leading axis of programs.
+      units: `[P]` float32 return units.
+    """
+
+    members: tuple[PlayedProgram, ...]
+    arrays: ProgramArrays
+    units: jax.Array
+
+    @staticmethod
+    def of(programs: Sequence[Program]) -> ProgramSet:
+        """`programs`, stacked.
+
+        Raises:
+          InputError: if there are none, or one cannot be played (no turn, or beyond 32 bits).
+        """
+        if not programs:
+            raise InputError("no program to play")
+        members = tuple(PlayedProgram.of(program) for program in programs)
+        for member in members:
+            if member.table.num_turns == 0:
+                raise InputError(
+                    f"{member.program.name}: no buffer may be resident: nothing to play"
+                )
+        bucket = common_bucket([bucket_for(member.table) for member in members])
+        stacked = [program_arrays(member.table, bucket) for member in members]
+        arrays: ProgramArrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked)
+        units = jnp.array([member.return_unit for member in members], dtype=jnp.float32)
+        return ProgramSet(members, arrays, units)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The sizes that all are padded to."""
+        return self.arrays.bucket
+
+
+def common_bucket(buckets: Sequence[Bucket]) -> Bucket:
+    """The smallest that holds what any of `buckets` holds."""
+    return Bucket(
+        num_items=max(bucket.num_items for bucket in buckets),
+        num_buffers=max(bucket.num_buffers for bucket in buckets),
+        num_segments=max(bucket.num_segments for bucket in buckets),
+        num_lanes=max(bucket.num_lanes for bucket in buckets),
+    )
+
+
+class Baselines:
+    """Per program what its incumbent has gained by each item, in shares of the all-slow latency.
+
+    `curves` is `[P, bucket.num_items + 1]` float32; it is 0 for programs without an incumbent,
+    which makes relative rewards plain ones.
+    """
+
+    def __init__(self, programs: ProgramSet) -> None:
+        self._num_items = [member.table.num_items for member in programs.members]
+        self._units = [member.return_unit for member in programs.members]
+        self.curves = np.zeros((len(programs), programs.bucket.num_items + 1), dtype=np.float32)
+
+    def set_incumbent(
+        self, program: int, cursors: NDArray[np.int32], gained: NDArray[np.float32]
+    ) -> None:
+        """Counts `program`'s rewards against a game from now on.
+
+        Args:
+          program: index.
+          cursors: `[T + 1]` items of its decisions, then the end.
+          gained: `[T + 1]` sums of its rewards before each.
+        """
+        items = np.arange(self.curves.shape[1])
+        self.curves[program] = np.interp(items, cursors, gained)
+
+    def gains(
+        self, program: int, start: NDArray[np.int32], end: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """What the incumbent gains from items `start` to `end`, shares of the all-slow latency."""
+        curve = self.curves[program]
+        difference: NDArray[np.float32] = curve[end] - curve[start]
+        return difference
+
+    def outlook(self, program: int, cursors: NDArray[np.int32]) -> NDArray[np.float32]:
+        """`[T, OUTLOOK_COLUMNS]`, as `outlook` on the device."""
+        end = self._num_items[program]
+        return np.asarray(
+            _outlook(np, self.curves[program], cursors, end, np.float32(self._units[program])),
+            dtype=np.float32,
+        )
+
+
+def outlook(
+    curves: jax.Array, cursors: jax.Array, num_items: jax.Array, units: jax.Array
+) -> jax.Array:
+    """What the incumbent gains in the coming items, `[B, OUTLOOK_COLUMNS]`, squashed.
+
+    Args:
+      curves: `[B, items + 1]` of each game's program.
+      cursors: `[B]`.
+      num_items: `[B]` of each program.
+      units: `[B]` return units.
+    """
+    one = jax.vmap(lambda curve, at, end, unit: _outlook(jnp, curve, at, end, unit))
+    result: jax.Array = one(curves, cursors, num_items, units)
+    return result
+
+
+def _outlook(np_or_jnp, curve, cursors, end, unit):  # type: ignore[no-untyped-def]
+    """One formula for numpy and jax: gains over stretches, in units, as `sign * log(1 + |x|)`."""
+    xp = np_or_jnp
+    ahead = xp.asarray((*OUTLOOK_ITEMS, 2**30), dtype=xp.int32)
+    until = xp.minimum(xp.asarray(cursors)[..., None] + ahead, end)
+    gains = (curve[until] - curve[cursors][..., None]) / unit
+    return xp.sign(gains) * xp.log1p(xp.abs(gains))

@@ -1,0 +1,332 @@
+"""Batched self-play: many games side by side, a chunk of moves at a time.
+
+A chunk is one compiled function; between chunks finished games are handed out and their actors
+begin anew. A game may begin under a *plan*: items at which the action is given. The search looks
+at those moves too, so a demonstration, or a prefix of an elite game, also teaches the network
+what the search thinks of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.config import AgentConfig
+from agents.games import NO_ACTION, Game, Source, compressed
+from agents.models import Boards, Model, model_for, play_boards, view_of
+from agents.networks import Params, View
+from agents.programs import Baselines, ProgramSet
+from agents.search import choose
+from hlo_graphs.errors import InputError
+from malloc_game.observation import Observation
+from malloc_game.state import Action, State, first_state
+
+
+class Moves(NamedTuple):
+    """What one move of every actor left behind, `[B, ...]`; of a chunk, `[moves, B, ...]`."""
+
+    observation: Observation
+    going: jax.Array
+    cursor: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    policy: jax.Array
+    prior: jax.Array
+    value: jax.Array
+    visits: jax.Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a game is to be played where it is not free.
+
+    Attributes:
+      actions: `[bucket.num_items]` int8, `NO_ACTION` where the search chooses.
+      source: of what the plan came from.
+    """
+
+    actions: NDArray[np.int8]
+    source: Source
+
+    @staticmethod
+    def free(num_items: int) -> Plan:
+        """The search chooses every move."""
+        return Plan(np.full(num_items, NO_ACTION, dtype=np.int8), Source.SELF_PLAY)
+
+
+Planner = Callable[[int], Plan]
+"""Gives the plan of the next game of a program."""
+
+
+@dataclass(frozen=True)
+class PlayStatistics:
+    """Sums over the moves of a chunk; a move counts if its game was not over.
+
+    Attributes:
+      num_moves: decisions.
+      visit_entropy: mean entropy of root visits over that of equal visits to legal actions,
+        over decisions where two or more are legal.
+      search_divergence: mean KL divergence of the improved policy from the prior, nats.
+      commonest_action: share of the action that is played most.
+    """
+
+    num_moves: int
+    visit_entropy: float
+    search_divergence: float
+    commonest_action: float
+
+    @staticmethod
+    def of(moves: Moves) -> PlayStatistics:
+        """Of a chunk's moves on the host."""
+        going = np.asarray(moves.going & (moves.cursor > 0))
+        legal = np.asarray(moves.observation.action_mask)
+        open_choice = going & (legal.sum(axis=-1) > 1)
+        most = np.log(np.maximum(legal.sum(axis=-1), 2))
+        entropy = _entropy(np.asarray(moves.visits)) / most
+        policy, prior = np.asarray(moves.policy), np.asarray(moves.prior)
+        ratio = np.log(np.maximum(policy, 1e-20)) - np.log(np.maximum(prior, 1e-20))
+        divergence = np.sum(policy * ratio, axis=-1)
+        counts = np.bincount(np.asarray(moves.action)[open_choice], minlength=3)
+        return PlayStatistics(
+            num_moves=int(going.sum()),
+            visit_entropy=_mean(entropy[open_choice]),
+            search_divergence=_mean(divergence[open_choice]),
+            commonest_action=float(counts.max() / max(1, counts.sum())),
+        )
+
+
+def _entropy(shares: NDArray[np.floating]) -> NDArray[np.floating]:
+    result: NDArray[np.floating] = -np.sum(shares * np.log(np.maximum(shares, 1e-20)), axis=-1)
+    return result
+
+
+def _mean(values: NDArray[np.floating]) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+@dataclass
+class _Lane:
+    """One actor's game so far, on the host."""
+
+    program: int
+    source: Source
+    pieces: list[Moves] = field(default_factory=list)
+
+
+class SelfPlay:
+    """Actors that play the programs of a set in turn.
+
+    Args:
+      programs: what is played; actors take the next program whenever they begin a game.
+      config: settings.
+      planner: gives each new game's plan.
+
+    """
+
+    def __init__(self, programs: ProgramSet, config: AgentConfig, planner: Planner) -> None:
+        self.programs, self.config, self.planner = programs, config, planner
+        self._starts: State = jax.vmap(first_state)(programs.arrays)
+        actors = config.play.actors
+        self._next_program = 0
+        self._lanes: list[_Lane] = []
+        self._plans = np.empty((actors, programs.bucket.num_items), dtype=np.int8)
+        for actor in range(actors):
+            self._lanes.append(self._new_game(actor))
+        self._states: State = jax.tree.map(lambda leaf: leaf[self._index()], self._starts)
+
+    def play(
+        self, params: Params, baselines: Baselines, key: jax.Array, birth_update: int
+    ) -> tuple[list[Game], PlayStatistics]:
+        """One chunk of moves; the games that finished, and statistics.
+
+        Raises:
+          InputError: if a program asks for no decision.
+        """
+        boards = self._boards(baselines)
+        plans = jnp.asarray(self._plans)
+        states, moves = play_chunk(model_for(self.config), self.config, params, boards, plans, key)
+        moves = jax.device_get(moves)
+        statistics = PlayStatistics.of(moves)
+        for actor, lane in enumerate(self._lanes):
+            lane.pieces.append(jax.tree.map(lambda leaf, a=actor: leaf[:, a], moves))
+        ends = np.asarray(self.programs.arrays.num_items)[self._index()]
+        finished = np.flatnonzero(np.asarray(states.cursor) >= ends)
+        games = [self._game(self._lanes[actor], birth_update) for actor in finished]
+        for actor in finished:
+            self._lanes[actor] = self._new_game(int(actor))
+        self._states = self._restarted(states, finished)
+        return games, statistics
+
+    def example_view(self, baselines: Baselines) -> View:
+        """A view of the shapes that networks get, of nothing."""
+        shapes = jax.eval_shape(view_of, self._boards(baselines))
+        view: View = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return view
+
+    def to_document(self) -> dict[str, Any]:
+        """Games under way, for a checkpoint."""
+        return {
+            "next_program": self._next_program,
+            "plans": self._plans,
+            "states": _leaves(self._states),
+            "lanes": [
+                {
+                    "program": lane.program,
+                    "source": int(lane.source),
+                    "pieces": [_leaves(piece) for piece in lane.pieces],
+                }
+                for lane in self._lanes
+            ],
+        }
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """Takes up the games of `to_document`."""
+        self._next_program = int(document["next_program"])
+        self._plans = np.array(document["plans"])
+        structure = jax.tree.structure(self._states)
+        leaves = [jnp.asarray(leaf) for leaf in document["states"]]
+        self._states = jax.tree.unflatten(structure, leaves)
+        self._lanes = [
+            _Lane(
+                lane["program"],
+                Source(lane["source"]),
+                [jax.tree.unflatten(_MOVES_STRUCTURE, piece) for piece in lane["pieces"]],
+            )
+            for lane in document["lanes"]
+        ]
+
+    def _index(self) -> NDArray[np.intp]:
+        """`[B]` program of each actor."""
+        return np.array([lane.program for lane in self._lanes], dtype=np.intp)
+
+    def _boards(self, baselines: Baselines) -> Boards:
+        index = self._index()
+        # Games of one program share its arrays, which the compiled game reads faster.
+        chosen = 0 if len(self.programs) == 1 else index
+        arrays = jax.tree.map(lambda leaf: leaf[chosen], self.programs.arrays)
+        curves = jnp.asarray(baselines.curves[index])
+        return Boards(arrays, self._states, curves, self.programs.units[index])
+
+    def _new_game(self, actor: int) -> _Lane:
+        program = self._next_program
+        self._next_program = (program + 1) % len(self.programs)
+        plan = self.planner(program)
+        self._plans[actor] = plan.actions
+        return _Lane(program, plan.source)
+
+    def _restarted(self, states: State, finished: NDArray[np.intp]) -> State:
+        """States with those of `finished` actors put back to the start of their new programs."""
+        if not finished.size:
+            return states
+        again = np.zeros(len(self._lanes), dtype=bool)
+        again[finished] = True
+        restarted: State = _put_back(states, self._starts, self._index(), again)
+        return restarted
+
+    def _game(self, lane: _Lane, birth_update: int) -> Game:
+        whole: Moves = jax.tree.map(lambda *parts: np.concatenate(parts), *lane.pieces)
+        opening, moves = _without_opening(whole)
+        member = self.programs.members[lane.program]
+        if not len(moves.action):
+            name = member.program.name
+            raise InputError(f"{name}: has one memory map only: there is nothing to decide")
+        cursors = np.append(moves.cursor, member.table.num_items).astype(np.int32)
+        game = Game(
+            program=lane.program,
+            source=lane.source,
+            observations=compressed(moves.observation),
+            cursors=cursors,
+            actions=np.asarray(moves.action, dtype=np.int8),
+            rewards=np.asarray(moves.reward),
+            opening=opening,
+            policies=np.asarray(moves.policy),
+            values=np.asarray(moves.value),
+            latency_ticks=0.0,
+            birth_update=birth_update,
+        )
+        latency = member.latency_ticks(game.actions_by_item(member.table.num_items))
+        return replace(game, latency_ticks=latency)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def play_chunk(
+    model: Model,
+    config: AgentConfig,
+    params: Params,
+    boards: Boards,
+    plans: jax.Array,
+    key: jax.Array,
+) -> tuple[State, Moves]:
+    """`config.play.moves` moves of every board; `plans` is `[B, items]`, see `Plan`."""
+
+    def move(boards: Boards, key: jax.Array) -> tuple[Boards, Moves]:
+        view = view_of(boards)
+        choice = choose(model, config.search, params, boards, view, key)
+        cursor = boards.state.cursor
+        action = _planned(plans, cursor, view.observation.action_mask, choice.action)
+        after, reward = play_boards(boards, action)
+        going = cursor < boards.num_items
+        small = _half(view.observation)
+        return after, Moves(
+            small, going, cursor, action, reward, choice.policy, choice.prior, choice.value,
+            choice.visits,
+        )  # fmt: skip
+
+    boards, moves = jax.lax.scan(move, boards, jax.random.split(key, config.play.moves))
+    return boards.state, moves
+
+
+def _planned(plans: jax.Array, cursor: jax.Array, mask: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Planned actions where there are any: the first legal of what is asked, Copy, Drop."""
+    rows = jnp.arange(cursor.shape[0])
+    wish = plans[rows, jnp.minimum(cursor, plans.shape[1] - 1)].astype(jnp.int32)
+    asked = jnp.maximum(wish, 0)
+    copy = jnp.where(mask[:, Action.COPY], Action.COPY, Action.DROP)
+    granted = jnp.where(mask[rows, asked], asked, copy)
+    return jnp.where(wish >= 0, granted, chosen).astype(jnp.int32)
+
+
+def _half(observation: Observation) -> Observation:
+    """Smaller types, see `agents.games.compressed`."""
+    half = {
+        name: getattr(observation, name).astype(jnp.float16)
+        for name in ("turn", "now", "window", "idle")
+    }
+    memory = observation.memory.astype(jnp.uint8)
+    return Observation(**half, memory=memory, action_mask=observation.action_mask)
+
+
+def _without_opening(moves: Moves) -> tuple[float, Moves]:
+    """The reward before the first decision, and the decisions.
+
+    A game starts before item 0, where Drop alone is legal and begins it: that is a move of the
+    chunk, so that beginning is not compiled apart, but no decision.
+    """
+    decisions = moves.going & (moves.cursor > 0)
+    opening = float(moves.reward[moves.going & (moves.cursor == 0)].sum())
+    kept: Moves = jax.tree.map(lambda leaf: leaf[decisions], moves)
+    return opening, kept
+
+
+@jax.jit
+def _put_back(states: State, starts: State, index: jax.Array, again: jax.Array) -> State:
+    def choose_leaf(state: jax.Array, start: jax.Array) -> jax.Array:
+        wide = again.reshape(-1, *([1] * (state.ndim - 1)))
+        return jnp.where(wide, start[index], state)
+
+    put: State = jax.tree.map(choose_leaf, states, starts)
+    return put
+
+
+def _leaves(tree: Any) -> list[NDArray[Any]]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+_MOVES_STRUCTURE = jax.tree.structure(Moves(Observation(*([0] * 6)), *([0] * 8)))

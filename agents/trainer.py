@@ -1,0 +1,269 @@
+"""Training: chunks of self-play and updates in turn, with everything they share.
+
+One class for all modes: one program (the paper's), many programs (a generalist), and either from
+given weights (adaptation).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from agents.config import AgentConfig
+from agents.demonstrations import Demonstration, demonstration_of
+from agents.elites import Elites
+from agents.games import Game, Source
+from agents.health import Health, warnings_of
+from agents.learner import Learner, LearnReport
+from agents.networks import Params
+from agents.programs import Baselines, ProgramSet
+from agents.replay import Replay, Targets
+from agents.self_play import Plan, PlayStatistics, SelfPlay
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import Program
+from malloc_game.memory_map import MemoryMap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainReport:
+    """One chunk of self-play and its updates.
+
+    Attributes:
+      num_chunks, num_updates, num_games, num_moves: so far.
+      finished: games that ended in this chunk.
+      best_latency_ticks: per program, of all games so far; None before the first.
+      mean_saved: mean over the finished games of 1 - latency / all-slow latency; None if none.
+      is_best: some program's best improved.
+      play: statistics of the chunk's moves.
+      learn: mean of the updates, None while there is nothing to learn from.
+      health: None while there is nothing to learn from.
+      warnings: what is out of bounds.
+      play_seconds, learn_seconds: of this chunk.
+    """
+
+    num_chunks: int
+    num_updates: int
+    num_games: int
+    num_moves: int
+    finished: tuple[Game, ...]
+    best_latency_ticks: tuple[float | None, ...]
+    mean_saved: float | None
+    is_best: bool
+    play: PlayStatistics
+    learn: LearnReport | None
+    health: Health | None
+    warnings: tuple[str, ...]
+    play_seconds: float
+    learn_seconds: float
+
+
+class Trainer:
+    """An agent that plays and learns.
+
+    Args:
+      programs: what is played, padded to one bucket.
+      config: settings.
+      seed: of everything random; the same seed gives the same training.
+      params: weights to begin with.
+
+    Raises:
+      InputError: if a program cannot be played.
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        config: AgentConfig,
+        *,
+        seed: int = 0,
+        params: Params | None = None,
+    ) -> None:
+        self.config = config
+        self.programs = ProgramSet.of(programs)
+        self.baselines = Baselines(self.programs)
+        self.elites = Elites(len(self.programs), config.learn.elite_games)
+        self.replay = Replay(config.replay)
+        self._key, first_key = jax.random.split(jax.random.key(seed))
+        self._rng = np.random.default_rng(seed)
+        self._demonstrations: list[deque[Plan]] = [deque() for _ in self.programs.members]
+        self._best: list[Game | None] = [None] * len(self.programs)
+        self._best_own: list[Game | None] = [None] * len(self.programs)
+        self.num_chunks, self.num_games, self.num_moves = 0, 0, 0
+        self.self_play = SelfPlay(self.programs, config, self._plan)
+        view = self.self_play.example_view(self.baselines)
+        self.learner = Learner(config, view, first_key, params)
+        members = self.programs.members
+        self._targets = Targets(members, self.baselines, config.replay, config.unroll_steps)
+
+    def demonstrate(self, program: int, memory_map: MemoryMap) -> Demonstration:
+        """Has a valid map of a program played as one of its next games."""
+        member = self.programs.members[program]
+        shown = demonstration_of(member, memory_map, self.programs.bucket.num_items)
+        self._demonstrations[program].append(shown.plan)
+        return shown
+
+    def best(self, program: int, *, own: bool = False) -> Game | None:
+        """The fastest game; if `own`, of those played by network and search alone."""
+        return self._best_own[program] if own else self._best[program]
+
+    def map_of(self, game: Game) -> MemoryMap:
+        """The memory map that a game is."""
+        member = self.programs.members[game.program]
+        return member.map_of(game.actions_by_item(member.table.num_items))
+
+    def run_chunk(self) -> TrainReport:
+        """Plays a chunk of moves, then learns."""
+        began = time.monotonic()
+        key = jax.random.fold_in(self._key, self.num_chunks)
+        games, statistics = self.self_play.play(
+            self.learner.params, self.baselines, key, self.learner.num_updates
+        )
+        is_best = self._remember(games)
+        played = time.monotonic()
+        learned = self._learn()
+        self.num_chunks += 1
+        self.num_moves += statistics.num_moves
+        health = None if learned is None else self._health(statistics, learned)
+        return TrainReport(
+            num_chunks=self.num_chunks,
+            num_updates=self.learner.num_updates,
+            num_games=self.num_games,
+            num_moves=self.num_moves,
+            finished=tuple(games),
+            best_latency_ticks=tuple(g and g.latency_ticks for g in self._best),
+            mean_saved=self._mean_saved(games),
+            is_best=is_best,
+            play=statistics,
+            learn=learned,
+            health=health,
+            warnings=() if health is None else warnings_of(health, self.learner.num_updates),
+            play_seconds=played - began,
+            learn_seconds=time.monotonic() - played,
+        )
+
+    def _plan(self, program: int) -> Plan:
+        if self._demonstrations[program]:
+            return self._demonstrations[program].popleft()
+        num_items = self.programs.bucket.num_items
+        return self.elites.plan(program, self.config.play, num_items, self._rng)
+
+    def _remember(self, games: list[Game]) -> bool:
+        """Files finished games; says whether one is faster than all before it."""
+        self.num_games += len(games)
+        is_best = False
+        for game in games:
+            best = self._best[game.program]
+            if best is None or game.latency_ticks < best.latency_ticks:
+                self._best[game.program], is_best = game, True
+            own = self._best_own[game.program]
+            is_own = game.source is Source.SELF_PLAY
+            if is_own and (own is None or game.latency_ticks < own.latency_ticks):
+                self._best_own[game.program] = game
+        believed = _shuffled(games, self._rng) if self.config.shuffle_returns else games
+        for game in believed:
+            self.replay.add(game)
+            if self.elites.add(game) and self.config.relative_returns:
+                self.baselines.set_incumbent(game.program, game.cursors, game.gained)
+        return is_best
+
+    def _learn(self) -> LearnReport | None:
+        if not len(self.replay):
+            return None
+        settings = self.config.learn
+        num_elite = round(settings.elite_fraction * settings.batch_size)
+        reports = []
+        for _ in range(settings.updates_per_chunk):
+            imitated = self.elites.sample(num_elite, self._rng)
+            drawn, places = self.replay.sample(settings.batch_size - len(imitated), self._rng)
+            report, errors = self.learner.update(self._targets.batch([*drawn, *imitated]))
+            self.replay.update(places, errors[: len(drawn)])
+            reports.append(report)
+        return LearnReport.mean(reports) if reports else None
+
+    def _health(self, play: PlayStatistics, learn: LearnReport) -> Health:
+        return Health(
+            visit_entropy=play.visit_entropy,
+            search_divergence=play.search_divergence,
+            commonest_action=play.commonest_action,
+            value_bias=learn.value_bias,
+            value_explained=learn.value_explained,
+            reward_error=learn.reward_error,
+            replay_age=self.replay.mean_age(self.learner.num_updates),
+            loss=learn.loss,
+        )
+
+    def _mean_saved(self, games: list[Game]) -> float | None:
+        saved = [
+            1 - game.latency_ticks / max(self._all_slow(game.program), 1e-30) for game in games
+        ]
+        return float(np.mean(saved)) if saved else None
+
+    def _all_slow(self, program: int) -> float:
+        return self.programs.members[program].program.all_slow_ticks
+
+    def to_document(self) -> dict[str, Any]:
+        """The whole state, for a checkpoint."""
+        return {
+            "config": self.config.to_document(),
+            "programs": [member.program.name for member in self.programs.members],
+            "learner": self.learner.to_document(),
+            "replay": self.replay.to_document(),
+            "elites": self.elites.to_document(),
+            "best": [game and game.to_document() for game in self._best],
+            "best_own": [game and game.to_document() for game in self._best_own],
+            "curves": self.baselines.curves,
+            "self_play": self.self_play.to_document(),
+            "demonstrations": [
+                [{"actions": p.actions, "source": int(p.source)} for p in plans]
+                for plans in self._demonstrations
+            ],
+            "key": np.asarray(jax.random.key_data(self._key)),
+            "random": json.dumps(self._rng.bit_generator.state),
+            "counts": [self.num_chunks, self.num_games, self.num_moves],
+        }
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """Goes on where `to_document` was called.
+
+        Raises:
+          InputError: if that was of other programs or settings.
+        """
+        names = [member.program.name for member in self.programs.members]
+        if document["programs"] != names:
+            found = ", ".join(document["programs"])
+            raise InputError(f"the checkpoint is of {found}, not of {', '.join(names)}")
+        if AgentConfig.from_document(document["config"]) != self.config:
+            raise InputError("the checkpoint was made with other settings: resume with the same")
+        self.learner.restore(document["learner"])
+        self.replay.restore(document["replay"])
+        self.elites.restore(document["elites"])
+        self._best = [game and Game.from_document(game) for game in document["best"]]
+        self._best_own = [game and Game.from_document(game) for game in document["best_own"]]
+        self.baselines.curves[:] = document["curves"]
+        self.self_play.restore(document["self_play"])
+        self._demonstrations = [
+            deque(Plan(p["actions"], Source(p["source"])) for p in plans)
+            for plans in document["demonstrations"]
+        ]
+        self._key = jax.random.wrap_key_data(document["key"])
+        self._rng.bit_generator.state = json.loads(document["random"])
+        self.num_chunks, self.num_games, self.num_moves = document["counts"]
+
+
+def _shuffled(games: list[Game], rng: np.random.Generator) -> list[Game]:
+    """A control: rewards no longer belong to the moves. Each game's rewards are put in another
+    order and shifted to sum to what another game of the chunk summed to."""
+    others = rng.permutation(len(games))
+    believed = []
+    for game, other in zip(games, others.tolist(), strict=True):
+        shift = (games[other].total - game.total) / max(1, len(game))
+        rewards = rng.permutation(game.rewards) + np.float32(shift)
+        believed.append(replace(game, rewards=rewards.astype(np.float32)))
+    return believed
