@@ -44,7 +44,7 @@ def is_forwarding(instruction: HloInstruction) -> bool:
 
 
 def leaf_accesses(aliases: AliasAnalysis, position: ScheduledInstruction) -> tuple[LeafAccess, ...]:
-    """Reads of the operands, then writes of the results that the instruction itself defines."""
+    """Reads of the operands, then writes of the results that the step makes, not forwards."""
     return (*_reads(aliases, position), *_writes(aliases, position))
 
 
@@ -59,10 +59,22 @@ def _reads(aliases: AliasAnalysis, position: ScheduledInstruction) -> Iterator[L
 
 def _writes(aliases: AliasAnalysis, position: ScheduledInstruction) -> Iterator[LeafAccess]:
     computation, instruction = position
+    is_start = async_part(instruction.opcode) == "start"
+    given = set(_operand_values(aliases, position)) if is_start else set()
     for index, shape in instruction.shape.subshapes():
         if not shape.is_array:
             continue
         values = aliases.values_at(computation, instruction.name, index)
-        if any(aliases.values[v].instruction == instruction.name for v in values):
+        own = (aliases.values[v].position for v in values)
+        is_own = any((p.computation, p.instruction) == (computation, instruction.name) for p in own)
+        # An asynchronous chain's result is made by what its start wraps, which takes no steps.
+        if is_own or (is_start and given.isdisjoint(values)):
             buffer = aliases.buffer_at(computation, instruction.name, index)
             yield LeafAccess(buffer, AccessKind.WRITE, ("output", index))
+
+
+def _operand_values(aliases: AliasAnalysis, position: ScheduledInstruction) -> Iterator[int]:
+    computation = aliases.module.computations[position.computation]
+    for operand in position.instruction.operands:
+        for index, _ in computation.instruction(operand).shape.subshapes():
+            yield from aliases.values_at(computation.name, operand, index)

@@ -191,3 +191,36 @@ def test_ticks_grow_coarser_before_sums_leave_32_bits() -> None:
 def test_the_capacity_can_be_chosen_and_is_aligned(capacity: int) -> None:
     program = lowered(STRAIGHT, LoweringOptions(name="test", capacity_bytes=capacity)).program
     assert program.capacity_bytes == capacity - capacity % CHIP.alignment_bytes
+
+
+ASYNC = """HloModule chains, is_scheduled=true
+inner {
+  x = f32[256,128]{1,0:T(8,128)} parameter(0)
+  ROOT made = f32[256,128]{1,0:T(8,128)} tanh(x)
+}
+outer {
+  x = f32[256,128]{1,0:T(8,128)} parameter(0)
+  ROOT y = f32[256,128]{1,0:T(8,128)} call(x), to_apply=inner
+}
+handed_on {
+  ROOT x = f32[256,128]{1,0:T(8,128)} parameter(0)
+}
+ENTRY main {
+  x = f32[256,128]{1,0:T(8,128)} parameter(0)
+  s = ((f32[256,128]{1,0:T(8,128)}), f32[256,128]{1,0:T(8,128)}, s32[]) async-start(x), calls=outer
+  t = ((f32[256,128]{1,0:T(8,128)}), f32[256,128]{1,0:T(8,128)}, s32[]) async-start(x),
+      calls=handed_on
+  beside = f32[256,128]{1,0:T(8,128)} negate(x)
+  d = f32[256,128]{1,0:T(8,128)} async-done(s)
+  e = f32[256,128]{1,0:T(8,128)} async-done(t)
+  ROOT r = (f32[256,128]{1,0:T(8,128)}, f32[256,128]{1,0:T(8,128)}) tuple(d, beside)
+}
+"""
+
+
+def test_an_asynchronous_start_writes_what_it_wraps_makes_and_not_what_it_hands_on() -> None:
+    program = lowered(ASYNC).program
+    assert [i.name for i in program.instructions] == ["s", "t", "beside"]
+    assert accesses(program, "s")["made{}"] is AccessKind.WRITE
+    assert program.buffers[buffer_named(program, "made{}")].origin == 0
+    assert accesses(program, "t") == {"x{}": AccessKind.READ, "t{2}": AccessKind.WRITE}
