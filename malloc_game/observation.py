@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from malloc_game.rules import last_at_most
 from malloc_game.specs import ArraySpec
 from malloc_game.state import LIVE, NOBODY, NUM_ACTIONS, Holding, Plan, ProgramArrays, State
 from malloc_game.turn_features import TurnFeature
@@ -133,10 +134,13 @@ def _taken_until(arrays: ProgramArrays, state: State, item: jax.Array) -> jax.Ar
         arrays.capacity_units % (2 * ADDRESS_BINS),
     )
     addresses = whole * middles + rest * middles // (2 * ADDRESS_BINS)
-    segment = jnp.searchsorted(state.segment_start, addresses, side="right", method="compare_all")
-    code = state.segment_code[jnp.maximum(segment - 1, 0)]
-    waiting = item[Column.POSITION] + 1
-    return jnp.where(code < 0, waiting, jnp.where(code >= LIVE, code - LIVE, code))
+    newest = state.num_segments - 1
+    segment = jax.vmap(last_at_most, in_axes=(None, 0, None, None))(
+        state.segment_start, addresses, jnp.int32(0), newest
+    )
+    code = state.segment_code[segment]
+    now = item[Column.POSITION] + 1
+    return jnp.where(code < 0, now, jnp.where(code >= LIVE, jnp.maximum(code - LIVE, now), code))
 
 
 def _memory_image(arrays: ProgramArrays, state: State, item: jax.Array) -> jax.Array:
@@ -150,11 +154,10 @@ def _idle_curve(arrays: ProgramArrays, state: State, item: jax.Array) -> jax.Arr
     """Before now: what prefetches may still reserve. From now on: what all slow would leave."""
     times = _times(item)
     scale = jnp.maximum(item[Column.COPY_TICKS], 1).astype(jnp.float32)
-    entries = jnp.arange(state.idle_position.shape[0])
     base = state.frame_base[state.depth]
-    inside = (entries > base) & (entries <= state.idle_top)
-    earlier = inside[None, :] & (state.idle_position[None, :] < times[:, None])
-    last_before = base + jnp.sum(earlier, axis=1)
+    last_before = jax.vmap(last_at_most, in_axes=(None, 0, None, None))(
+        state.idle_position, times - 1, base, state.idle_top
+    )
     behind = state.idle_sum[state.idle_top] - state.idle_sum[last_before]
     position = jnp.minimum(item[Column.POSITION], arrays.num_steps)
     later = arrays.idle_curve[jnp.clip(times, 0, arrays.num_steps)] - arrays.idle_curve[position]

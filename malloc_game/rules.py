@@ -216,7 +216,7 @@ def _pass_time(state: State, item: jax.Array, idle: jax.Array) -> _Clock:
     now_served = jnp.where(ends_step, jnp.minimum(idle, backlog), 0)
     served = state.served_ticks + now_served
     low = jnp.maximum(state.head - 1, 0)
-    last_done = _last_at_most(state.queued_log, served, low, state.eligible_item - 1)
+    last_done = last_at_most(state.queued_log, served, low, state.eligible_item - 1)
     head = jnp.where(ends_step, jnp.maximum(state.head, last_done + 1), state.head)
     flushes = item[Column.FLUSH] != Flush.NONE
     stall = jnp.where(flushes, state.queued_ticks - served, 0)
@@ -228,9 +228,7 @@ def _pass_time(state: State, item: jax.Array, idle: jax.Array) -> _Clock:
     )
 
 
-def _last_at_most(
-    values: jax.Array, limit: jax.Array, low: jax.Array, high: jax.Array
-) -> jax.Array:
+def last_at_most(values: jax.Array, limit: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     """The largest index in `[low, high]` whose value is at most `limit`; `low` if none is.
 
     `values` `[n]` ascends between `low` and `high`.
@@ -323,8 +321,8 @@ def _segment_change(
     start, newest = state.segment_start, state.num_segments - 1
     offset = out.row[Holding.OFFSET]
     end = offset + item[Column.SIZE_UNITS]
-    first = _last_at_most(start, offset, jnp.int32(0), newest)
-    last = _last_at_most(start, end - 1, jnp.int32(0), newest)
+    first = last_at_most(start, offset, jnp.int32(0), newest)
+    last = last_at_most(start, end - 1, jnp.int32(0), newest)
     inserts = out.brings & (first == last) & (start[first + 1] > end)
     return _SegmentChange(
         first=first,
@@ -410,7 +408,7 @@ def _ask(arrays: ProgramArrays, state: State) -> _Question:
     position, ticks = item[Column.POSITION], item[Column.COPY_TICKS]
     base = state.frame_base[state.depth]
     wanted = state.idle_sum[state.idle_top] - ticks
-    stack_index = 1 + _last_at_most(state.idle_sum, wanted, base, state.idle_top - 1)
+    stack_index = 1 + last_at_most(state.idle_sum, wanted, base, state.idle_top - 1)
     stack_index = jnp.where(ticks == 0, state.idle_top, stack_index)
     opened = jnp.where(ticks == 0, position, state.idle_position[stack_index])
     window = (wanted >= state.idle_sum[base]) & (opened >= hand[Holding.EARLIEST])
@@ -438,7 +436,7 @@ def _refresh(arrays: ProgramArrays, state: State, row: jax.Array) -> jax.Array:
     good, last = row[Holding.GOOD_COPY], row[Holding.LAST_COPY]
     current = (good != NOBODY) & (good < state.head)
     gone = (row[Holding.LEAVING] > 0) & (last < state.head)
-    finished_in = 1 + _last_at_most(
+    finished_in = 1 + last_at_most(
         state.head_log, last, jnp.maximum(last - 1, 0), jnp.maximum(state.cursor - 1, 0)
     )
     done = arrays.items[jnp.minimum(finished_in, arrays.bucket.num_items - 1), Column.DONE_AT]
