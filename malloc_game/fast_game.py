@@ -182,7 +182,10 @@ class FastGame:
 
     @property
     def placed(self) -> Integers:
-        """`[num_turns]` offset in alignment units given at each turn when it last gave one."""
+        """`[num_turns]` where the buffer was at each turn, in alignment units, -1 for slow.
+
+        Of the game played last as far as it went: a hint for searches, not a record.
+        """
         return self.tables.placed
 
     def wishes(self, action: Action = Action.DROP) -> Actions:

@@ -181,7 +181,8 @@ class Tables(NamedTuple):
       offers: `[num_loops, NUM_OFFER_COLUMNS]` how a trip's idle time counts outside.
       hints: `[num_turns]` offset to prefer to best fit where it is free, -1 for none. Not a rule
         of the game: for searches, and the one table that changes between games.
-      placed: `[num_turns]` offset given at the turn in the latest game that came by.
+      placed: `[num_turns]` where the buffer was at the turn in the latest game that came by, -1
+        for slow accesses.
     """
 
     limits: Integers
@@ -681,7 +682,9 @@ def _access(tables: Tables, state: State, event: Integers, wanted: int) -> int:
     else:
         if flags & FLAG_WRITES:
             state.earliest[buffer] = step + 1
+        tables.placed[event[EVENT_TURN]] = -1
         return DROP
+    tables.placed[event[EVENT_TURN]] = mine[BUF_OFFSET]
     _make_fast(tables, state, event)
     if taken >= KEEP:
         mine[BUF_LEAVING] = 0

@@ -1,7 +1,9 @@
 """Annealing over wishes, each trial replayed only from where it changes the game.
 
 A trial changes one turn's wish. A Keep that is new comes with *ejections*: other buffers kept
-across the same steps are let go, so that there is room; a Keep given up lets others in. Trials
+across the same steps are let go, so that there is room; a Keep given up lets others in. Some
+trials *make room* for an access that is slow: they choose the offset whose present occupants are
+worth least, eject just those, and hint the buffer there. Trials
 are drawn in batches; `GameWalk` replays them from checkpoints and accepts by a threshold that
 cools down. The walk starts from the best of greedy construction, keep-by-density games and a
 short cross-entropy run, and goes back to the best game when it has lost its way. Sources:
@@ -16,7 +18,7 @@ import numpy as np
 
 from malloc_game.fast_game import Action, FastGame, GameWalk, TurnKind
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
-from solvers.action_search import ActionSearch, gap_steps, num_choices
+from solvers.action_search import ActionSearch, gap_steps, num_choices, saving_ticks
 from solvers.cross_entropy import CrossEntropySolver, start_from_densities
 from solvers.greedy import construct
 from solvers.solver import Solution, SolveRequest
@@ -38,10 +40,10 @@ class LocalSearchSolver:
       max_games: stop after so many games; None leaves it to the clock.
     """
 
-    first_temperature: float = 3e-4
-    last_temperature: float = 3e-7
+    first_temperature: float = 1e-4
+    last_temperature: float = 1e-7
     cycles: int = 2
-    ejections: int = 3
+    ejections: int = 5
     batch: int = 64
     sampling_share: float = 0.1
     give_up: float = 3e-3
@@ -103,6 +105,9 @@ class Trials:
     MOVED_SHARE = 0.2
     """Trials that also look for another place for the buffer."""
 
+    ROOM_SHARE = 0.3
+    """Trials that make room for a slow access."""
+
     def __init__(self, game: FastGame, ejections: int) -> None:
         self.game = game
         self.ejections = ejections
@@ -111,6 +116,10 @@ class Trials:
         sizes = [game.program.buffers[turn.buffer].size_bytes // unit for turn in game.turns]
         self._sizes = np.array(sizes, dtype=np.int64)
         self._choices = num_choices(game)
+        self._savings = saving_ticks(game)
+        self._may_keep = game.next_turn >= 0
+        following = np.maximum(game.next_turn, 0)
+        self._worth = np.where(self._may_keep, self._savings[following], self._savings)
         self.starts, self.ends = gap_steps(game)
         kept = [
             turn
@@ -148,7 +157,52 @@ class Trials:
             actions[:, column] = change
         hints = self.game.hints[turns]
         hints[:, 0] = np.where(moved, self._places(rng, first), hints[:, 0])
+        self._make_room(rng, wishes, turns, actions, hints)
         return turns, actions, hints
+
+    def _make_room(
+        self,
+        rng: np.random.Generator,
+        wishes: Actions,
+        turns: Integers,
+        actions: Actions,
+        hints: Integers,
+    ) -> None:
+        """Overwrites the first trials with ones that make room for slow accesses."""
+        weights = np.where(self.game.placed < 0, self._savings, 0.0).cumsum()
+        if weights[-1] <= 0:
+            return
+        count = round(turns.shape[0] * self.ROOM_SHARE)
+        chosen = np.searchsorted(weights, rng.random(count) * weights[-1], side="right")
+        for row, turn in enumerate(chosen.tolist()):
+            offset, ejected = self._room_for(rng, wishes, turn)
+            if ejected.size > self.ejections:
+                continue
+            changed = np.concatenate([[turn], ejected])
+            turns[row] = -1
+            turns[row, : changed.size] = changed
+            actions[row] = Action.COPY
+            if self._may_keep[turn] and rng.random() < 0.5:
+                actions[row, 0] = Action.KEEP
+            hints[row] = self.game.hints[turns[row]]
+            hints[row, 0] = offset
+
+    def _room_for(
+        self, rng: np.random.Generator, wishes: Actions, turn: int
+    ) -> tuple[int, Integers]:
+        """An offset for the turn's buffer, and the kept turns that are in the way there."""
+        size, step = self._sizes[turn], self.starts[turn]
+        beside = self._turns[self._first[step] : self._first[step + 1]]
+        beside = beside[(wishes[beside] >= Action.KEEP) & (self.game.placed[beside] >= 0)]
+        lows = self.game.placed[beside]
+        highs = lows + self._sizes[beside]
+        offsets = np.concatenate([[0, self._capacity - size], lows, highs])
+        offsets = offsets[(offsets >= 0) & (offsets <= self._capacity - size)]
+        meets = (lows < offsets[:, None] + size) & (offsets[:, None] < highs)
+        costs = (meets * self._worth[beside]).sum(axis=1)
+        cheapest = np.argsort(costs, kind="stable")[:3]
+        best = int(cheapest[rng.integers(0, cheapest.size)])
+        return int(offsets[best]), beside[meets[best]]
 
     def _places(self, rng: np.random.Generator, turns: Integers) -> Integers:
         """For each turn an offset at an end of memory, or above, below or at another's place."""
