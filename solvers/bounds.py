@@ -2,8 +2,8 @@
 
 `bound_program` alternates between a linear program, which finds prices, and `price_bound`,
 which certifies what they prove (`solvers.prices`); each round adds the services that the
-cheapest lives would have liked. When the two meet it branches: on one access being fast or
-slow, with certified prices for each leaf. The bound only grows, and stopping early loses
+cheapest lives would have liked. When the two meet it branches: on one item being resident
+or not, with certified prices for each leaf. The bound only grows, and stopping early loses
 nothing else.
 The bytes that every map must move are
 `malloc_game.simulate.compulsory_bus_bytes`. Source: PROBLEM.md section 6.
@@ -22,8 +22,8 @@ from solvers.solver import Deadline
 TIGHT = 2e-4
 """Column generation ends when the certificate is this close to the linear program's optimum."""
 
-CHILD_ROUNDS = 2
-"""Times that columns are added for one leaf."""
+CHILD_ROUNDS = 3
+"""Linear programs solved for one leaf, at most."""
 
 SMOOTHING = (0.5, 0.15)
 """Shares of the new prices in the mixtures with the best ones that are tried each round."""
@@ -36,13 +36,13 @@ class Leaf:
     """A case of the certificate.
 
     Attributes:
-      forced: (step, buffer) accesses that are fast, or slow, in this case.
+      forced: (buffer, lane, item) that a residency of the lane covers, or not, in this case.
       prices: what proves the case's bound.
       ticks: no valid map of this case has a smaller latency.
       relaxed: the linear program's optimum of this case, for branching; None if there is none.
     """
 
-    forced: dict[tuple[int, int], bool]
+    forced: dict[tuple[int, int, int], bool]
     prices: Prices
     ticks: float
     relaxed: RelaxedSolution | None
@@ -171,47 +171,46 @@ class _Tree:
             choice = self._choice(weakest)
             if choice is None:
                 return
-            children = [self._child(weakest, choice, fast) for fast in (True, False)]
+            children = [self._child(weakest, choice, covered) for covered in (True, False)]
             self.leaves.remove(weakest)
             self.leaves.extend(children)
         self.search.raise_to(min(leaf.ticks for leaf in self.leaves))
 
-    def _choice(self, leaf: Leaf) -> tuple[int, int] | None:
-        """The access whose being partly fast matters most, by bytes."""
+    def _choice(self, leaf: Leaf) -> tuple[int, int, int] | None:
+        """The item whose being partly resident matters most, by bytes."""
         if leaf.relaxed is None:
             return None
         best, best_score = None, 0.0
-        for (buffer, lane_index, position), share in leaf.relaxed.fast.items():
-            if lane_index or not 0.01 < share < 0.99:
+        for key, share in leaf.relaxed.fast.items():
+            if not 0.01 < share < 0.99 or key in leaf.forced:
                 continue
-            item = self.relaxation.lanes[buffer][0].items[position]
-            step = item.start_step
-            if item.loop is not None or self.program.instructions[step].async_copy:
+            buffer, lane_index, position = key
+            item = self.relaxation.lanes[buffer][lane_index].items[position]
+            if item.loop is None and self.program.instructions[item.start_step].async_copy:
                 continue
             score = min(share, 1 - share) * self.program.buffers[buffer].size_bytes
-            if score > best_score and (step, buffer) not in leaf.forced:
-                best, best_score = (step, buffer), score
+            if score > best_score:
+                best, best_score = key, score
         return best
 
-    def _child(self, parent: Leaf, choice: tuple[int, int], fast: bool) -> Leaf:
-        """A case of the parent; its own prices if they prove more than the parent's."""
-        forced = {**parent.forced, choice: fast}
-        ticks, prices = price_bound(self.program, parent.prices, forced=forced), parent.prices
-        relaxed = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
-        if relaxed is not None:
-            own = price_bound(self.program, relaxed.prices, forced=forced)
-            for _ in range(CHILD_ROUNDS):
-                if own >= relaxed.value_ticks * (1 - TIGHT) or self.search.deadline.expired:
-                    break
-                if not self.relaxation.add_services(relaxed.prices):
-                    break
-                again = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
-                if again is None:
-                    break
-                relaxed = again
-                own = max(own, price_bound(self.program, again.prices, forced=forced))
+    def _child(self, parent: Leaf, choice: tuple[int, int, int], covered: bool) -> Leaf:
+        """A case of the parent, with the prices that prove most: the parent's or its own."""
+        forced = {**parent.forced, choice: covered}
+        prices = parent.prices
+        ticks = price_bound(self.program, prices, forced=forced)
+        relaxed: RelaxedSolution | None = None
+        for _ in range(CHILD_ROUNDS):
+            found = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
+            if found is None:
+                break
+            relaxed = found
+            own = price_bound(self.program, found.prices, forced=forced)
             if own > ticks:
-                ticks, prices = own, relaxed.prices
+                ticks, prices = own, found.prices
+            if own >= found.value_ticks * (1 - TIGHT) or self.search.deadline.expired:
+                break
+            if not self.relaxation.add_services(found.prices):
+                break
         return Leaf(forced, prices, ticks, relaxed)
 
 

@@ -73,8 +73,10 @@ def uniform_prices(program: Program) -> Prices:
     return Prices(np.zeros((1, steps + 1)), np.zeros(steps), lanes)
 
 
-Forced = Mapping[tuple[int, int], bool]
-"""Per (step, buffer) outside loops: whether the access is fast. Restricts the maps considered."""
+Forced = Mapping[tuple[int, int, int], bool]
+"""Per (buffer, lane, item) whether a residency of the lane's scope covers the item.
+
+Restricts the maps considered. Items of steps that may be replaced are not restricted."""
 
 NOTHING_FORCED: Forced = {}
 
@@ -86,7 +88,7 @@ def price_bound(
     max_carried: int = MAX_CARRIED,
     forced: Forced = NOTHING_FORCED,
 ) -> float:
-    """A latency in ticks that no valid map (with the forced accesses) undercuts.
+    """A latency in ticks that no valid map (among those that obey `forced`) undercuts.
 
     Whatever the prices: those out of range are moved into it first. The result is lowered by a
     bound on the rounding errors of its own evaluation. Infinite if nothing obeys `forced`.
@@ -102,7 +104,7 @@ class PricedProgram:
       prices: moved into their range if necessary.
       lanes: per buffer `lanes_of`, empty where it may not be resident.
       max_carried: lives that may begin and end in fast memory.
-      forced: accesses that must be fast, or slow; none of steps that may be replaced.
+      forced: items that must be covered by a residency of their lane, or must not.
     """
 
     def __init__(
@@ -115,7 +117,9 @@ class PricedProgram:
         forced: Forced = NOTHING_FORCED,
     ) -> None:
         self.program = program
-        self.forced = forced
+        self.forced: dict[int, dict[tuple[int, int], bool]] = {}
+        for (buffer, lane, item), covered in forced.items():
+            self.forced.setdefault(buffer, {})[lane, item] = covered
         self.lanes = resident_lanes(program) if lanes is None else lanes
         self.max_carried = max_carried
         self.unit = program.machine.alignment_bytes
@@ -171,9 +175,7 @@ class PricedProgram:
         for step, instruction in enumerate(self.program.instructions):
             repeat, idle = instruction.repeat, float(self.idle[step])
             weights = self.weights[step].tolist()
-            base = sum(
-                w * b for w, b in zip(weights, instruction.base_ticks, strict=False)
-            )
+            base = sum(w * b for w, b in zip(weights, instruction.base_ticks, strict=False))
             constant = repeat * (1 - idle) * base
             costs = [
                 repeat * ((1 - idle) * _weighed(weights, a) + idle * a.bus_ticks)
@@ -283,6 +285,14 @@ class _State:
     def least(self) -> float:
         return min(self.away, self.away_stale, self.here, self.here_stale)
 
+    def restricted(self, resident: bool | None) -> _State:
+        """Only the states in fast memory, or only those out of it; all of them for None."""
+        if resident is None:
+            return self
+        if resident:
+            return _State(here=self.here, here_stale=self.here_stale)
+        return _State(self.away, self.away_stale)
+
 
 class Life:
     """The cheapest life of one buffer: a shortest path through its items, loops nested."""
@@ -298,9 +308,21 @@ class Life:
         self.held: Floats = weights @ priced.space
         self.copy_ticks = least_copy_ticks(self.program, buffer)
         self.idle = priced.idle
+        self.forced = priced.forced.get(buffer, {})
+        self.not_whole = self._loops_with_own_residencies()
         self.child = {
             lane.parent: index for index, lane in enumerate(lanes) if lane.parent is not None
         }
+
+    def _loops_with_own_residencies(self) -> set[tuple[int, int]]:
+        """Loop items that no residency may cover, since an item inside has one of its own."""
+        found: set[tuple[int, int]] = set()
+        for (lane_index, _), covered in self.forced.items():
+            around = self.lanes[lane_index].parent if covered else None
+            while around is not None:
+                found.add(around)
+                around = self.lanes[around[0]].parent
+        return found
 
     def cost(self) -> float:
         """Least cost of a life that starts in slow memory, or nowhere."""
@@ -340,7 +362,7 @@ class Life:
                 if is_undefined_before(self.program, lane, index):
                     state.here = min(state.here, state.away)
             if item.loop is None:
-                state = self._direct(item, state)
+                state = self._direct(item, state, self.forced.get((lane_index, index)))
             else:
                 state = self._loop(lane, lane_index, index, state)
             position = item.end_step
@@ -376,19 +398,13 @@ class Life:
         crossed.here = min(crossed.here, crossed.away + fetch)
         return crossed
 
-    def _direct(self, item: Item, state: _State) -> _State:
+    def _direct(self, item: Item, state: _State, forced: bool | None) -> _State:
         step = item.start_step
         slow = self.priced.slow_cost[step, self.buffer]
         hold = self._hold(step, step + 1)
         replaceable = step in self.priced.replaceable
         after = self._accessed(item, state, slow, hold, replaceable)
-        force = self.priced.forced.get((step, self.buffer))
-        if force is not None and not replaceable:
-            if force:
-                after.away = after.away_stale = _INF
-            else:
-                after.here = after.here_stale = _INF
-        return after
+        return after if replaceable else after.restricted(forced)
 
     def _accessed(
         self, item: Item, state: _State, slow: float, hold: float, replaceable: bool
@@ -407,17 +423,20 @@ class Life:
     def _loop(self, lane: Lane, lane_index: int, index: int, state: _State) -> _State:
         """Resident throughout, or out of fast memory at the ends of every trip."""
         item = lane.items[index]
+        key = (lane_index, index)
         hold = sum(self._hold(start, end) for start, end in live_ranges_within(item))
+        if key in self.not_whole:
+            hold = _INF
         if starts_with_read(item):
-            left = self._trip(self.child[lane_index, index], state, item)
+            left = self._trip(self.child[key], state, item)
             if item.writes:
                 left.here_stale = min(state.here, state.here_stale) + hold
             else:
                 left.here, left.here_stale = state.here + hold, state.here_stale + hold
-            return left
-        left = self._trip(self.child[lane_index, index], _State(away=state.least()), item)
-        left.here_stale = state.least() + hold
-        return left
+        else:
+            left = self._trip(self.child[key], _State(away=state.least()), item)
+            left.here_stale = state.least() + hold
+        return left.restricted(self.forced.get(key))
 
     def _trip(self, child: int, entry: _State, item: Item) -> _State:
         lane = self.lanes[child]

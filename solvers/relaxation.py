@@ -134,9 +134,7 @@ class _Matrix:
 class Relaxation:
     """The linear program of one program; `solve` may be called again after `add_services`."""
 
-    def __init__(
-        self, program: Program, lanes: Sequence[Sequence[Lane]] | None = None
-    ) -> None:
+    def __init__(self, program: Program, lanes: Sequence[Sequence[Lane]] | None = None) -> None:
         self.program = program
         self.divisors = cut_divisors(program)
         self.lanes = resident_lanes(program) if lanes is None else lanes
@@ -219,9 +217,7 @@ class Relaxation:
         last = len(lane.items) - 1
         still = self.matrix.column(0.0, 0.0, 1.0)
         self._hold(still, buffer, lane.items[last].end_step, steps)
-        self.matrix.row(
-            -np.inf, 0.0, [(still, 1.0), (self.fast_column[buffer, 0, last], -1.0)]
-        )
+        self.matrix.row(-np.inf, 0.0, [(still, 1.0), (self.fast_column[buffer, 0, last], -1.0)])
         back = [
             (step, self._service_column(Service(buffer, 0, last + 1, step, True), lane))
             for step in self._promising(buffer, 0, 0, steps)
@@ -338,9 +334,7 @@ class Relaxation:
         self.services[service] = column
         return column
 
-    def _promising(
-        self, buffer: int, lane_index: int, floor: int, ready: int
-    ) -> list[int]:
+    def _promising(self, buffer: int, lane_index: int, floor: int, ready: int) -> list[int]:
         """Steps in which to try to serve a prefetch: late ones, ever more idle, and the stall."""
         work = least_copy_ticks(self.program, buffer) * self.lanes[buffer][lane_index].repeat
         chosen: list[int] = []
@@ -577,8 +571,8 @@ class Relaxation:
         """The optimum, or None if it is not found in time or nothing obeys `forced`."""
         matrix = self.matrix
         bounds = np.column_stack([matrix.lower, matrix.upper])
-        for (step, buffer), fast in forced.items():
-            bounds[self._fast_terms[step, buffer][0]] = float(fast)
+        for key, covered in forced.items():
+            bounds[self.fast_column[key]] = float(covered)
         shape = (len(matrix.row_low), len(matrix.cost))
         full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
         low, high = np.array(matrix.row_low), np.array(matrix.row_high)
@@ -632,9 +626,7 @@ class Relaxation:
         bound = 0.0 if dual is None else float(dual) * self.scale
         return IntegerSolution(float(result.fun) * self.scale, bound, fast, kept, carried)
 
-    def _read(
-        self, point: Floats, duals: Floats, upper: Floats, value: float
-    ) -> RelaxedSolution:
+    def _read(self, point: Floats, duals: Floats, upper: Floats, value: float) -> RelaxedSolution:
         fast, kept = self._shares(point)
         return RelaxedSolution(value * self.scale, self._prices(duals, upper), fast, kept)
 
