@@ -236,6 +236,7 @@ def info(
         cycles=cycles,
     )
     if output is not None:
+        check_writable(output)
         write_atomically(output, loaded.program.to_json() + "\n")
     description = describe(loaded)
     if as_json:
@@ -379,8 +380,8 @@ def main() -> None:
     except MallocGameError as error:
         show_error(str(error))
         sys.exit(error.exit_code)
-    except FileNotFoundError as error:
-        show_error(f"{error.filename}: no such file")
+    except OSError as error:
+        show_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         show_error("interrupted")

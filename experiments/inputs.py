@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import sys
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,14 +60,16 @@ def load_program(
     """
     if isinstance(source, LoadedProgram):
         return source
+    given = {"chip": chip, "times": times, "production": production, "cycles": cycles}
     if isinstance(source, Program):
-        return LoadedProgram(_resized(source, capacity_bytes))
+        return _as_given(source, capacity_bytes, given)
     bundle = _bundle_of(str(source))
     text = _read(str(source) if bundle is None else str(bundle.before))
     if text.lstrip().startswith("{"):
-        return LoadedProgram(_resized(Program.from_json(text), capacity_bytes))
-    files = _files(bundle, source, production, cycles)
-    return _from_hlo(text, str(source), files, chip, capacity_bytes, times, busy)
+        return _as_given(_program_json(text, str(source)), capacity_bytes, given)
+    machine = find_chip(chip or (bundle and bundle.chip) or DEFAULT_CHIP)
+    files = _files(bundle, source, machine, production, cycles)
+    return _from_hlo(text, str(source), files, machine, capacity_bytes, times, busy)
 
 
 def need_extra(module: str, extra: str, needed_for: str) -> None:
@@ -77,12 +80,16 @@ def need_extra(module: str, extra: str, needed_for: str) -> None:
 
 def load_map(path: Path) -> MemoryMap:
     """A memory map that `solve -o` wrote. Raises InputError on anything else."""
-    return MemoryMap.from_json(_read(str(path)))
+    text = _read(str(path))
+    try:
+        return MemoryMap.from_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
 class _Files:
-    """What may lie beside a module: each a path or None."""
+    """What may lie beside a module: each a path or None; `chip` is the one it was compiled for."""
 
     name: str
     chip: str | None
@@ -95,6 +102,8 @@ class _Files:
 
 def _bundle_of(source: str) -> Bundle | None:
     """The bundle a source names: a corpus program, or one of a bundle's own files."""
+    if not source:
+        raise InputError("no program is named: give a corpus name, a file, or -")
     path = Path(source)
     if source == "-" or (path.exists() and not bundles.is_part(path)):
         return None
@@ -104,6 +113,7 @@ def _bundle_of(source: str) -> Bundle | None:
 def _files(
     bundle: Bundle | None,
     source: str | Path,
+    machine: Chip,
     production: str | Path | None,
     cycles: str | Path | None,
 ) -> _Files:
@@ -112,13 +122,15 @@ def _files(
     if bundle is None:
         name = "stdin" if str(source) == "-" else Path(source).name.split(".")[0]
         return _Files(name, None, given_production, given_cycles, None, None, None)
+    is_its_chip = bundle.chip in (None, machine.name)
     return _Files(
         name=bundle.key,
         chip=bundle.chip,
-        production=given_production or bundle.production,
+        # What another chip's compiler decided is no answer on this one.
+        production=given_production or (bundle.production if is_its_chip else None),
         cycles=given_cycles or bundle.cycles,
         points=bundle.points,
-        bufferinfo=bundle.bufferinfo,
+        bufferinfo=bundle.bufferinfo if is_its_chip else None,
         buffer_assignment=bundle.buffer_assignment,
     )
 
@@ -127,7 +139,7 @@ def _from_hlo(
     text: str,
     path: str,
     files: _Files,
-    chip: str | None,
+    machine: Chip,
     capacity_bytes: int | None,
     times: str | None,
     busy: str,
@@ -139,13 +151,14 @@ def _from_hlo(
             f"{path}: no compiler cycles beside it: give --cycles, or use --times analytic"
         )
     module = require_scheduled(parse_module(text, path))
-    machine = find_chip(chip or files.chip or DEFAULT_CHIP)
     cycles = None if files.cycles is None else bundles.read_cycles(files.cycles)
     lowered = lower(
         module,
         machine,
         _times(module, machine, cycles, files, times),
-        LoweringOptions(files.name, capacity_bytes=_native_capacity(machine, cycles), busy=busy),
+        LoweringOptions(
+            files.name, capacity_bytes=_native_capacity(machine, files.chip, cycles), busy=busy
+        ),
         () if files.bufferinfo is None else bundles.read_bufferinfo(files.bufferinfo),
     )
     loaded = LoadedProgram(lowered.program, lowered, _production_map(lowered, files))
@@ -175,9 +188,11 @@ def _times(
     return calibrated_times(module, cycles, machine, points)
 
 
-def _native_capacity(machine: Chip, cycles: bundles.CycleTable | None) -> int:
+def _native_capacity(
+    machine: Chip, compiled_for: str | None, cycles: bundles.CycleTable | None
+) -> int:
     """What production had for tensors: the compile's own figure where the bundle states it."""
-    if cycles is None:
+    if cycles is None or compiled_for not in (None, machine.name):
         return machine.assignable_bytes
     if cycles.meta is not None:
         return cycles.meta.capacity_bytes
@@ -196,8 +211,26 @@ def _production_map(lowered: Lowered, files: _Files) -> MemoryMap | None:
     return read_production_map(lowered, module, assignment)
 
 
-def _resized(program: Program, capacity_bytes: int | None) -> Program:
-    return program if capacity_bytes is None else program.with_capacity(capacity_bytes)
+def _program_json(text: str, path: str) -> Program:
+    try:
+        return Program.from_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _as_given(
+    program: Program, capacity_bytes: int | None, given: Mapping[str, object]
+) -> LoadedProgram:
+    """A finished Program: its chip and its times are in it, only its capacity may be changed."""
+    useless = [name for name, value in given.items() if value is not None]
+    if useless:
+        raise InputError(
+            f"{program.name} is a Program already: its times on {program.machine.chip} are in it; "
+            f"give its HLO instead to choose {', '.join(useless)}"
+        )
+    if capacity_bytes is None:
+        return LoadedProgram(program)
+    return LoadedProgram(program.with_capacity(capacity_bytes))
 
 
 def _read(source: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.inputs import LoadedProgram, load_program
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.simulate import Simulation, simulate
@@ -164,6 +165,8 @@ def solve(
       InputError: for anything wrong with what was given.
       InvalidMapError: if a solver returned an invalid map (a bug of ours).
     """
+    if seed < 0:
+        raise InputError(f"seed is {seed}, must be >= 0")
     loaded = load_program(
         program,
         chip=chip,

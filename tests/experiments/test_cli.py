@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from experiments.cli import main
+from hlo_graphs.chips import find_chip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +115,29 @@ def test_a_program_survives_json(tmp_path: Path) -> None:
     assert results[0]["latency_seconds"] == results[1]["latency_seconds"]
 
 
+def test_a_program_has_its_chip_and_times(tmp_path: Path) -> None:
+    path = tmp_path / "program.json"
+    assert run("info", "-", "-o", path, stdin=SMALL).returncode == 0
+    for option, value in (("--chip", "v6e"), ("--times", "analytic"), ("--cycles", "some.json")):
+        code, message = failure("solve", path, option, value)
+        assert code == 3
+        assert f"to choose {option.removeprefix('--')}" in message
+
+
+def test_what_was_compiled_for_another_chip_is_no_answer() -> None:
+    arguments = ("--chip", "v6e", "--times", "analytic", "--solver", "greedy", "--json")
+    result = json.loads(run("solve", "lstm_forward", *arguments).stdout)
+    assert result["production_latency_seconds"] is None
+    assert result["capacity_bytes"] == find_chip("v6e").assignable_bytes
+
+
+def test_json_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    assert str(path) in failure("solve", path)[1]
+    assert str(path) in failure("validate", "lstm_forward", path)[1]
+
+
 def test_no_capacity_leaves_everything_slow() -> None:
     done = run("solve", "-", "--solver", "greedy", "--json", "--capacity", "0", stdin=SMALL)
     result = json.loads(done.stdout)
@@ -197,6 +221,10 @@ def test_a_line_of_a_megabyte_makes_a_short_message(tmp_path: Path) -> None:
         (["solve", "-", "--times", "calibrated"], 3, "--cycles"),
         (["solve", "-", "--copy-order", "lifo"], 3, "fifo"),
         (["solve", "-", "-o", "/nonexistent/map.json"], 3, "cannot write"),
+        (["solve", "-", "--seed", "-1"], 3, "seed is -1"),
+        (["solve", ""], 3, "no program is named"),
+        (["solve", "lstm_forward", "--chip", "v6e"], 3, "use analytic times"),
+        (["info", "-", "-o", "/nonexistent/program.json"], 3, "cannot write"),
         (["validate", "-", "absent.json"], 3, "absent.json: no such file"),
         (["solve", "-", "--no-such-option"], 2, "No such option"),
         (["fly"], 2, "No such command"),
