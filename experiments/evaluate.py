@@ -9,6 +9,7 @@ folder made with other settings is refused.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -25,7 +26,8 @@ from experiments.files import write_atomically
 from experiments.results import Row, append_row, read_rows, write_table
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
-from solvers.solver import Progress, solver_named
+from hlo_graphs.lower import BUSY
+from solvers.solver import COPY_ORDERS, Progress, solver_named
 
 SETTINGS = "settings.json"
 MAPS = "maps"
@@ -33,7 +35,8 @@ MAPS = "maps"
 OVERTIME_SECONDS = 60.0
 """What a task may take beyond its solver's limit (loading, checking, timing) before it is ended."""
 
-FAST_SOLVERS = ("greedy", "large-neighbourhood", "cross-entropy", "local-search", "portfolio")
+LEAVING_SECONDS = 10.0
+"""What a task's process may take to end once its row is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,9 @@ def evaluate(
       on_row: told of each finished row, with how many are done and how many there are.
 
     Raises:
-      InputError: for unknown programs or solvers, or a folder with other settings.
+      InputError: for settings that make no sense, or a folder with others.
     """
-    _check(settings)
+    _check(settings, parallel)
     _prepare(settings, directory, command)
     done = {row.key for row in read_rows(directory)}
     tasks = [task for task in _tasks(settings) if task.key not in done]
@@ -128,11 +131,35 @@ def evaluate(
     return rows
 
 
-def _check(settings: EvaluationSettings) -> None:
+def _check(settings: EvaluationSettings, parallel: int) -> None:
+    """Raises InputError for what would otherwise make every task fail, or none run."""
     for name in settings.programs:
         corpus.bundle(name)
     for name in settings.solvers:
         solver_named(name)
+    for what in ("programs", "solvers", "seeds"):
+        values = getattr(settings, what)
+        if not values:
+            raise InputError(f"an evaluation of no {what} shows nothing: name at least one")
+        if len(set(values)) < len(values):
+            raise InputError(f"{what} are named twice: {', '.join(map(str, values))}")
+    for what, allowed in _CHOICES.items():
+        if getattr(settings, what) not in allowed:
+            found = getattr(settings, what)
+            raise InputError(f"unknown {what} {found!r}: use {' or '.join(allowed)}")
+    if not 0 <= settings.time_limit_seconds < math.inf:
+        raise InputError(f"time limit is {settings.time_limit_seconds} seconds, must be >= 0")
+    if min(parallel, settings.workers_per_task) < 1:
+        raise InputError(
+            f"workers is {parallel} and cores is {settings.workers_per_task}: at least 1 of each"
+        )
+
+
+_CHOICES = {
+    "times": ("calibrated", "analytic"),
+    "copy_order": COPY_ORDERS,
+    "busy": BUSY,
+}
 
 
 def _prepare(settings: EvaluationSettings, directory: Path, command: str) -> None:
@@ -225,11 +252,11 @@ def _collect(running: _Running, settings: EvaluationSettings) -> Row | None:
         try:
             row = running.inbox.recv()
         except EOFError:
-            running.process.join()
+            _end(running.process)
             row = _failure(
                 running.task, settings, f"its process ended with {running.process.exitcode}"
             )
-        running.process.join()
+        _end(running.process)
         assert isinstance(row, Row)
         return row
     if time.monotonic() > running.deadline:
@@ -237,6 +264,14 @@ def _collect(running: _Running, settings: EvaluationSettings) -> Row | None:
         running.process.join()
         return _failure(running.task, settings, "did not return in time")
     return None
+
+
+def _end(process: Any) -> None:
+    """Waits for a process that has said all it had to say, but not for ever."""
+    process.join(LEAVING_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def _work(task: Task, settings: EvaluationSettings, directory: Path, outbox: Connection) -> None:

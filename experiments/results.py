@@ -110,7 +110,7 @@ def read_rows(directory: Path) -> list[Row]:
     """The finished rows of an evaluation, in the order in which they finished.
 
     Raises:
-      InputError: if the folder holds no table.
+      InputError: if the folder holds no table, or one of another version.
     """
     path = directory / RESULTS
     if not path.exists():
@@ -124,13 +124,19 @@ def read_rows(directory: Path) -> list[Row]:
 
 
 def _row(line: str) -> Row | None:
-    """A row of the table; None for a line that was cut off."""
+    """A row of the table; None for a line that was cut off.
+
+    Raises:
+      InputError: for a whole line that is no such row: dropping it would lose a result.
+    """
     try:
         document = json.loads(line)
-        document["curve"] = tuple(tuple(point) for point in document["curve"])
-        return Row(**document)
-    except (ValueError, TypeError, KeyError):
+    except ValueError:
         return None
+    try:
+        return Row(**{**document, "curve": tuple(tuple(point) for point in document["curve"])})
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{RESULTS} has a row of another version: {error}") from error
 
 
 def write_table(directory: Path, rows: Iterable[Row]) -> None:

@@ -48,6 +48,10 @@ MAX_TICKS = 2**29
 """The ticks of one pass over a program stay below this, so that sums fit in 32 bits."""
 
 
+BUSY = ("bytes", "slow")
+"""What `LoweringOptions.busy` may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoweringOptions:
     """What may be chosen when a module becomes a program.

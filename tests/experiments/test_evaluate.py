@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +73,40 @@ def test_a_line_cut_off_by_a_kill_is_done_again(finished: Path, tmp_path: Path) 
 def test_other_settings_are_refused(finished: Path) -> None:
     with pytest.raises(InputError, match="another time_limit_seconds"):
         evaluate(replace(SETTINGS, time_limit_seconds=3.0), finished)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": ()}, "no seeds"),
+        ({"programs": ()}, "no programs"),
+        ({"solvers": ("greedy", "greedy")}, "named twice: greedy"),
+        ({"times": "measured"}, "calibrated or analytic"),
+        ({"copy_order": "lifo"}, "deadline or fifo"),
+        ({"busy": "always"}, "bytes or slow"),
+        ({"time_limit_seconds": -1.0}, "time limit is -1.0"),
+        ({"time_limit_seconds": math.nan}, "time limit is nan"),
+        ({"workers_per_task": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_leave_no_folder(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        evaluate(replace(SETTINGS, **changes), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_task_at_a_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        evaluate(SETTINGS, tmp_path / "new", parallel=0)
+
+
+def test_a_row_of_another_version_is_not_dropped(finished: Path, tmp_path: Path) -> None:
+    line = json.loads((finished / RESULTS).read_text().splitlines()[0])
+    (tmp_path / RESULTS).write_text(json.dumps({**line, "colour": "red"}) + "\n")
+    with pytest.raises(InputError, match="another version"):
+        read_rows(tmp_path)
 
 
 def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
