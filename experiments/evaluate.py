@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -276,12 +277,21 @@ def _end(process: Any) -> None:
 
 def _work(task: Task, settings: EvaluationSettings, directory: Path, outbox: Connection) -> None:
     """In the child: solve, keep the map, send the row."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         row = _solve(task, settings, directory)
     except Exception as error:  # the row says why; the evaluation goes on
         row = _failure(task, settings, f"{type(error).__name__}: {error}")
     outbox.send(row)
     outbox.close()
+
+
+def _end_with_parent() -> None:
+    """Ends this process once nobody waits for its row: a killed evaluation leaves none behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:

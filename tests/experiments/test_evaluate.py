@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +120,41 @@ def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.M
     assert row.status == "failed"
     assert row.error == "did not return in time"
     assert row.program == PROGRAM
+
+
+def test_a_killed_evaluation_leaves_no_process_and_no_half_row(tmp_path: Path) -> None:
+    arguments = ["evaluate", PROGRAM, "--solvers", "portfolio", "--time-limit", "60"]
+    directory = tmp_path / "killed"
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *arguments, "-o", directory],
+        start_new_session=True,
+        cwd=Path(__file__).parents[2],
+    )
+    _wait_until(lambda: len(_processes_of(parent.pid)) >= 3)
+    parent.kill()
+    parent.wait()
+    _wait_until(lambda: not _processes_of(parent.pid))
+    assert read_rows(directory) == []
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60.0
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def _processes_of(session: int) -> list[str]:
+    """The live processes of a session, zombies left out."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("processes are listed by /proc")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(of_session) == session and state != "Z":
+                found.append(path.parent.name)
+    return found
 
 
 def test_suites_are_the_sides_of_the_split() -> None:
