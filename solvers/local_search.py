@@ -40,13 +40,13 @@ class LocalSearchSolver:
       max_games: stop after so many games; None leaves it to the clock.
     """
 
-    first_temperature: float = 1e-4
+    first_temperature: float = 3e-4
     last_temperature: float = 1e-7
     cycles: int = 2
     ejections: int = 5
     batch: int = 64
     sampling_share: float = 0.1
-    give_up: float = 3e-3
+    give_up: float = 1e-3
     max_games: int | None = None
     name: str = "local-search"
 

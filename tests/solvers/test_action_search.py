@@ -23,10 +23,10 @@ from solvers.random_restarts import RandomSolver
 from solvers.solver import Progress, Solver, SolveRequest, solver_named
 
 SOLVERS = (
-    RandomSolver(max_games=2000),
-    EvolutionSolver(max_games=2000),
-    CrossEntropySolver(max_games=2000),
-    LocalSearchSolver(max_games=2000),
+    RandomSolver(max_games=1000),
+    EvolutionSolver(max_games=1000),
+    CrossEntropySolver(max_games=1000),
+    LocalSearchSolver(max_games=1000),
 )
 UNTIMED = (
     RandomSolver(),
@@ -51,7 +51,7 @@ def test_maps_are_valid_and_their_latency_is_the_simulators(solver: Solver, fami
     assert validate(program, solution.memory_map) == ()
     assert solution.latency_ticks == simulate(program, solution.memory_map).latency_ticks
     assert solution.latency_ticks < program.all_slow_ticks
-    assert solution.games_played >= 2000
+    assert solution.games_played >= 1000
 
 
 @each_solver
