@@ -39,6 +39,9 @@ class BenefitModel(enum.StrEnum):
     """Memory time is the longest lane of calibrated times."""
     BYTES = "bytes"
     """Memory time is bytes over bandwidth."""
+    COMPUTE_LANE = "compute-lane"
+    """Memory time is bytes over bandwidth; compute is by how much the longest lane's floor
+    exceeds the shortest's: the floors of calibrated times hold fast memory's own time too."""
     BYTES_ALONE = "bytes-alone"
     """Bytes over bandwidth, whatever compute takes."""
     ELAPSED = "elapsed"
@@ -67,21 +70,6 @@ class PickerOptions:
     size_override_bytes: int | None = None
     min_count: int = 2
     max_count: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class SlicedPrefetchOptions:
-    """Prefetches in several slices, each with a copy of its own (XLA_MSA.md A.12).
-
-    Attributes:
-      max_slices: slices of one prefetch; below 2 nothing is sliced.
-      min_bytes: smaller buffers are copied whole.
-      check_inflation: XLA's handicap of slices in the copy resource check.
-    """
-
-    max_slices: int = 0
-    min_bytes: int = 0
-    check_inflation: float = 1.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +123,7 @@ class MsaOptions:
     Attributes:
       order: of buffers.
       benefit_model: what a gain is, on a Program.
+      compute_scaling: of compute times where they are compared with memory times.
       large_buffer_scaling: divide the benefit by the square root of the size ("SQRT"), or not.
       while_execution_count: trips assumed per loop level by picker and benefit.
       async_copy_bandwidth_scaling: share of the bandwidth that copies are taken to reach.
@@ -155,7 +144,6 @@ class MsaOptions:
       inefficient_use_to_copy_ratio: times bytes copied, may not exceed bytes used; 0 is off.
       enable_while_redundant_eviction_elimination: what has a copy in default memory when it
         enters a loop needs no eviction after it.
-      sliced_prefetch: see there.
       preferred_prefetch_overrides: hints for prefetch starts; such copies reserve no bandwidth.
       sort_order_overrides: hints for the order.
       autotuning_config: permutation of the sorted buffers: position `i` gets `config[i]`.
@@ -166,7 +154,8 @@ class MsaOptions:
     """
 
     order: BufferOrder = BufferOrder.MEMORY_BOUNDEDNESS
-    benefit_model: BenefitModel = BenefitModel.LANES
+    benefit_model: BenefitModel = BenefitModel.COMPUTE_LANE
+    compute_scaling: float = 1.0
     large_buffer_scaling: str = "SQRT"
     while_execution_count: int = 5
     async_copy_bandwidth_scaling: float = 1.0
@@ -186,7 +175,6 @@ class MsaOptions:
     enforce_prefetch_fifo_order: bool = False
     inefficient_use_to_copy_ratio: float = 0.0
     enable_while_redundant_eviction_elimination: bool = True
-    sliced_prefetch: SlicedPrefetchOptions = field(default_factory=SlicedPrefetchOptions)
     preferred_prefetch_overrides: tuple[PrefetchOverride, ...] = ()
     sort_order_overrides: tuple[SortOverride, ...] = ()
     autotuning_config: tuple[int, ...] | None = None

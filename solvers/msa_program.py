@@ -19,6 +19,7 @@ from solvers.msa_algorithm import MsaResult, Placed
 from solvers.msa_attempt import Allocation
 from solvers.msa_options import BenefitModel, MsaOptions
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse, MsaValue
+from solvers.msa_weights import ACTIVATION_OPCODES
 from solvers.timeline import Item, Lane, is_undefined_before, lanes_of
 
 PROGRAM_SCOPE = -1
@@ -61,14 +62,16 @@ class _StepCost:
             longest = max(longest, base + ticks - less)
         return self.elapsed_ticks - longest
 
-    def benefit(self, access: Access, model: BenefitModel) -> float:
+    def benefit(self, access: Access, model: BenefitModel, compute_scaling: float) -> float:
         """Time fast memory saves at one access; negative: how far from memory bound it is."""
         if model is BenefitModel.ELAPSED:
             return float(self.reduction(access))
         if model is BenefitModel.BYTES_ALONE:
             return float(access.bus_ticks)
-        compute = max(self.base_ticks)
+        compute = max(self.base_ticks) * compute_scaling
         memory, gain = self.bus_ticks, access.bus_ticks
+        if model is BenefitModel.COMPUTE_LANE and len(self.base_ticks) > 1:
+            compute -= min(self.base_ticks) * compute_scaling
         if model is BenefitModel.LANES:
             memory = max(memory, *self.lane_ticks)
             gain = max(gain, *access.lane_ticks)
@@ -151,7 +154,6 @@ def _buffer(
 ) -> MsaBuffer:
     buffer = program.buffers[index]
     accesses = program.accesses_of_buffer[index]
-    read_only = not any(access.kind.writes for _, access in accesses)
     return MsaBuffer(
         id=index,
         name=buffer.name,
@@ -161,7 +163,21 @@ def _buffer(
         values=values,
         boundedness=_boundedness(program, costs, accesses, options),
         copy_ticks=copy_ticks,
-        cross_program=buffer.is_parameter and read_only,
+        cross_program=buffer.is_parameter and _looks_like_a_weight(program, accesses),
+    )
+
+
+def _looks_like_a_weight(program: Program, accesses: Sequence[tuple[int, Access]]) -> bool:
+    """XLA's test as far as a Program tells: read only, by what weights are read by.
+
+    Which operand of a fusion is a weight is not known; inputs mostly go through a copy first.
+    What a loop reads XLA sees as part of the loop's tuple: it is left out.
+    """
+    return not any(
+        access.kind.writes
+        or program.loop_of_step[step] is not None
+        or program.instructions[step].opcode in ACTIVATION_OPCODES
+        for step, access in accesses
     )
 
 
@@ -175,7 +191,7 @@ def _boundedness(
     total = 0.0
     for step, access in accesses:
         levels = _depth(program, program.loop_of_step[step], True)
-        benefit = costs[step].benefit(access, options.benefit_model)
+        benefit = costs[step].benefit(access, options.benefit_model, options.compute_scaling)
         benefit *= options.while_execution_count**levels
         total = total + benefit if total > 0 and benefit > 0 else max(total, benefit)
     return total

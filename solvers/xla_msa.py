@@ -14,12 +14,19 @@ from malloc_game.memory_map import MemoryMap
 from malloc_game.validate import validate
 from solvers.evaluate import simulated_latency
 from solvers.msa_algorithm import assign
-from solvers.msa_options import MsaOptions
+from solvers.msa_options import BenefitModel, MsaOptions, PickerOptions
 from solvers.msa_program import memory_map_of, problem_of
 from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 
-TUNED = MsaOptions()
-"""Options that agree best with production's maps on the corpus's train split."""
+TUNED = MsaOptions(
+    benefit_model=BenefitModel.COMPUTE_LANE,
+    compute_scaling=0.8,
+    picker=PickerOptions(min_overlap=0.5, preferred_overlap=2.0, max_overlap=8.0),
+    max_retries=2,
+    max_outstanding_evictions=40,
+    async_copy_bandwidth_scaling=0.6,
+)
+"""Options that agree best with production's maps on the corpus's train split (docs/xla_msa.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "benefit_model": tuple(BenefitModel),
+    "compute_scaling": (0.5, 0.7, 0.8, 0.9, 1.0, 1.2),
     "large_buffer_scaling": ("SQRT", "NO_SCALE"),
     "min_overlap": (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0),
     "preferred_overlap": (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 15.0),
@@ -186,11 +187,12 @@ def tune(seconds: float, seed: int) -> MsaOptions:
     """The best options found on the train side within a time; prints each improvement."""
     generator = random.Random(seed)
     train = list(references(corpus.split().train))
-    best, best_choice, best_score = TUNED, dict[str, object](), objective(TUNED, train)
+    best, best_choice, best_score = TUNED, choice_of(TUNED), objective(TUNED, train)
+    print(f"{best_score:.4f} as it is, {len(train)} programs", flush=True)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         choice = dict(best_choice)
-        anew = not choice or generator.random() < REDRAW
+        anew = generator.random() < REDRAW
         for name, values in CHOICES.items():
             if anew or generator.random() < REDRAW:
                 choice[name] = generator.choice(values)
@@ -200,6 +202,14 @@ def tune(seconds: float, seed: int) -> MsaOptions:
             best, best_choice, best_score = options, choice, score
             print(f"{score:.4f} {choice}", flush=True)
     return best
+
+
+def choice_of(options: MsaOptions) -> dict[str, object]:
+    """The values that the search may change, by name."""
+    return {
+        name: getattr(options.picker if name in PICKER_FIELDS else options, name)
+        for name in CHOICES
+    }
 
 
 def options_of(choice: dict[str, object]) -> MsaOptions:
