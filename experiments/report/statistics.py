@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,14 @@ RESAMPLES = 10_000
 class ProgramResult:
     """One solver on one program, its seeds put together by the median latency.
 
+    A solver that gave nothing with any seed leaves the program in slow memory: that is its
+    latency, its status is "failed".
+
     Attributes:
       speedup: production's latency over the solver's.
       gap: latency over the best bound any solver proved, minus one; None without a bound.
       production_gap: the same of production.
+      model_error: of the times at production's placement; None where it is not known.
       failures: seeds that gave nothing.
     """
 
@@ -50,7 +54,7 @@ class ProgramResult:
     speedup: float
     gap: float | None
     production_gap: float | None
-    model_error: float
+    model_error: float | None
     failures: int
 
     @property
@@ -62,8 +66,10 @@ class ProgramResult:
 
     @property
     def is_safe_win(self) -> bool:
-        """A win larger than the model's own error on the program."""
-        return self.outcome == "win" and self.speedup - 1 > abs(self.model_error)
+        """A win larger than the model's own error on the program, which must be known."""
+        if self.model_error is None or self.outcome != "win":
+            return False
+        return self.speedup - 1 > abs(self.model_error)
 
     @property
     def has_headroom(self) -> bool:
@@ -91,13 +97,20 @@ class Summary:
 
 
 def program_results(rows: Iterable[Row]) -> list[ProgramResult]:
-    """Per program and solver; programs without production's answer are left out."""
+    """Per program and solver.
+
+    Left out are programs without production's answer, and those that no solver could do.
+    """
     rows = list(rows)
     bounds = best_bounds(rows)
+    known = {row.program: row for row in rows if row.latency_seconds is not None}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.program, row.solver), []).append(row)
-    results = (_result(group, bounds.get(group[0].program)) for group in groups.values())
+    results = (
+        _result(group, bounds.get(program), known.get(program))
+        for (program, _), group in groups.items()
+    )
     return sorted((r for r in results if r is not None), key=lambda r: (r.program, r.solver))
 
 
@@ -110,8 +123,12 @@ def best_bounds(rows: Iterable[Row]) -> dict[str, float]:
     return bounds
 
 
-def _result(rows: Sequence[Row], bound: float | None) -> ProgramResult | None:
+def _result(rows: Sequence[Row], bound: float | None, known: Row | None) -> ProgramResult | None:
+    """One result from a solver's rows of one program, of which `known` is any solved row."""
     solved = [row for row in rows if row.latency_seconds is not None]
+    failures = len(rows) - len(solved)
+    if not solved and known is not None and known.all_slow_seconds is not None:
+        solved = [_all_slow(rows[0], known)]
     if not solved or solved[0].production_seconds is None:
         return None
     latency = float(np.median([row.latency_seconds or 0.0 for row in solved]))
@@ -132,8 +149,18 @@ def _result(rows: Sequence[Row], bound: float | None) -> ProgramResult | None:
         speedup=production / latency,
         gap=None if not bound else latency / bound - 1,
         production_gap=None if not bound else production / bound - 1,
-        model_error=middle.model_error or 0.0,
-        failures=len(rows) - len(solved),
+        model_error=middle.model_error,
+        failures=failures,
+    )
+
+
+def _all_slow(failed: Row, known: Row) -> Row:
+    """A failed row with what is known of its program: everything stays in slow memory."""
+    return replace(
+        failed,
+        latency_seconds=known.all_slow_seconds,
+        production_seconds=known.production_seconds,
+        model_error=known.model_error,
     )
 
 

@@ -112,6 +112,23 @@ def test_failures_are_counted_and_never_dropped() -> None:
     assert result.failures == 1
 
 
+def test_a_solver_that_always_fails_leaves_the_program_slow() -> None:
+    nothing = {"latency_seconds": None, "production_seconds": None, "error": "why"}
+    failed = row("a", "s", 0.0, status="failed", all_slow_seconds=None, **nothing)
+    rows = [failed, row("a", "t", 0.9, all_slow_seconds=2.0)]
+    by_solver = {summary.solver: summary for summary in summarise(program_results(rows))}
+    assert (by_solver["s"].failures, by_solver["s"].losses) == (1, 1)
+    assert by_solver["s"].geometric_mean == pytest.approx(0.5)
+    (found,) = regressions(compare([row("a", "s", 0.8), rows[1]], rows))
+    assert found.solver == "s"
+
+
+def test_a_win_is_not_safe_where_the_models_error_is_not_known() -> None:
+    (result,) = program_results([row("a", "s", 0.5, model_error=None)])
+    assert result.outcome == "win"
+    assert not result.is_safe_win
+
+
 def test_a_planted_regression_is_named() -> None:
     before = [row("a", "s", 0.9), row("b", "s", 0.8), row("c", "s", 0.7)]
     after = [row("a", "s", 0.9), row("b", "s", 0.82), row("c", "s", 0.6)]
