@@ -20,9 +20,10 @@ from hlo_graphs.bundle import (
 class HeadroomRow:
     """A program of the corpus in the compiler's own cycles, each instruction counted once.
 
-    `floor_cycles` adds up the least cycles any compile stated for each instruction;
-    `headroom` is production over that floor. No schedule need reach it: capacity and copies
-    are not in it. Instructions in loops count once, not once per trip.
+    `floor_cycles` adds up the least cycles any compile stated for each instruction, and is None
+    where no compile had a huge fast memory; `headroom` is production over that floor. No schedule
+    need reach it: capacity and copies are not in it. Instructions in loops count once, not once
+    per trip.
     """
 
     key: str
@@ -33,11 +34,13 @@ class HeadroomRow:
     capacity_bytes: int
     no_fast_memory_cycles: int
     production_cycles: int
-    floor_cycles: int
+    floor_cycles: int | None
 
     @property
-    def headroom(self) -> float:
-        """Production's cycles over the floor's."""
+    def headroom(self) -> float | None:
+        """Production's cycles over the floor's; None where the floor is unknown."""
+        if self.floor_cycles is None:
+            return None
         return self.production_cycles / max(self.floor_cycles, 1)
 
 
@@ -64,8 +67,8 @@ def markdown_table(rows: Iterable[HeadroomRow]) -> str:
             str(row.capacity_bytes // 2**20),
             f"{row.no_fast_memory_cycles / 1e6:.3f}",
             f"{row.production_cycles / 1e6:.3f}",
-            f"{row.floor_cycles / 1e6:.3f}",
-            f"{row.headroom:.3f}",
+            "unknown" if row.floor_cycles is None else f"{row.floor_cycles / 1e6:.3f}",
+            "unknown" if row.headroom is None else f"{row.headroom:.3f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -89,7 +92,7 @@ def _row(bundle: Bundle) -> HeadroomRow:
         capacity_bytes=table.production_size_bytes,
         no_fast_memory_cycles=_total(table.none.cycles, shared),
         production_cycles=_total(table.production.cycles, shared),
-        floor_cycles=sum(_least(points, name) for name in shared),
+        floor_cycles=None if table.huge is None else sum(_least(points, name) for name in shared),
     )
 
 

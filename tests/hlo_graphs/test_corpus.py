@@ -237,8 +237,10 @@ def test_tables_fit_the_modules_of_all_programs(name: str) -> None:
 
 def test_two_thirds_of_the_corpus_have_headroom() -> None:
     rows = headroom_rows()
-    assert all(row.headroom >= 1.0 for row in rows)
-    assert sum(row.headroom > 1.02 for row in rows) >= 2 * len(rows) / 3
+    known = [row.headroom for row in rows if row.headroom is not None]
+    assert len(known) >= 0.8 * len(rows)
+    assert min(known) >= 1.0
+    assert sum(headroom > 1.02 for headroom in known) >= 2 * len(known) / 3
     assert max(row.accesses for row in rows) > 3000
     text = markdown_table(rows)
     assert len(text.splitlines()) == len(rows) + 2
