@@ -236,9 +236,7 @@ def _add_columns(program: Program, columns: Sequence[_Column], built: _Model) ->
     model.add_no_overlap_2d(along, across)
     for terms in held:
         model.add(sum(terms) <= capacity)
-    carried = [
-        p for p, column in zip(built.present, columns, strict=True) if column.is_carried
-    ]
+    carried = [p for p, column in zip(built.present, columns, strict=True) if column.is_carried]
     model.add(sum(carried) <= 1)
 
 
@@ -273,9 +271,7 @@ def _add_steps(
     return elapsed
 
 
-def _bus(
-    program: Program, step: int, fast: dict[tuple[int, int], Any]
-) -> Any:
+def _bus(program: Program, step: int, fast: dict[tuple[int, int], Any]) -> Any:
     return sum(
         access.bus_ticks * (1 - fast.get((step, access.buffer), 0))
         for access in program.instructions[step].accesses

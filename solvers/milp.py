@@ -194,9 +194,7 @@ class Wanted:
     area: int
 
 
-def wanted_runs(
-    program: Program, lanes: Sequence[Lane], found: IntegerSolution
-) -> list[Wanted]:
+def wanted_runs(program: Program, lanes: Sequence[Lane], found: IntegerSolution) -> list[Wanted]:
     """Runs of fast items that are kept from one to the next, largest area first."""
     within = lanes_within_buffer(lanes)
     runs: list[Wanted] = []

@@ -85,9 +85,7 @@ def read_minimalloc_csv(text: str, path: str = "<string>") -> tuple[PackItem, ..
     return tuple(items)
 
 
-def _item_of_row(
-    row: dict[str, str], start_name: str, end_name: str, inclusive: bool
-) -> PackItem:
+def _item_of_row(row: dict[str, str], start_name: str, end_name: str, inclusive: bool) -> PackItem:
     offset = (row.get("offset") or "").strip()
     item = PackItem(
         name=row["id"].strip(),
@@ -290,9 +288,7 @@ class _OrderSearch:
 
     def _try(self, order: Sequence[int], best_fit: bool) -> bool:
         self.last = place_in_order(self.items, self.capacity, order, best_fit=best_fit)
-        missing = sum(
-            item.size for item, o in zip(self.items, self.last, strict=True) if o is None
-        )
+        missing = sum(item.size for item, o in zip(self.items, self.last, strict=True) if o is None)
         missing += sum(1 for o in self.last if o is None)
         if missing < self.best_missing:
             self.best, self.best_missing = self.last, missing

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
@@ -131,6 +132,19 @@ class _Matrix:
         self.values.append(value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows as scipy takes them, and where each kind stands in the matrix."""
+
+    at_most: sparse.csr_matrix
+    at_most_values: Floats
+    equal: sparse.csr_matrix
+    equal_values: Floats
+    below: npt.NDArray[np.int64]
+    above: npt.NDArray[np.int64]
+    exact: npt.NDArray[np.int64]
+
+
 class Relaxation:
     """The linear program of one program; `solve` may be called again after `add_services`."""
 
@@ -142,6 +156,7 @@ class Relaxation:
         self.capacity = max(program.capacity_bytes // self.unit, 1)
         self.scale = max(program.all_slow_ticks, 1.0) / 1000.0
         self.matrix = _Matrix()
+        self._rows: _Rows | None = None
         self.fast_column: dict[tuple[int, int, int], int] = {}
         self.carried_column: dict[int, int] = {}
         self._replaced_terms: dict[int, list[tuple[int, float]]] = {}
@@ -267,15 +282,9 @@ class Relaxation:
             has_written = has_written or item.writes
             if item.writes:
                 written = floor = item.end_step
-            if has_written or (current is not None):
-                limit = (
-                    lane.items[index + 1].start_step
-                    if index + 1 < len(lane.items)
-                    else lane.end_step
-                )
-                needed = lane.needed_after[index]
+            if has_written or current is not None:
                 current = self._add_currency(
-                    buffer, lane_index, index, current, inner_end, around, written, limit, needed
+                    buffer, lane_index, index, current, inner_end, around, written
                 )
             previous, position = column, item.end_step
         if lane_index == 0 and self.program.buffers[buffer].live_out and current is not None:
@@ -411,11 +420,12 @@ class Relaxation:
         inner_end: int | None,
         around: Sequence[int],
         written: int,
-        limit: int,
-        needed: bool,
     ) -> int:
         """The slow copy's currency after an item and the evictions that follow it."""
-        item = self.lanes[buffer][lane_index].items[index]
+        lane = self.lanes[buffer][lane_index]
+        item = lane.items[index]
+        following = lane.items[index + 1 : index + 2]
+        limit = following[0].start_step if following else lane.end_step
         column = self.fast_column[buffer, lane_index, index]
         after = self.matrix.column(0.0, 0.0, 1.0)
         if item.loop is not None and item.writes:
@@ -427,7 +437,7 @@ class Relaxation:
         else:
             before = [] if current is None else [(current, -1.0)]
             row = self.matrix.row(-np.inf, 0.0, [(after, 1.0), *before])
-        if needed:
+        if lane.needed_after[index]:
             limited = self.matrix.row(-np.inf, 0.0, [(column, -1.0)])
             self._evict_rows[buffer, lane_index, index] = (row, limited)
             for step in self._evicting(buffer, lane_index, written, limit):
@@ -573,30 +583,47 @@ class Relaxation:
         bounds = np.column_stack([matrix.lower, matrix.upper])
         for key, covered in forced.items():
             bounds[self.fast_column[key]] = float(covered)
-        shape = (len(matrix.row_low), len(matrix.cost))
-        full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
-        low, high = np.array(matrix.row_low), np.array(matrix.row_high)
-        equal = low == high
-        above = np.isfinite(low) & ~equal
-        below = np.isfinite(high) & ~equal
+        rows = self._sorted_rows()
         result = linprog(
             matrix.cost,
-            A_ub=sparse.vstack([full[below], -full[above]]),
-            b_ub=np.concatenate([high[below], -low[above]]),
-            A_eq=full[equal],
-            b_eq=low[equal],
+            A_ub=rows.at_most,
+            b_ub=rows.at_most_values,
+            A_eq=rows.equal,
+            b_eq=rows.equal_values,
             bounds=bounds,
             method="highs-ds",
             options={"time_limit": max(time_limit_seconds, 0.01)},
         )
         if result.x is None or result.ineqlin is None or result.status not in (0,):
             return None
-        duals = np.zeros(shape[0])
-        split = int(below.sum())
-        duals[below] = result.ineqlin.marginals[:split]
-        duals[above] = -result.ineqlin.marginals[split:]
-        duals[equal] = result.eqlin.marginals
+        duals = np.zeros(len(matrix.row_low))
+        split = len(rows.below)
+        duals[rows.below] = result.ineqlin.marginals[:split]
+        duals[rows.above] = -result.ineqlin.marginals[split:]
+        duals[rows.exact] = result.eqlin.marginals
         return self._read(result.x, duals, result.upper.marginals, float(result.fun))
+
+    def _sorted_rows(self) -> _Rows:
+        """The rows in the solver's form; made anew only if columns were added."""
+        matrix = self.matrix
+        if self._rows is not None and self._rows.at_most.shape[1] == len(matrix.cost):
+            return self._rows
+        shape = (len(matrix.row_low), len(matrix.cost))
+        full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
+        low, high = np.array(matrix.row_low), np.array(matrix.row_high)
+        exact = np.flatnonzero(low == high)
+        above = np.flatnonzero(np.isfinite(low) & (low != high))
+        below = np.flatnonzero(np.isfinite(high) & (low != high))
+        self._rows = _Rows(
+            at_most=sparse.vstack([full[below], -full[above]]).tocsr(),
+            at_most_values=np.concatenate([high[below], -low[above]]),
+            equal=full[exact],
+            equal_values=low[exact],
+            below=below,
+            above=above,
+            exact=exact,
+        )
+        return self._rows
 
     def solve_integer(
         self, time_limit_seconds: float, relative_gap: float

@@ -227,9 +227,7 @@ def solver_named(name: str) -> Solver:
     if target is None:
         close = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f": did you mean {close[0]!r}?" if close else "."
-        raise InputError(
-            f"no solver is called {name!r}{hint} Solvers: {', '.join(solver_names())}"
-        )
+        raise InputError(f"no solver is called {name!r}{hint} Solvers: {', '.join(solver_names())}")
     module_name, _, class_name = target.partition(":")
     made = getattr(importlib.import_module(module_name), class_name)()
     return cast(Solver, made)

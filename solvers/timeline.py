@@ -112,9 +112,7 @@ def _add_lane(
     for position, item in enumerate(items):
         if item.loop is not None:
             around = (index, position)
-            _add_lane(
-                program, buffer, item.loop, item.uses, needed_after[position], around, lanes
-            )
+            _add_lane(program, buffer, item.loop, item.uses, needed_after[position], around, lanes)
 
 
 def _items(
