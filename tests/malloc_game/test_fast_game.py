@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,15 @@ from hlo_graphs.program import (
     Machine,
     Program,
 )
-from malloc_game.fast_game import NOT_ASKED, Action, FastGame, Turn, TurnKind
+from malloc_game.fast_game import (
+    CLEAN,
+    NOT_ASKED,
+    Action,
+    FastGame,
+    GameWalk,
+    Turn,
+    TurnKind,
+)
 from malloc_game.fast_game_kernels import Actions
 from malloc_game.generator import Family, random_program
 from malloc_game.memory_map import Eviction, Residency, Source
@@ -266,3 +275,82 @@ def test_best_fit_takes_the_smallest_gap() -> None:
     memory_map = game.map_of(np.array([copy, keep, copy, keep, keep, drop, drop, drop], np.int8))
     offsets = {r.buffer: r.offset_bytes for r in memory_map.residencies}
     assert offsets == {0: 0, 1: 3, 2: 4, 3: 6, 4: 4}
+
+
+def test_clean_writes_back_early_so_that_a_drop_frees_the_place() -> None:
+    # Written at 0, read at 2, needed at the end. Kept clean it is out by 2 and leaves at 3, so the
+    # 4 bytes written at 3 find room; kept plainly its eviction begins at 3 and they do not.
+    golden = program(
+        4,
+        [
+            step(0, access(0, WRITE, 4)),
+            step(4),
+            step(0, access(0, READ, 4)),
+            step(0, access(1, WRITE, 4)),
+            step(8),
+        ],
+        [buffer("a", 4, 0, live_out=True), buffer("b", 4, 3, live_out=True)],
+    )
+    game = FastGame(golden, extended=True)
+    clean = game.map_of(np.array([CLEAN, Action.DROP, Action.COPY], dtype=np.int8))
+    assert clean.evictions == (Eviction(0, 1, 2), Eviction(1, 4, 5))
+    assert {(r.buffer, r.start, r.end) for r in clean.residencies} == {(0, 0, 3), (1, 3, 5)}
+    assert validate(golden, clean) == ()
+    plain = game.map_of(np.array([Action.KEEP, Action.DROP, Action.COPY], dtype=np.int8))
+    assert {r.buffer for r in plain.residencies} == {0}
+    by_the_rules = FastGame(golden).play(np.array([CLEAN, Action.DROP, Action.COPY], np.int8))
+    assert by_the_rules.taken.tolist() == [Action.KEEP, Action.DROP, Action.DROP]
+
+
+def test_a_read_waits_for_its_copy_only_where_that_is_faster() -> None:
+    # A slow read that costs 9 ticks waits for its copy of 4 ticks; one that costs 4 does not.
+    for lane_ticks, latency in ((9, 4), (4, 4)):
+        slow_read = Access(0, READ, size_bytes=4, bus_ticks=4, lane_ticks=(lane_ticks,))
+        golden = program(4, [step(0, slow_read)], [buffer("table", 4)])
+        record = FastGame(golden, extended=True).play(np.array([Action.COPY], dtype=np.int8))
+        assert record.latency_ticks == latency
+        assert (record.taken[0] == Action.COPY) == (lane_ticks == 9)
+        assert record.stall_ticks == (4 if lane_ticks == 9 else 0)
+        assert FastGame(golden).latency_ticks(np.array([Action.COPY], np.int8)) == max(
+            4, lane_ticks
+        )
+
+
+def test_extended_games_are_valid_maps_with_the_simulated_latency() -> None:
+    for game, _ in games(40_000, 150):
+        extended = FastGame(game.program, extended=True)
+        rng = np.random.default_rng(extended.num_turns)
+        wishes = rng.choice(4, size=extended.num_turns, p=[0.2, 0.2, 0.4, 0.2]).astype(np.int8)
+        memory_map = extended.map_of(wishes)
+        assert validate(game.program, memory_map) == ()
+        simulated = simulate(game.program, memory_map).latency_ticks
+        assert extended.latency_ticks(wishes) == pytest.approx(simulated, rel=1e-12)
+
+
+def test_a_walk_agrees_with_whole_games() -> None:
+    for game, wishes in games(50_000, 40):
+        rng = np.random.default_rng(3)
+        walk = GameWalk(game, wishes)
+        for _ in range(4):
+            turns = rng.integers(-1, game.num_turns, (8, 3))
+            actions = rng.integers(0, 3, (8, 3)).astype(np.int8)
+            hints = rng.integers(-1, 12, (8, 3))
+            walk.propose(turns, actions, rng.exponential(50.0, 8), hints=hints)
+            assert game.latency_ticks(walk.wishes) == pytest.approx(walk.latency_ticks, rel=1e-12)
+            assert (game.play(walk.wishes).taken == walk.taken).all()
+        game.hints[:] = walk.best_hints
+        best = game.latency_ticks(walk.best_wishes)
+        assert best == pytest.approx(walk.best_latency_ticks, rel=1e-12)
+        game.hints[:] = -1
+
+
+def test_a_game_costs_in_proportion_to_its_turns() -> None:
+    rates = []
+    for accesses in (400, 3200):
+        game = FastGame(random_program(1, family="training", num_accesses=accesses))
+        table = np.full((game.num_turns, 3), 1 / 3)
+        game.sample(table, 5, np.random.default_rng(0))
+        started = time.process_time()
+        game.sample(table, 100, np.random.default_rng(0))
+        rates.append((time.process_time() - started) / game.num_turns)
+    assert rates[1] < 2.5 * rates[0]
