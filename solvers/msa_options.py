@@ -48,6 +48,15 @@ class BenefitModel(enum.StrEnum):
     """By how much the step gets shorter when only this access is fast."""
 
 
+class ElapsedModel(enum.StrEnum):
+    """How long steps take, to the pickers and the copies' bandwidth."""
+
+    PROGRAM = "program"
+    """As the Program says, everything slow."""
+    ROOFLINE = "roofline"
+    """The longer of compute (as `BenefitModel.COMPUTE_LANE` reads it) and bytes over bandwidth."""
+
+
 @dataclass(frozen=True, slots=True)
 class PickerOptions:
     """Parameters of the prefetch interval picker.
@@ -123,6 +132,7 @@ class MsaOptions:
     Attributes:
       order: of buffers.
       benefit_model: what a gain is, on a Program.
+      elapsed_model: how long steps take, on a Program.
       compute_scaling: of compute times where they are compared with memory times.
       large_buffer_scaling: divide the benefit by the square root of the size ("SQRT"), or not.
       while_execution_count: trips assumed per loop level by picker and benefit.
@@ -155,6 +165,7 @@ class MsaOptions:
 
     order: BufferOrder = BufferOrder.MEMORY_BOUNDEDNESS
     benefit_model: BenefitModel = BenefitModel.COMPUTE_LANE
+    elapsed_model: ElapsedModel = ElapsedModel.ROOFLINE
     compute_scaling: float = 1.0
     large_buffer_scaling: str = "SQRT"
     while_execution_count: int = 5

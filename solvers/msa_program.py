@@ -13,69 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hlo_graphs.program import Access, AccessKind, Instruction, Program
+from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.msa_algorithm import MsaResult, Placed
 from solvers.msa_attempt import Allocation
-from solvers.msa_options import BenefitModel, MsaOptions
+from solvers.msa_options import MsaOptions
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse, MsaValue
+from solvers.msa_step_costs import StepCost
 from solvers.msa_weights import ACTIVATION_OPCODES
 from solvers.timeline import Item, Lane, is_undefined_before, lanes_of
 
 PROGRAM_SCOPE = -1
 """`MsaValue.scope` of what is outside all loops."""
-
-
-@dataclass(frozen=True, slots=True)
-class _StepCost:
-    """What a step costs with everything slow.
-
-    Attributes:
-      bus_ticks: of all its accesses.
-      lane_ticks: per lane, of all its accesses, without the base.
-      base_ticks: per lane.
-      elapsed_ticks: of the step.
-    """
-
-    bus_ticks: int
-    lane_ticks: tuple[int, ...]
-    base_ticks: tuple[int, ...]
-    elapsed_ticks: int
-
-    @staticmethod
-    def of(instruction: Instruction) -> _StepCost:
-        """The sums over the accesses of an instruction."""
-        none = (0,) * len(instruction.base_ticks)
-        lanes = [none, *(access.lane_ticks for access in instruction.accesses)]
-        return _StepCost(
-            bus_ticks=sum(access.bus_ticks for access in instruction.accesses),
-            lane_ticks=tuple(map(sum, zip(*lanes, strict=True))),
-            base_ticks=instruction.base_ticks,
-            elapsed_ticks=instruction.elapsed_ticks(instruction.accesses),
-        )
-
-    def reduction(self, access: Access) -> int:
-        """By how much the step gets shorter with one access fast."""
-        longest = self.bus_ticks - access.bus_ticks
-        lanes = zip(self.base_ticks, self.lane_ticks, access.lane_ticks, strict=True)
-        for base, ticks, less in lanes:
-            longest = max(longest, base + ticks - less)
-        return self.elapsed_ticks - longest
-
-    def benefit(self, access: Access, model: BenefitModel, compute_scaling: float) -> float:
-        """Time fast memory saves at one access; negative: how far from memory bound it is."""
-        if model is BenefitModel.ELAPSED:
-            return float(self.reduction(access))
-        if model is BenefitModel.BYTES_ALONE:
-            return float(access.bus_ticks)
-        compute = max(self.base_ticks) * compute_scaling
-        memory, gain = self.bus_ticks, access.bus_ticks
-        if model is BenefitModel.COMPUTE_LANE and len(self.base_ticks) > 1:
-            compute -= min(self.base_ticks) * compute_scaling
-        if model is BenefitModel.LANES:
-            memory = max(memory, *self.lane_ticks)
-            gain = max(gain, *access.lane_ticks)
-        return float(gain if memory > compute else memory - compute)
 
 
 @dataclass(slots=True)
@@ -94,7 +43,7 @@ class _Draft:
 
 def problem_of(program: Program, options: MsaOptions) -> MsaProblem:
     """The problem whose times are the program's steps."""
-    costs = [_StepCost.of(instruction) for instruction in program.instructions]
+    costs = [StepCost.of(instruction, options) for instruction in program.instructions]
     elapsed = tuple(cost.elapsed_ticks for cost in costs)
     depth = tuple(_depth(program, loop) for loop in program.loop_of_step[:-1])
     trips = tuple(_depth(program, loop, True) for loop in program.loop_of_step[:-1])
@@ -146,7 +95,7 @@ def _inside(program: Program) -> dict[int, frozenset[int]]:
 
 def _buffer(
     program: Program,
-    costs: Sequence[_StepCost],
+    costs: Sequence[StepCost],
     options: MsaOptions,
     index: int,
     values: tuple[MsaValue, ...],
@@ -183,7 +132,7 @@ def _looks_like_a_weight(program: Program, accesses: Sequence[tuple[int, Access]
 
 def _boundedness(
     program: Program,
-    costs: Sequence[_StepCost],
+    costs: Sequence[StepCost],
     accesses: Sequence[tuple[int, Access]],
     options: MsaOptions,
 ) -> float:
@@ -191,7 +140,7 @@ def _boundedness(
     total = 0.0
     for step, access in accesses:
         levels = _depth(program, program.loop_of_step[step], True)
-        benefit = costs[step].benefit(access, options.benefit_model, options.compute_scaling)
+        benefit = costs[step].benefit(access)
         benefit *= options.while_execution_count**levels
         total = total + benefit if total > 0 and benefit > 0 else max(total, benefit)
     return total
@@ -200,7 +149,7 @@ def _boundedness(
 class _Builder:
     """Makes the values of one buffer."""
 
-    def __init__(self, program: Program, costs: Sequence[_StepCost], buffer: int) -> None:
+    def __init__(self, program: Program, costs: Sequence[StepCost], buffer: int) -> None:
         self._program = program
         self._costs = costs
         self._buffer = buffer

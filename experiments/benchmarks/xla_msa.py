@@ -32,7 +32,7 @@ from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import fast_access_mask, simulate
 from malloc_game.validate import check
 from solvers.msa_algorithm import assign
-from solvers.msa_options import BenefitModel, MsaOptions
+from solvers.msa_options import BenefitModel, ElapsedModel, MsaOptions
 from solvers.msa_program import memory_map_of, problem_of
 from solvers.xla_msa import TUNED
 
@@ -160,6 +160,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "benefit_model": tuple(BenefitModel),
+    "elapsed_model": tuple(ElapsedModel),
     "compute_scaling": (0.5, 0.7, 0.8, 0.9, 1.0, 1.2),
     "large_buffer_scaling": ("SQRT", "NO_SCALE"),
     "min_overlap": (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0),
