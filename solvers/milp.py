@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 
 from hlo_graphs.program import Program
 from solvers.bounds import Bound, bound_program
+from solvers.children import start_child
 from solvers.greedy import VARIANTS, construct
 from solvers.large_neighbourhood import (
     NeighbourhoodSearch,
@@ -153,8 +154,7 @@ def integer_solution(
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     arguments = (sender, program, bound, time_limit_seconds, relative_gap)
-    child = context.Process(target=_send_integer_solution, args=arguments, daemon=True)
-    child.start()
+    child = start_child(_send_integer_solution, arguments)
     sender.close()
     try:
         if receiver.poll(time_limit_seconds + 1.5):

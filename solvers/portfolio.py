@@ -24,6 +24,7 @@ from typing import Any
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.validate import validate
+from solvers.children import start_child
 from solvers.evaluate import simulated_latency
 from solvers.greedy import GreedySolver
 from solvers.solver import (
@@ -275,10 +276,9 @@ class _PortfolioRun:
 
     def _start_process(self, running: _Running, request: SolveRequest) -> None:
         inbox, outbox = self.context.Pipe()
-        process = self.context.Process(
-            target=_child, args=(outbox, running.member.solver, request), daemon=True
-        )
-        process.start()
+        solver = running.member.solver
+        theirs = not isinstance(solver, str) and type(solver).__module__ == "__main__"
+        process = start_child(_child, (outbox, solver, request), import_main=theirs)
         outbox.close()
         running.inbox, running.process = inbox, process
 

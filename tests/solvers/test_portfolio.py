@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +121,24 @@ def test_stops_when_proven(gap: float) -> None:
     assert solution.status is Status.OPTIMAL
     assert solution.latency_ticks == 2
     assert time.monotonic() - started < 15.0
+
+
+def test_scripts_need_no_main_guard(tmp_path: Path) -> None:
+    """Children must not run the calling script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from malloc_game.generator import random_program\n"
+        "from solvers.portfolio import Member, PortfolioSolver\n"
+        "from solvers.solver import SolveRequest\n"
+        "print('once')\n"
+        "program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)\n"
+        "solver = PortfolioSolver((Member('large-neighbourhood'),))\n"
+        "solution = solver.solve(SolveRequest(program, time_limit_seconds=5.0))\n"
+        "print(solution.notes)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.splitlines() == ["once", "()"]

@@ -1,0 +1,48 @@
+"""Child processes that do not run the caller's script again.
+
+Python starts fresh ("spawn") processes by importing the main script anew, so that a script that
+calls a solver without an `if __name__ == "__main__"` guard would call it again in every child.
+What runs in ours lives in modules, so the main script is left out.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+
+def start_child(
+    target: Callable[..., None], arguments: tuple[Any, ...], *, import_main: bool = False
+) -> SpawnProcess:
+    """Starts a daemon process that calls `target`.
+
+    `import_main`: the arguments hold objects that the main script defines, so it must be
+    imported in the child after all.
+    """
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=target, args=arguments, daemon=True)
+    if import_main:
+        process.start()
+    else:
+        with _main_hidden():
+            process.start()
+    return process
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """While it lasts, the main script looks as if it had no file."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        if "__file__" in kept:
+            del main.__file__
+        main.__spec__ = None
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
