@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from hlo_graphs.bundle import CyclePoint, CycleTable, Placement
 from hlo_graphs.chips import CHIPS, Chip
@@ -389,6 +388,8 @@ def _equation(
 
 def _solve(equations: Sequence[tuple[Array, float]], prior: Array, most_base: float) -> Array:
     """Non-negative least squares for base and shares, as parts of the all-slow time."""
+    from scipy.optimize import nnls  # slow to import, and only cycles need it
+
     matrix = np.vstack(
         [
             _ANCHOR_WEIGHT * np.ones((1, len(prior))),

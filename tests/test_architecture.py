@@ -83,3 +83,22 @@ def test_the_command_line_starts_without_jax(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_greedy_on_plain_text_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "sys.argv = ['malloc-game', 'solve', '-', '--solver', 'greedy', '--json']\n"
+        "from experiments.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'jax', 'numba', 'ortools', 'scipy', 'jinja2', 'networkx'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    text = (
+        "HloModule m, is_scheduled=true\n"
+        "ENTRY e {\n  x = f32[8]{0} parameter(0)\n  ROOT y = f32[8]{0} tanh(x)\n}\n"
+    )
+    arguments = [sys.executable, "-c", code]
+    done = subprocess.run(arguments, cwd=ROOT, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
