@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.inputs import load_program
 from hlo_graphs.program import Loop, Program
 from malloc_game.known_optimum import KINDS, known_optimum_program
 from malloc_game.memory_map import MemoryMap
@@ -212,3 +213,15 @@ def test_whole_items_cost_at_least_the_relaxation() -> None:
     assert whole is not None
     assert whole.value_ticks >= relaxed.value_ticks - 1e-6
     assert set(whole.fast.values()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", ["dlrm_infer.v5e", "lstm_forward.v5e", "moe_forward.v5e"])
+def test_productions_own_map_is_not_below_the_bound(name: str) -> None:
+    """Its maps slice prefetches, replace copies and carry a parameter over."""
+    loaded = load_program(name)
+    assert loaded.production_map is not None
+    production = simulate(loaded.program, loaded.production_map).latency_ticks
+    bound = bound_program(loaded.program, 1.0)
+    assert 0.4 * production < bound.ticks <= production
+    greedy = GreedySolver().solve(SolveRequest(loaded.program))
+    assert bound.ticks <= greedy.latency_ticks
