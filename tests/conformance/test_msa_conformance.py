@@ -527,3 +527,79 @@ def test_any_module_gets_an_assignment_that_fits(name: str, capacity_bytes: int)
     for copy in result.copies:
         assert copy.after < copy.before
         assert 0 <= copy.offset < capacity_bytes
+
+
+@pytest.mark.parametrize("name", scheduled_modules())
+def test_any_module_terminates_with_costs_and_inefficient_sites(name: str) -> None:
+    """The loops over retries, repacks and inefficient sites end (OpenXLA had livelocks here)."""
+    text = (shared_data_path("hlo_conformance") / name).read_text()
+    options = replace(
+        OPTIONS,
+        order=BufferOrder.MEMORY_BOUNDEDNESS,
+        picker=RATIOS,
+        inefficient_use_to_copy_ratio=0.5,
+        max_retries=2,
+        max_repacks=2,
+        enforce_prefetch_fifo_order=True,
+    )
+    try:
+        result = run(text, options, with_roofline(text))
+    except PrecoloredError:
+        assert "S(1)" in text
+        return
+    prefetches = [copy for copy in result.copies if copy.to_fast]
+    for one in prefetches:
+        for other in prefetches:
+            assert not (one.after < other.after and other.before < one.before)
+
+
+def test_disallowed_use_is_read_from_default_memory() -> None:
+    given = HloMsaInput(use_may_be_fast=lambda name, _: name != "negate3")
+    result = run(NEGATE_CHAIN, OPTIONS, given)
+    assert result.operand_offset("negate3", 0) is None
+    assert result.operand_offset("negate4", 0) is not None
+
+
+def test_disallowed_value_stays_in_default_memory() -> None:
+    given = HloMsaInput(may_be_fast=lambda value: value.instruction != "negate3")
+    result = run(NEGATE_CHAIN, OPTIONS, given)
+    assert result.offset_at("negate3") is None
+    assert result.offset_at("negate2") is not None
+
+
+@pytest.mark.parametrize("capacity_bytes", [24, 48, 128])
+def test_loops_take_in_and_give_back_at_one_address(capacity_bytes: int) -> None:
+    """SimpleWhileTuple: whatever is decided, init, parameters, root and result agree."""
+    text = """HloModule SimpleWhileTuple, is_scheduled=true
+    cond {
+      c = (f32[2,3], f32[2,3], pred[]) parameter(0)
+      ROOT more = pred[] get-tuple-element(c), index=2
+    }
+    body {
+      b = (f32[2,3], f32[2,3], pred[]) parameter(0)
+      x = f32[2,3] get-tuple-element(b), index=0
+      y = f32[2,3] get-tuple-element(b), index=1
+      go = pred[] get-tuple-element(b), index=2
+      sum = f32[2,3] add(x, y)
+      ROOT out = (f32[2,3], f32[2,3], pred[]) tuple(sum, y, go)
+    }
+    ENTRY entry {
+      p0 = f32[2,3] parameter(0)
+      p1 = pred[] parameter(1)
+      first = f32[2,3] negate(p0)
+      second = f32[2,3] negate(first)
+      init = (f32[2,3], f32[2,3], pred[]) tuple(first, second, p1)
+      loop = (f32[2,3], f32[2,3], pred[]) while(init), condition=cond, body=body
+      r0 = f32[2,3] get-tuple-element(loop), index=0
+      r1 = f32[2,3] get-tuple-element(loop), index=1
+      last = f32[2,3] add(r0, r1)
+      ROOT end = f32[2,3] negate(last)
+    }"""
+    result = run(text, OPTIONS, HloMsaInput(capacity_bytes=capacity_bytes))
+    for index in ((0,), (1,)):
+        offset = result.operand_offset("loop", 0, index)
+        assert result.offset_at("b", index, "body") == offset
+        assert result.operand_offset("out", index[0], (), "body") == offset
+        assert result.offset_at("loop", index) == offset
+    if capacity_bytes == 128:
+        assert result.operand_offset("loop", 0, (0,)) is not None
