@@ -186,8 +186,9 @@ class _Reader:
             return replace(residency, ready=residency.start)
         start, ready = fill.start, fill.ready
         end = max(residency.end, ready)
+        parts = self._aligned(fill.parts, residency.buffer)
         filled = replace(
-            residency, start=start, ready=ready, end=end, parts=fill.parts, source=Source.COPIED
+            residency, start=start, ready=ready, end=end, parts=parts, source=Source.COPIED
         )
         if fill.crosses_programs:
             return replace(filled, source=Source.CARRIED, start=0, ready=0, parts=())
@@ -197,6 +198,17 @@ class _Reader:
             self._replace(fill.source_buffer, residency.buffer, start, ready)
             return replace(filled, source=Source.PRODUCED, ready=start)
         return filled
+
+    def _aligned(self, parts: tuple[Part, ...], buffer: int) -> tuple[Part, ...]:
+        """The slices, the last one rounded up to the alignment like the buffer itself."""
+        if not parts:
+            return parts
+        last = parts[-1]
+        padding = -last.size_bytes % self._program.machine.alignment_bytes
+        end_bytes = last.offset_bytes + last.size_bytes
+        if end_bytes + padding != self._program.buffers[buffer].size_bytes:
+            return parts
+        return (*parts[:-1], replace(last, size_bytes=last.size_bytes + padding))
 
     def _step(self, time: int, loop: int | None) -> int:
         """The first step at or after a time, no later than the end of the loop."""
