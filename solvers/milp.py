@@ -49,7 +49,7 @@ class MilpSettings:
 
     bound_share: float = 0.25
     bound_rounds: int = 4
-    integer_share: float = 0.5
+    integer_share: float = 0.35
     relative_gap: float = 1e-3
     packing_attempts: int = 12
     exact_accesses: int = 40

@@ -76,7 +76,7 @@ class Member:
 
 
 DEFAULT_SCHEDULE = (
-    Member("milp", share=0.6),
+    Member("milp"),
     Member("xla-msa", share=0.25),
     Member("large-neighbourhood", share=0.4),
     Member("cross-entropy", share=0.5),
