@@ -41,8 +41,8 @@ class LocalSearchSolver:
     """
 
     first_temperature: float = 3e-4
-    last_temperature: float = 1e-7
-    cycles: int = 2
+    last_temperature: float = 1e-6
+    cycles: int = 1
     ejections: int = 5
     batch: int = 64
     sampling_share: float = 0.1
