@@ -21,6 +21,7 @@ from experiments.console import (
     print_result,
     print_row,
     show_error,
+    show_note,
 )
 from experiments.files import check_writable, write_atomically
 from hlo_graphs.errors import InputError, MallocGameError
@@ -183,7 +184,7 @@ def programs(
     as_json: JsonOption = False,
 ) -> None:
     """List the programs of the corpus, with what there is to gain on each."""
-    from experiments.programs import committed_table, measured_table
+    from experiments.programs import committed_table, measured_table, unmeasured
 
     if output is not None:
         check_writable(output)
@@ -194,10 +195,13 @@ def programs(
     document = json.dumps([row.to_document() for row in rows], indent=0)
     if output is not None:
         write_atomically(output, document + "\n")
+    others = unmeasured(rows)
     if as_json:
         print(document)
     else:
-        print_programs(rows)
+        print_programs(rows, others)
+    if others:
+        show_note(f"{len(others)} programs have no figures yet: --measure makes them")
 
 
 @app.command()

@@ -24,6 +24,11 @@ def show_error(message: str) -> None:
     print(f"malloc-game: error: {message}", file=sys.stderr)
 
 
+def show_note(message: str) -> None:
+    """One remark on standard error, where it is in nobody's way."""
+    print(f"malloc-game: {message}", file=sys.stderr)
+
+
 class LiveLine:
     """The line that shows a running solver: time, incumbent, bound, gap, and who found it.
 
@@ -151,12 +156,12 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.4f} ms"
 
 
-def print_programs(rows: Sequence[CorpusRow]) -> None:
-    """The corpus as a table."""
+def print_programs(rows: Sequence[CorpusRow], unmeasured: Sequence[tuple[str, str]]) -> None:
+    """The corpus as a table; of the unmeasured programs only name and split are known."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(rows)} programs")
+    table = Table(title=f"{len(rows) + len(unmeasured)} programs")
     for header, justify in _PROGRAM_COLUMNS:
         table.add_column(header, justify=justify, no_wrap=True)
     for row in rows:
@@ -173,6 +178,8 @@ def print_programs(rows: Sequence[CorpusRow]) -> None:
             _milliseconds(row.lower_bound_seconds),
             f"{row.headroom:.1%}",
         )
+    for name, split in unmeasured:
+        table.add_row(name, split, *["-"] * (len(_PROGRAM_COLUMNS) - 2))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

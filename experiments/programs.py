@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,18 +53,25 @@ TABLE = corpus.DIRECTORY / "table.json"
 
 
 def committed_table() -> list[CorpusRow]:
-    """The table as it was measured when the corpus was committed.
+    """The programs of the corpus that were measured, as they were then.
 
     Raises:
-      InputError: if the table is damaged, or not of this corpus.
+      InputError: if the table is damaged.
     """
+    if not TABLE.exists():
+        return []
     try:
         rows = [CorpusRow(**row) for row in json.loads(TABLE.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{TABLE}: no table of the corpus ({error}); use --measure") from error
-    if [row.name for row in rows] != list(corpus.names()):
-        raise InputError(f"{TABLE}: is of another corpus; use --measure")
-    return rows
+    known = corpus.names()
+    return [row for row in rows if row.name in known]
+
+
+def unmeasured(rows: Iterable[CorpusRow]) -> list[tuple[str, str]]:
+    """(name, split) of the corpus programs that have no row."""
+    measured = {row.name for row in rows}
+    return [(n, corpus.family_of(n).split) for n in corpus.names() if n not in measured]
 
 
 def measured_table(on_row: Callable[[CorpusRow], None]) -> list[CorpusRow]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from experiments import programs
 from experiments.inputs import load_program
-from experiments.programs import committed_table, corpus_row, describe
+from experiments.programs import CorpusRow, committed_table, corpus_row, describe, unmeasured
+from hlo_graphs import corpus
+from hlo_graphs.errors import InputError
 
 
 def test_the_committed_table_is_of_this_corpus_and_can_be_measured_again() -> None:
     rows = {row.name: row for row in committed_table()}
+    assert tuple(rows) == corpus.names()
     kept = rows["lstm_forward.v5e.32MiB"]
     again = corpus_row(kept.name, kept.split)
     assert again.production_seconds == pytest.approx(kept.production_seconds)
@@ -17,8 +25,26 @@ def test_the_committed_table_is_of_this_corpus_and_can_be_measured_again() -> No
     assert (again.num_steps, again.num_accesses) == (kept.num_steps, kept.num_accesses)
 
 
+def test_a_program_that_is_not_measured_yet_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "TABLE", tmp_path / "table.json")
+    assert committed_table() == []
+    row = CorpusRow("lstm_forward.v5e", "test", "v5e", 0, 1, 1, 1, 3.0, 2.0, 1.0, 1.0)
+    rows = [row.to_document(), replace(row, name="gone.v5e").to_document()]
+    programs.TABLE.write_text(json.dumps(rows))
+    assert committed_table() == [row]
+    names = [name for name, _ in unmeasured([row])]
+    assert sorted([*names, row.name]) == list(corpus.names())
+    programs.TABLE.write_text("[{}]")
+    with pytest.raises(InputError, match="--measure"):
+        committed_table()
+
+
 def test_no_bound_is_above_production() -> None:
-    for row in committed_table():
+    rows = committed_table()
+    assert rows
+    for row in rows:
         assert 0 < row.lower_bound_seconds <= row.production_seconds < row.all_slow_seconds, row
 
 
