@@ -108,14 +108,13 @@ class _Assignment:
             problem.max_copy_ticks,
             options.while_execution_count,
         )
-        bandwidth = problem.bandwidth_ticks or problem.elapsed_ticks
         self._shared = Resources(
             problem=problem,
             options=options,
             picker=self._picker,
             heap=self._empty_heap(),
-            prefetches=CopyResource(bandwidth),
-            evictions=CopyResource(bandwidth),
+            prefetches=CopyResource(problem.elapsed_ticks),
+            evictions=CopyResource(problem.elapsed_ticks),
             order=CopyOrdering(),
             outstanding_prefetches=OutstandingCopies(),
             outstanding_evictions=OutstandingCopies(),

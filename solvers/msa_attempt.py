@@ -18,8 +18,6 @@ from solvers.msa_options import MsaOptions
 from solvers.msa_pickers import IntervalPicker, Window
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse, MsaValue
 
-TICKS_OF_UNCOSTED_COPY = 0.1
-
 
 class Result(enum.IntFlag):
     """Why an allocation failed; bits of XLA's `AllocationResult`."""

@@ -29,7 +29,6 @@ class MsaUse:
       conditional: identifies the conditional that takes the value over, None: none does.
       first_inside: per computation entered, (its parameter's time, first use inside or None,
         time of its root); what decides whether entering in fast memory is of use.
-      key: identifies the use, for the caller.
     """
 
     time: int
@@ -44,7 +43,6 @@ class MsaUse:
     is_while: bool = False
     conditional: int | None = None
     first_inside: tuple[tuple[int, int | None], ...] = ()
-    key: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,6 @@ class MsaValue:
       size_bytes: bytes its definition writes, 0 if it only arrives here.
       covered_by: uses that stand for all of this value when they are served fast, as
         (index in the group, index of the use).
-      key: identifies the position, for the caller.
     """
 
     value: int
@@ -78,7 +75,6 @@ class MsaValue:
     contiguous: bool = False
     size_bytes: int = 0
     covered_by: tuple[tuple[int, int], ...] = ()
-    key: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +91,6 @@ class MsaBuffer:
       copy_ticks: of one copy of it.
       allowed: whether it may be in fast memory at all.
       cross_program: a parameter that could be left in place for the next run.
-      use_bytes: sum over its uses.
-      phi_outputs: (value, time) of conditional results that cannot be in fast memory.
     """
 
     id: int
@@ -129,13 +123,13 @@ class MsaProblem:
       num_times: logical times are 0..num_times-1; num_times is the end of the schedule.
       capacity_bytes: of fast memory.
       alignment_bytes: of offsets.
-      elapsed_ticks: [num_times] of each instruction in default memory; 0 for loops.
+      elapsed_ticks: [num_times] of each instruction in default memory; 0 for loops. Also the
+        time in which copies may be served.
       while_nest: [num_times] loops around each.
       nest: [num_times] computation nest level.
       max_copy_ticks: copy time of as much as fast memory holds.
       buffers: in any order.
       names: [num_times] instruction names, for hints.
-      bandwidth_ticks: [num_times] time in which copies may be served; None: `elapsed_ticks`.
       one_place_at_a_time: a value is never at two places in fast memory.
       inside: per scope, times at which no copy of that scope may end, as a loop is under way.
       required: (value, time) required to be in default memory.
@@ -150,7 +144,6 @@ class MsaProblem:
     max_copy_ticks: float
     buffers: tuple[MsaBuffer, ...]
     names: tuple[str, ...] = ()
-    bandwidth_ticks: tuple[int, ...] | None = None
     one_place_at_a_time: bool = False
     inside: dict[int, frozenset[int]] = field(default_factory=dict)
     required: tuple[tuple[int, int], ...] = ()

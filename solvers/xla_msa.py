@@ -21,9 +21,8 @@ from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 TUNED = MsaOptions(
     benefit_model=BenefitModel.COMPUTE_LANE,
     compute_scaling=0.8,
-    picker=PickerOptions(min_overlap=0.5, preferred_overlap=2.0, max_overlap=8.0),
+    picker=PickerOptions(min_overlap=0.5, preferred_overlap=1.0, max_overlap=5.0),
     max_retries=2,
-    max_outstanding_evictions=40,
     async_copy_bandwidth_scaling=0.6,
 )
 """Options that agree best with production's maps on the corpus's train split (docs/xla_msa.md)."""
