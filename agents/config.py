@@ -68,7 +68,7 @@ class SearchConfig:
     model: ModelKind = ModelKind.LEARNED
     simulations: int = 16
     max_num_considered_actions: int = 3
-    value_scale: float = 0.1
+    value_scale: float = 0.2
     maxvisit_init: float = 50.0
     gumbel_scale: float = 1.0
 
@@ -85,15 +85,15 @@ class PlayConfig:
       actors: games side by side.
       moves: decisions between two looks at the network's progress.
       restart_fraction: games that begin with a prefix of an elite game.
-      follow_fraction: games that follow a neighbour of an elite: each of its actions is kept
-        but for a few, which are left to the search.
+      follow_fraction: games that stay close to an elite game: all of its moves are kept but for a
+        few, which are left to the search.
       free_moves: mean number of moves left to the search in such a game.
     """
 
     actors: int = 32
     moves: int = 16
     restart_fraction: float = 0.25
-    follow_fraction: float = 0.0
+    follow_fraction: float = 0.25
     free_moves: float = 8.0
 
 
@@ -132,14 +132,14 @@ class LearnConfig:
       policy_weight, value_weight, reward_weight, legality_weight: of the losses.
     """
 
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 2e-3
     warmup_updates: int = 20
     decay_updates: int = 20_000
     weight_decay: float = 1e-4
     max_gradient_norm: float = 5.0
-    updates_per_chunk: int = 4
-    elite_fraction: float = 0.25
+    updates_per_chunk: int = 12
+    elite_fraction: float = 0.4
     elite_games: int = 8
     policy_weight: float = 1.0
     value_weight: float = 0.5

@@ -25,9 +25,9 @@ class Source(enum.IntEnum):
     """At least one came from a map that another solver made."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Game:
-    """One finished game of `T` decisions.
+    """One finished game of `T` decisions; equal only to itself.
 
     Attributes:
       program: index into the `ProgramSet`.

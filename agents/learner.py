@@ -18,8 +18,17 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from agents.config import AgentConfig, LearnConfig
-from agents.networks import Networks, Params, View, first_params, mask_logits
+from agents.config import AgentConfig, LearnConfig, NetworkConfig
+from agents.networks import (
+    Networks,
+    Params,
+    View,
+    first_params,
+    mask_logits,
+    predict,
+    represent,
+    transit,
+)
 from agents.replay import Batch
 from agents.transforms import to_bins
 
@@ -98,7 +107,7 @@ class Learner:
     def update(self, batch: Batch) -> tuple[LearnReport, NDArray[np.float32]]:
         """One step; what it was like, and value errors `[N]`, the new priorities."""
         self.params, self.optimiser_state, numbers, errors = _update(
-            self.config, self.params, self.optimiser_state, batch
+            self.config.network, self.config.learn, self.params, self.optimiser_state, batch
         )
         rate = float(schedule_of(self.config.learn)(self.num_updates))
         self.num_updates += 1
@@ -141,19 +150,22 @@ def optimiser_of(config: LearnConfig) -> optax.GradientTransformation:
     )
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _update(
-    config: AgentConfig, params: Params, optimiser_state: Any, batch: Batch
+    network: NetworkConfig,
+    weights: LearnConfig,
+    params: Params,
+    optimiser_state: Any,
+    batch: Any,
 ) -> tuple[Params, Any, dict[str, jax.Array], jax.Array]:
     def total(params: Params) -> tuple[jax.Array, _Losses]:
-        losses = _losses(config, params, batch)
-        weights = config.learn
+        losses = _losses(network, params, batch)
         loss = weights.policy_weight * losses.policy + weights.value_weight * losses.value
         loss += weights.reward_weight * losses.reward
         return loss + weights.legality_weight * losses.legality, losses
 
     (loss, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
-    updates, optimiser_state = optimiser_of(config.learn).update(gradient, optimiser_state, params)
+    updates, optimiser_state = optimiser_of(weights).update(gradient, optimiser_state, params)
     spread = jnp.maximum(jnp.var(losses.value_targets), 1e-8)
     numbers = {
         "loss": loss,
@@ -169,19 +181,17 @@ def _update(
     return optax.apply_updates(params, updates), optimiser_state, numbers, losses.value_errors
 
 
-def _losses(config: AgentConfig, params: Params, batch: Batch) -> _Losses:
-    """All parts of the loss over the unrolled steps."""
-    networks, settings = Networks(config.network), config.network
+def _losses(settings: NetworkConfig, params: Params, batch: Any) -> _Losses:
+    """All parts of the loss over the unrolled steps; `batch` is a traced `Batch`."""
+    networks = Networks(settings)
     unroll = batch.actions.shape[1]
     targets = jnp.asarray(batch.returns) + _bootstrap_values(networks, params, batch)
-    latent = networks.apply(
-        params, View(batch.observation, batch.outlook), method=Networks.represent
-    )
+    latent = represent(networks, params, View(batch.observation, batch.outlook))
     zero = jnp.float32(0)
     policy, value, reward, legality, reward_error = zero, zero, zero, zero, zero
     errors = jnp.zeros_like(targets[:, 0])
     for k in range(unroll + 1):
-        prediction = networks.apply(params, latent, method=Networks.predict)
+        prediction = predict(networks, params, latent)
         scale = 1.0 if k == 0 else 1.0 / unroll
         here = batch.weights * batch.going[:, k] * scale
         policy += _mean(here, _policy_loss(prediction.policy_logits, batch, k))
@@ -201,9 +211,7 @@ def _losses(config: AgentConfig, params: Params, batch: Batch) -> _Losses:
                 was, optax.sigmoid_binary_cross_entropy(prediction.going_logits, going)
             )
         if k < unroll:
-            transition = networks.apply(
-                params, _half_gradient(latent), batch.actions[:, k], method=Networks.dynamics
-            )
+            transition = transit(networks, params, _half_gradient(latent), batch.actions[:, k])
             latent = transition.latent
             was = batch.weights * batch.going[:, k] / unroll
             bins = to_bins(batch.rewards[:, k], settings.support_bins, settings.support_limit)
@@ -216,21 +224,21 @@ def _losses(config: AgentConfig, params: Params, batch: Batch) -> _Losses:
     return _Losses(policy, value, reward, legality, errors, targets[:, 0], reward_error)
 
 
-def _policy_loss(logits: jax.Array, batch: Batch, k: int) -> jax.Array:
+def _policy_loss(logits: jax.Array, batch: Any, k: int) -> jax.Array:
     """Cross-entropy `[N]` of step `k`'s policy targets against masked logits."""
     masked = mask_logits(logits, batch.legal[:, k])
     return -jnp.sum(batch.policies[:, k] * jax.nn.log_softmax(masked), axis=-1)
 
 
-def _bootstrap_values(networks: Networks, params: Params, batch: Batch) -> jax.Array:
+def _bootstrap_values(networks: Networks, params: Params, batch: Any) -> jax.Array:
     """`[N, K + 1]` the network's present value where the n-step return leaves off, else 0."""
     count, steps = batch.bootstraps.shape
     if batch.bootstrap_outlook.shape[1] == 0:
         return jnp.zeros((count, steps))
     view = View(batch.bootstrap_observation, batch.bootstrap_outlook)
     flat = jax.tree.map(lambda leaf: leaf.reshape(count * steps, *leaf.shape[2:]), view)
-    latent = networks.apply(params, flat, method=Networks.represent)
-    prediction = networks.apply(params, latent, method=Networks.predict)
+    latent = represent(networks, params, flat)
+    prediction = predict(networks, params, latent)
     values = networks.value(prediction.value_logits).reshape(count, steps)
     return jax.lax.stop_gradient(jnp.where(batch.bootstraps, values, 0.0))
 

@@ -14,7 +14,16 @@ import jax.numpy as jnp
 import mctx
 
 from agents.config import AgentConfig, ModelKind
-from agents.networks import Networks, Params, Prediction, View, mask_logits
+from agents.networks import (
+    Networks,
+    Params,
+    Prediction,
+    View,
+    mask_logits,
+    predict,
+    represent,
+    transit,
+)
 from agents.programs import outlook
 from malloc_game.observation import observe
 from malloc_game.rules import advance
@@ -104,8 +113,8 @@ class LearnedModel:
 
     def root(self, params: Params, boards: Boards, view: View) -> mctx.RootFnOutput:
         """See `Model.root`; the root's mask is the game's own."""
-        latent = self.networks.apply(params, view, method=Networks.represent)
-        prediction = self.networks.apply(params, latent, method=Networks.predict)
+        latent = represent(self.networks, params, view)
+        prediction = predict(self.networks, params, latent)
         return mctx.RootFnOutput(
             prior_logits=mask_logits(prediction.policy_logits, view.observation.action_mask),
             value=_value(self.networks, prediction),
@@ -117,10 +126,8 @@ class LearnedModel:
     ) -> tuple[mctx.RecurrentFnOutput, jax.Array]:
         """See `Model.step`. Once a path is past the end all it leads to is worth nothing."""
         del key
-        transition = self.networks.apply(
-            context.params, embedding, action, method=Networks.dynamics
-        )
-        prediction = self.networks.apply(context.params, transition.latent, method=Networks.predict)
+        transition = transit(self.networks, context.params, embedding, action)
+        prediction = predict(self.networks, context.params, transition.latent)
         going = prediction.going_logits >= 0
         output = mctx.RecurrentFnOutput(
             reward=self.networks.value(transition.reward_logits),
@@ -170,9 +177,8 @@ class ExactModel:
         return output, after.state
 
     def _predict(self, params: Params, view: View) -> Prediction:
-        latent = self.networks.apply(params, view, method=Networks.represent)
-        prediction: Prediction = self.networks.apply(params, latent, method=Networks.predict)
-        return prediction
+        latent = represent(self.networks, params, view)
+        return predict(self.networks, params, latent)
 
 
 def _value(networks: Networks, prediction: Prediction) -> jax.Array:

@@ -8,11 +8,12 @@ dense layers. Arrays have a leading batch axis `B`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agents.config import NetworkConfig
 from agents.transforms import from_logits
@@ -60,7 +61,7 @@ class Transition(NamedTuple):
     reward_logits: jax.Array
 
 
-class _ConvBlock(nn.Module):  # type: ignore[misc]
+class _ConvBlock(nn.Module):
     """Two 3x3 convolutions around a skip connection."""
 
     channels: int
@@ -71,7 +72,7 @@ class _ConvBlock(nn.Module):  # type: ignore[misc]
         return nn.relu(image + nn.Conv(self.channels, (3, 3))(hidden))
 
 
-class _DenseBlock(nn.Module):  # type: ignore[misc]
+class _DenseBlock(nn.Module):
     """A dense layer around a skip connection, normalised."""
 
     width: int
@@ -83,7 +84,7 @@ class _DenseBlock(nn.Module):  # type: ignore[misc]
         return normal
 
 
-class _Representation(nn.Module):  # type: ignore[misc]
+class _Representation(nn.Module):
     """View to latent state: image, window and turn are read apart, then summed and mixed."""
 
     config: NetworkConfig
@@ -123,7 +124,7 @@ class _Representation(nn.Module):  # type: ignore[misc]
         return dense
 
 
-class Networks(nn.Module):  # type: ignore[misc]
+class Networks(nn.Module):
     """All networks of an agent; apply with `method=Networks.represent` and so on."""
 
     config: NetworkConfig
@@ -176,6 +177,21 @@ class Networks(nn.Module):  # type: ignore[misc]
         return from_logits(logits, self.config.support_limit)
 
 
+def represent(networks: Networks, params: Params, view: View) -> jax.Array:
+    """`Networks.represent` under `params`."""
+    return cast(jax.Array, networks.apply(params, view, method=Networks.represent))
+
+
+def predict(networks: Networks, params: Params, latent: jax.Array) -> Prediction:
+    """`Networks.predict` under `params`."""
+    return cast(Prediction, networks.apply(params, latent, method=Networks.predict))
+
+
+def transit(networks: Networks, params: Params, latent: jax.Array, action: jax.Array) -> Transition:
+    """`Networks.dynamics` under `params`."""
+    return cast(Transition, networks.apply(params, latent, action, method=Networks.dynamics))
+
+
 def _centred(config: NetworkConfig) -> Any:
     """Initial bias that makes an untrained value peak at 0 instead of spreading over the bins."""
 
@@ -194,6 +210,9 @@ def first_params(networks: Networks, view: View, key: jax.Array) -> Params:
     return jax.jit(networks.init, compiler_options=hasty)(key, view)
 
 
+_LEAST = float(np.finfo(np.float32).min)
+
+
 def mask_logits(logits: jax.Array, action_mask: jax.Array) -> jax.Array:
-    """Logits with those of illegal actions at the type's minimum: softmax gives them exactly 0."""
-    return jnp.where(action_mask, logits, jnp.finfo(logits.dtype).min)
+    """float32 logits, those of illegal actions at the least float: softmax gives them exactly 0."""
+    return jnp.where(action_mask, logits, _LEAST)

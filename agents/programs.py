@@ -13,9 +13,11 @@ much better than the incumbent a game will be, and nearly all of its variance is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,10 @@ OUTLOOK_ITEMS = (1, 2, 4, 8, 16, 64, 256)
 """How far ahead a network is told the incumbent's gains; the last column is all that is left."""
 
 OUTLOOK_COLUMNS = len(OUTLOOK_ITEMS) + 1
+
+
+class NothingToPlayError(InputError):
+    """The program has one memory map only: no decision is ever asked for."""
 
 
 @dataclass
@@ -62,7 +68,7 @@ class PlayedProgram:
         """Share of the all-slow latency that one unit of return is."""
         slow, fast = self.program.all_slow_ticks, self.program.all_fast_ticks
         headroom = 1 - fast / slow if slow > 0 else 0.0
-        return max(headroom, 1e-6) / max(1.0, self.table.num_turns) ** 0.5
+        return max(headroom, 1e-6) / math.sqrt(max(1, self.table.num_turns))
 
     @cached_property
     def item_of_turn(self) -> NDArray[np.intp]:
@@ -101,7 +107,8 @@ class ProgramSet:
         """`programs`, stacked.
 
         Raises:
-          InputError: if there are none, or one cannot be played (no turn, or beyond 32 bits).
+          InputError: if there are none, or one leaves the range of 32 bits.
+          NothingToPlayError: if one takes no turns.
         """
         if not programs:
             raise InputError("no program to play")
@@ -189,14 +196,12 @@ def outlook(
       num_items: `[B]` of each program.
       units: `[B]` return units.
     """
-    one = jax.vmap(lambda curve, at, end, unit: _outlook(jnp, curve, at, end, unit))
-    result: jax.Array = one(curves, cursors, num_items, units)
+    result: jax.Array = jax.vmap(partial(_outlook, jnp))(curves, cursors, num_items, units)
     return result
 
 
-def _outlook(np_or_jnp, curve, cursors, end, unit):  # type: ignore[no-untyped-def]
+def _outlook(xp: Any, curve: Any, cursors: Any, end: Any, unit: Any) -> Any:
     """One formula for numpy and jax: gains over stretches, in units, as `sign * log(1 + |x|)`."""
-    xp = np_or_jnp
     ahead = xp.asarray((*OUTLOOK_ITEMS, 2**30), dtype=xp.int32)
     until = xp.minimum(xp.asarray(cursors)[..., None] + ahead, end)
     gains = (curve[until] - curve[cursors][..., None]) / unit

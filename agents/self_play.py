@@ -8,6 +8,7 @@ what the search thinks of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,14 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.config import AgentConfig
+from agents.config import AgentConfig, SearchConfig
 from agents.games import NO_ACTION, Game, Source, compressed
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
-from agents.programs import Baselines, ProgramSet
+from agents.programs import Baselines, NothingToPlayError, ProgramSet
 from agents.search import choose
-from hlo_graphs.errors import InputError
-from malloc_game.observation import Observation
+from malloc_game.observation import Observation, observation_specs
 from malloc_game.state import Action, State, first_state
 
 
@@ -133,12 +133,14 @@ class SelfPlay:
     def __init__(self, programs: ProgramSet, config: AgentConfig, planner: Planner) -> None:
         self.programs, self.config, self.planner = programs, config, planner
         self._starts: State = jax.vmap(first_state)(programs.arrays)
-        actors = config.play.actors
         self._next_program = 0
-        self._lanes: list[_Lane] = []
-        self._plans = np.empty((actors, programs.bucket.num_items), dtype=np.int8)
-        for actor in range(actors):
-            self._lanes.append(self._new_game(actor))
+        self.restart()
+
+    def restart(self) -> None:
+        """Every actor begins a game; games under way are forgotten."""
+        actors = self.config.play.actors
+        self._plans = np.empty((actors, self.programs.bucket.num_items), dtype=np.int8)
+        self._lanes = [self._new_game(actor) for actor in range(actors)]
         self._states: State = jax.tree.map(lambda leaf: leaf[self._index()], self._starts)
 
     def play(
@@ -147,28 +149,51 @@ class SelfPlay:
         """One chunk of moves; the games that finished, and statistics.
 
         Raises:
-          InputError: if a program asks for no decision.
+          NothingToPlayError: if a program asks for no decision.
         """
-        boards = self._boards(baselines)
-        plans = jnp.asarray(self._plans)
-        states, moves = play_chunk(model_for(self.config), self.config, params, boards, plans, key)
+        boards, plans = self.position(baselines)
+        states, moves = play_chunk(
+            model_for(self.config),
+            self.config.search,
+            self.config.play.moves,
+            params,
+            boards,
+            plans,
+            key,
+        )
         moves = jax.device_get(moves)
         statistics = PlayStatistics.of(moves)
         for actor, lane in enumerate(self._lanes):
             lane.pieces.append(jax.tree.map(lambda leaf, a=actor: leaf[:, a], moves))
         ends = np.asarray(self.programs.arrays.num_items)[self._index()]
         finished = np.flatnonzero(np.asarray(states.cursor) >= ends)
-        games = [self._game(self._lanes[actor], birth_update) for actor in finished]
-        for actor in finished:
-            self._lanes[actor] = self._new_game(int(actor))
+        games = [self._game(self._lanes[actor], birth_update) for actor in finished.tolist()]
+        for actor in finished.tolist():
+            self._lanes[actor] = self._new_game(actor)
         self._states = self._restarted(states, finished)
         return games, statistics
+
+    def position(self, baselines: Baselines) -> tuple[Boards, jax.Array]:
+        """The boards as they stand, and their plans `[B, items]`."""
+        return self._boards(baselines), jnp.asarray(self._plans)
 
     def example_view(self, baselines: Baselines) -> View:
         """A view of the shapes that networks get, of nothing."""
         shapes = jax.eval_shape(view_of, self._boards(baselines))
         view: View = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return view
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the games' states."""
+        return sum(int(leaf.nbytes) for leaf in jax.tree.leaves(self._states))
+
+    @property
+    def decision_bytes(self) -> int:
+        """Memory of one remembered decision."""
+        specs = observation_specs()
+        sizes = {name: int(math.prod(getattr(specs, name).shape)) for name in _SEEN}
+        return sum(size * (1 if name == "memory" else 2) for name, size in sizes.items()) + 32
 
     def to_document(self) -> dict[str, Any]:
         """Games under way, for a checkpoint."""
@@ -236,7 +261,7 @@ class SelfPlay:
         member = self.programs.members[lane.program]
         if not len(moves.action):
             name = member.program.name
-            raise InputError(f"{name}: has one memory map only: there is nothing to decide")
+            raise NothingToPlayError(f"{name}: has one map only, there is nothing to decide")
         cursors = np.append(moves.cursor, member.table.num_items).astype(np.int32)
         game = Game(
             program=lane.program,
@@ -255,20 +280,21 @@ class SelfPlay:
         return replace(game, latency_ticks=latency)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def play_chunk(
     model: Model,
-    config: AgentConfig,
+    config: SearchConfig,
+    num_moves: int,
     params: Params,
     boards: Boards,
     plans: jax.Array,
     key: jax.Array,
 ) -> tuple[State, Moves]:
-    """`config.play.moves` moves of every board; `plans` is `[B, items]`, see `Plan`."""
+    """`num_moves` moves of every board; `plans` is `[B, items]`, see `Plan`."""
 
     def move(boards: Boards, key: jax.Array) -> tuple[Boards, Moves]:
         view = view_of(boards)
-        choice = choose(model, config.search, params, boards, view, key)
+        choice = choose(model, config, params, boards, view, key)
         cursor = boards.state.cursor
         action = _planned(plans, cursor, view.observation.action_mask, choice.action)
         after, reward = play_boards(boards, action)
@@ -279,7 +305,7 @@ def play_chunk(
             choice.visits,
         )  # fmt: skip
 
-    boards, moves = jax.lax.scan(move, boards, jax.random.split(key, config.play.moves))
+    boards, moves = jax.lax.scan(move, boards, jax.random.split(key, num_moves))
     return boards.state, moves
 
 
@@ -329,4 +355,7 @@ def _leaves(tree: Any) -> list[NDArray[Any]]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-_MOVES_STRUCTURE = jax.tree.structure(Moves(Observation(*([0] * 6)), *([0] * 8)))
+_SEEN = ("turn", "now", "window", "memory", "idle")
+
+_NOTHING: Any = 0
+_MOVES_STRUCTURE = jax.tree.structure(Moves(Observation(*([_NOTHING] * 6)), *([_NOTHING] * 8)))

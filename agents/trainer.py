@@ -121,13 +121,15 @@ class Trainer:
     def run_chunk(self) -> TrainReport:
         """Plays a chunk of moves, then learns."""
         began = time.monotonic()
+        if self.num_chunks == 0 and any(self._demonstrations):
+            self.self_play.restart()  # The games that wait to begin make room for what is shown.
         key = jax.random.fold_in(self._key, self.num_chunks)
         games, statistics = self.self_play.play(
             self.learner.params, self.baselines, key, self.learner.num_updates
         )
         is_best = self._remember(games)
         played = time.monotonic()
-        learned = self._learn()
+        learned = self.learn()
         self.num_chunks += 1
         self.num_moves += statistics.num_moves
         health = None if learned is None else self._health(statistics, learned)
@@ -137,7 +139,9 @@ class Trainer:
             num_games=self.num_games,
             num_moves=self.num_moves,
             finished=tuple(games),
-            best_latency_ticks=tuple(g and g.latency_ticks for g in self._best),
+            best_latency_ticks=tuple(
+                None if game is None else game.latency_ticks for game in self._best
+            ),
             mean_saved=self._mean_saved(games),
             is_best=is_best,
             play=statistics,
@@ -173,7 +177,8 @@ class Trainer:
                 self.baselines.set_incumbent(game.program, game.cursors, game.gained)
         return is_best
 
-    def _learn(self) -> LearnReport | None:
+    def learn(self) -> LearnReport | None:
+        """A chunk's updates; their mean, None if there is nothing to learn from."""
         if not len(self.replay):
             return None
         settings = self.config.learn

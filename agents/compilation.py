@@ -1,0 +1,84 @@
+"""What a run needs before it can start: memory, and compiled code kept from the last time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from agents.config import AgentConfig, ModelKind
+from agents.trainer import Trainer
+
+CACHE_VARIABLE = "MALLOC_GAME_CACHE"
+"""Environment variable with another folder for compiled code."""
+
+_NODE_BYTES = 3 * 24
+"""Of a tree node beside its embedding: visits, priors, values, rewards of three actions."""
+
+_COMPILE_SECONDS = {ModelKind.LEARNED: 20.0, ModelKind.EXACT: 40.0}
+"""CPU seconds measured for the functions of one bucket on the processors of 2024."""
+
+
+def keep_compiled_code() -> Path:
+    """Lets compiled functions survive the process; the folder they are kept in."""
+    default = Path.home() / ".cache" / "malloc-game" / "compiled"
+    folder = Path(os.environ.get(CACHE_VARIABLE, default))
+    jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)  # type: ignore[no-untyped-call]
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What training takes.
+
+    Attributes:
+      games_bytes: states of the games under way.
+      tree_bytes: of the search, at its largest.
+      replay_bytes: once it is full.
+      parameters: numbers in the weights; with the optimiser three times as many are kept.
+      compile_seconds: CPU time of the first chunk and update, roughly; less if compiled code of
+        the same sizes was kept.
+    """
+
+    games_bytes: int
+    tree_bytes: int
+    replay_bytes: int
+    parameters: int
+    compile_seconds: float
+
+    @property
+    def total_bytes(self) -> int:
+        """All together."""
+        return self.games_bytes + self.tree_bytes + self.replay_bytes + 12 * self.parameters
+
+    def __str__(self) -> str:
+        parts = {
+            "games": self.games_bytes,
+            "search trees": self.tree_bytes,
+            "replay when full": self.replay_bytes,
+            "weights and optimiser": 12 * self.parameters,
+        }
+        listed = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in parts.items())
+        return (
+            f"memory {self.total_bytes / 2**20:.0f} MiB ({listed}); {self.parameters:,} weights; "
+            f"first compilation about {self.compile_seconds:.0f} CPU seconds"
+        )
+
+
+def needs_of(trainer: Trainer) -> Needs:
+    """What training with `trainer` takes."""
+    config: AgentConfig = trainer.config
+    games = trainer.self_play.num_bytes
+    actors, nodes = config.play.actors, config.search.simulations + 1
+    exact = config.search.model is ModelKind.EXACT
+    embedding = games // actors if exact else 4 * config.network.width
+    return Needs(
+        games_bytes=games,
+        tree_bytes=actors * nodes * (_NODE_BYTES + embedding) if nodes > 1 else 0,
+        replay_bytes=config.replay.capacity_decisions * trainer.self_play.decision_bytes,
+        parameters=trainer.learner.num_parameters,
+        compile_seconds=_COMPILE_SECONDS[config.search.model],
+    )

@@ -1,0 +1,375 @@
+"""Training the agent from the command line: one program or many, resumable after any kill.
+
+A run is a folder: `settings.json`, `metrics.jsonl` (one line a chunk), `tensorboard/`,
+`checkpoint.msgpack` (everything), `best.msgpack` (weights), and under `maps/` the best map of
+each program, validated by code that did not make it. docs/agent.md says how to read the curves.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.files import write_atomically
+from experiments.inputs import LoadedProgram, load_program
+from hlo_graphs.errors import InputError
+from malloc_game.memory_map import MemoryMap, to_document
+from malloc_game.simulate import simulate
+from malloc_game.validate import check
+from solvers.bounds import bound_program
+from solvers.solver import SolveRequest, solver_named
+
+if TYPE_CHECKING:
+    from agents.games import Game
+    from agents.trainer import Trainer, TrainReport
+
+SETTINGS = "settings.json"
+METRICS = "metrics.jsonl"
+
+_BOUND_SECONDS = 3.0
+_DEMONSTRATION_SECONDS = 10.0
+_LIVE_SECONDS = 1.0
+_QUIET_LIVE_SECONDS = 10.0
+_SMOOTHING = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """What a run does.
+
+    Attributes:
+      programs: as on the command line; empty takes up those of the run.
+      preset: of `agents.config.PRESETS`.
+      time_limit_seconds: of this call, compilation included.
+      simulations: per move, None for the preset's.
+      model: "learned" or "exact", None for the preset's.
+      demonstrations: solvers whose maps are shown; none is from scratch.
+      weights: a run or checkpoint to begin from, None for random weights.
+      out: the run's folder.
+      resume: go on with what is in the folder.
+      seed: of everything random.
+      save_seconds: between checkpoints; a kill loses no more than that.
+    """
+
+    programs: tuple[str, ...]
+    out: Path
+    preset: str = "tiny"
+    time_limit_seconds: float = 300.0
+    simulations: int | None = None
+    model: str | None = None
+    demonstrations: tuple[str, ...] = ()
+    weights: Path | None = None
+    resume: bool = False
+    seed: int = 0
+    save_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a program's latency is compared with, in ticks; None where not known."""
+
+    name: str
+    all_slow_ticks: float
+    production_ticks: float | None
+    bound_ticks: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run has come to.
+
+    Attributes:
+      references: per program.
+      best_latency_ticks: per program, None if no game was finished.
+      num_games: so far, earlier calls included.
+      num_moves: likewise.
+    """
+
+    references: tuple[Reference, ...]
+    best_latency_ticks: tuple[float | None, ...]
+    num_games: int
+    num_moves: int
+
+
+def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainResult:
+    """Trains until the time is up or the user interrupts, and saves.
+
+    Args:
+      settings: what to do.
+      say: told one line at a time what a user should know.
+
+    Raises:
+      InputError: for programs, settings or folders that cannot be used.
+    """
+    run = _prepare(settings, say)
+    deadline = time.monotonic() + settings.time_limit_seconds
+    try:
+        with _Live(run.references) as live:
+            while True:
+                report = run.trainer.run_chunk()
+                run.note(report, live)
+                if time.monotonic() >= deadline:
+                    break
+    except KeyboardInterrupt:
+        say("interrupted: saving")
+    run.save()
+    run.close()
+    best = tuple(ticks for ticks in run.best_ticks())
+    return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
+
+
+def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
+    from agents.checkpoint import CHECKPOINT, read_document, read_weights
+    from agents.compilation import keep_compiled_code, needs_of
+    from agents.config import AgentConfig, preset_named
+    from agents.trainer import Trainer
+
+    keep_compiled_code()
+    kept = read_document(settings.out / CHECKPOINT) if settings.resume else None
+    sources = _sources(settings)
+    loaded = [load_program(source) for source in sources]
+    config = preset_named(settings.preset, simulations=settings.simulations, model=settings.model)
+    params = None
+    if kept is not None:
+        config = AgentConfig.from_document(kept["trainer"]["config"])
+    elif settings.weights is not None:
+        config, params = read_weights(settings.weights)
+    programs = [one.program for one in loaded]
+    trainer = Trainer(programs, config, seed=settings.seed, params=params)
+    say(str(needs_of(trainer)))
+    references = tuple(_reference(one) for one in loaded)
+    run = _Run(settings.out, trainer, references, settings.save_seconds)
+    if kept is not None:
+        run.restore(kept)
+        say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
+        return run
+    _begin_folder(settings, sources)
+    for name in settings.demonstrations:
+        _demonstrate(name, trainer, settings.seed, say)
+    return run
+
+
+def _sources(settings: TrainSettings) -> tuple[str, ...]:
+    if not settings.resume:
+        if not settings.programs:
+            raise InputError("no program to train on")
+        return settings.programs
+    known = tuple(json.loads((settings.out / SETTINGS).read_text())["programs"])
+    if settings.programs and settings.programs != known:
+        raise InputError(f"{settings.out}: is a run on {', '.join(known)}; name those, or none")
+    return known
+
+
+def _begin_folder(settings: TrainSettings, sources: Sequence[str]) -> None:
+    out = settings.out
+    if (out / SETTINGS).exists():
+        raise InputError(f"{out}: holds a run already: use --resume, or another folder")
+    (out / "maps").mkdir(parents=True, exist_ok=True)
+    document = {**asdict(settings), "programs": list(sources)}
+    write_atomically(out / SETTINGS, json.dumps(document, indent=2, default=str) + "\n")
+
+
+def _reference(loaded: LoadedProgram) -> Reference:
+    program, theirs = loaded.program, loaded.production_map
+    return Reference(
+        name=program.name,
+        all_slow_ticks=program.all_slow_ticks,
+        production_ticks=None if theirs is None else simulate(program, theirs).latency_ticks,
+        bound_ticks=bound_program(program, _BOUND_SECONDS).ticks,
+    )
+
+
+def _demonstrate(name: str, trainer: Trainer, seed: int, say: Callable[[str], None]) -> None:
+    solver = solver_named(name)
+    for index, member in enumerate(trainer.programs.members):
+        program = member.program
+        request = SolveRequest(program, time_limit_seconds=_DEMONSTRATION_SECONDS, seed=seed)
+        shown = trainer.demonstrate(index, solver.solve(request).memory_map)
+        saved = 1 - shown.latency_ticks / program.all_slow_ticks
+        say(f"{program.name}: {name} shows a game that saves {saved:.2%} ({shown.loss:+.2%})")
+
+
+@dataclass
+class _Run:
+    """A run on disk."""
+
+    out: Path
+    trainer: Trainer
+    references: tuple[Reference, ...]
+    save_seconds: float
+    trained_seconds: float = 0.0
+    smooth_saved: float | None = None
+    best_saved: float | None = None
+    _shown: dict[int, Game] = field(default_factory=dict)
+    _saved_at: float = field(default_factory=time.monotonic)
+    _metrics: Any = None
+    _board: Any = None
+
+    def best_ticks(self) -> list[float | None]:
+        """Per program."""
+        games = [self.trainer.best(index) for index in range(len(self.references))]
+        return [None if game is None else game.latency_ticks for game in games]
+
+    def note(self, report: TrainReport, live: _Live) -> None:
+        """Logs, shows and, if it is time, saves."""
+        self.trained_seconds += report.play_seconds + report.learn_seconds
+        if report.mean_saved is not None:
+            before = report.mean_saved if self.smooth_saved is None else self.smooth_saved
+            self.smooth_saved = _SMOOTHING * before + (1 - _SMOOTHING) * report.mean_saved
+        self._log(metrics_of(report, self.trained_seconds, self.references))
+        live.update(report)
+        if time.monotonic() - self._saved_at >= self.save_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Writes maps that are new, the best weights so far, and everything."""
+        from agents.checkpoint import BEST, CHECKPOINT, write_document, write_weights
+
+        for index, reference in enumerate(self.references):
+            game = self.trainer.best(index)
+            if game is not None and self._shown.get(index) is not game:
+                self._shown[index] = game
+                self._write_map(reference.name, self.trainer.map_of(game), index)
+        saved = self.smooth_saved
+        if saved is not None and (self.best_saved is None or saved > self.best_saved):
+            self.best_saved = saved
+            write_weights(self.out / BEST, self.trainer.config, self.trainer.learner.params)
+        document = {
+            "config": self.trainer.config.to_document(),
+            "learner": {"params": self.trainer.learner.to_document()["params"]},
+            "trainer": self.trainer.to_document(),
+            "run": [self.trained_seconds, self.smooth_saved, self.best_saved],
+        }
+        write_document(self.out / CHECKPOINT, document)
+        self._saved_at = time.monotonic()
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """Goes on from a checkpoint; metrics written after it are dropped."""
+        self.trainer.restore(document["trainer"])
+        self.trained_seconds, self.smooth_saved, self.best_saved = document["run"]
+        path = self.out / METRICS
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _chunk_of(line) <= self.trainer.num_chunks]
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self._metrics is None:
+            from tensorboardX import SummaryWriter
+
+            self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(self.out / "tensorboard"))
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        for name, value in row.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, row["num_moves"])
+
+    def _write_map(self, name: str, memory_map: MemoryMap, index: int) -> None:
+        check(self.trainer.programs.members[index].program, memory_map)
+        (self.out / "maps").mkdir(exist_ok=True)
+        text = json.dumps(to_document(memory_map)) + "\n"
+        write_atomically(self.out / "maps" / f"{name}.json", text)
+
+
+def _chunk_of(line: str) -> float:
+    """Chunk of a line of metrics; one that was cut off belongs to none."""
+    try:
+        return float(json.loads(line)["num_chunks"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def metrics_of(
+    report: TrainReport, trained_seconds: float, references: Sequence[Reference]
+) -> dict[str, Any]:
+    """One line of `metrics.jsonl`; docs/agent.md explains each name."""
+    row: dict[str, Any] = {
+        "num_chunks": report.num_chunks,
+        "num_updates": report.num_updates,
+        "num_games": report.num_games,
+        "num_moves": report.num_moves,
+        "trained_seconds": trained_seconds,
+        "moves_per_second": report.play.num_moves / (report.play_seconds + report.learn_seconds),
+        "learn_share": report.learn_seconds / (report.play_seconds + report.learn_seconds),
+        "mean_saved": report.mean_saved,
+    }
+    for reference, ticks in zip(references, report.best_latency_ticks, strict=True):
+        if ticks is not None:
+            row[f"best_over_bound/{reference.name}"] = ticks / max(reference.bound_ticks, 1e-30)
+            if reference.production_ticks is not None:
+                row[f"speedup/{reference.name}"] = reference.production_ticks / max(ticks, 1e-30)
+    for part in (report.learn, report.health):
+        if part is not None:
+            row |= asdict(part)
+    row["warnings"] = list(report.warnings)
+    return row
+
+
+class _Live:
+    """One line on standard error that shows how training goes."""
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self._references = references
+        self._in_place = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._shown_at = -float("inf")
+        self._moves = 0
+
+    def __enter__(self) -> _Live:
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        if self._in_place:
+            sys.stderr.write("\n")
+        return False
+
+    def update(self, report: TrainReport) -> None:
+        """Shows a chunk, if the last one shown is old enough."""
+        self._moves += report.play.num_moves
+        now = time.monotonic()
+        if now - self._shown_at < (_LIVE_SECONDS if self._in_place else _QUIET_LIVE_SECONDS):
+            return
+        self._shown_at = now
+        text = live_text(report, now - self._began, self._moves, self._references)
+        sys.stderr.write(f"\r\x1b[2K{text}" if self._in_place else f"{text}\n")
+        sys.stderr.flush()
+
+
+def live_text(
+    report: TrainReport, seconds: float, num_moves: int, references: Sequence[Reference]
+) -> str:
+    """Games, turns a second, best latency over production and bound, loss, health."""
+    parts = [
+        f"{seconds:6.0f} s",
+        f"{report.num_games} games",
+        f"{num_moves / max(seconds, 1e-9):,.0f} turns/s",
+    ]
+    known = [
+        (reference, ticks)
+        for reference, ticks in zip(references, report.best_latency_ticks, strict=True)
+        if ticks
+    ]
+    if known:
+        over_bound = sum(ticks / max(r.bound_ticks, 1e-30) for r, ticks in known) / len(known)
+        parts.append(f"best/bound {over_bound:.4f}")
+        speedups = [r.production_ticks / ticks for r, ticks in known if r.production_ticks]
+        if speedups:
+            parts.append(f"production/best {sum(speedups) / len(speedups):.4f}")
+    if report.mean_saved is not None:
+        parts.append(f"mean saved {report.mean_saved:.2%}")
+    if report.learn is not None:
+        parts.append(f"loss {report.learn.loss:.3f}")
+    parts.append(f"! {report.warnings[0]}" if report.warnings else "healthy")
+    return "  ".join(parts)

@@ -1,0 +1,215 @@
+"""Self-play, learning and resuming on a program whose optimum is known. One compilation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents.checkpoint import CHECKPOINT, read_document, write_document
+from agents.config import AgentConfig, preset_named
+from agents.games import Source
+from agents.health import Health, warnings_of
+from agents.models import Boards, Context, ExactModel
+from agents.networks import Networks
+from agents.search import search_tree
+from agents.self_play import Plan
+from agents.solver import AgentSolver
+from agents.trainer import Trainer
+from hlo_graphs.errors import InputError
+from malloc_game.known_optimum import KnownOptimum, known_optimum_program
+from malloc_game.memory_map import MemoryMap
+from malloc_game.rules import advance
+from malloc_game.simulate import simulate
+from malloc_game.state import first_state
+from malloc_game.validate import check
+from solvers.solver import SolveRequest
+
+MOST_CHUNKS = 60
+
+
+@pytest.fixture(scope="module")
+def known() -> KnownOptimum:
+    return known_optimum_program(2, kind="knapsack", size=8)
+
+
+@pytest.fixture(scope="module")
+def config() -> AgentConfig:
+    return preset_named("tiny", simulations=4)
+
+
+def saved(trainer: Trainer, chunks: int) -> list[float]:
+    means = [trainer.run_chunk().mean_saved for _ in range(chunks)]
+    return [mean for mean in means if mean is not None]
+
+
+def test_training_reaches_the_optimum(known: KnownOptimum, config: AgentConfig) -> None:
+    trainer = Trainer([known.program], config)
+    means = saved(trainer, 4)
+    for _ in range(MOST_CHUNKS):
+        means += saved(trainer, 1)
+        best = trainer.best(0, own=True)
+        if best is not None and best.latency_ticks <= known.optimal_ticks and len(means) > 20:
+            break
+    assert best is not None
+    assert best.latency_ticks == known.optimal_ticks
+    assert best.source is Source.SELF_PLAY
+    memory_map = trainer.map_of(best)
+    check(known.program, memory_map)
+    assert simulate(known.program, memory_map).latency_ticks == known.optimal_ticks
+    assert best.total == pytest.approx(1 - best.latency_ticks / known.program.all_slow_ticks)
+    assert np.mean(means[-5:]) > np.mean(means[:4]) + 0.05
+
+
+def test_returns_that_belong_to_other_games_teach_nothing(
+    known: KnownOptimum, config: AgentConfig
+) -> None:
+    # Without games that repeat others': only what the network has learned can raise the mean.
+    play = replace(config.play, restart_fraction=0.0, follow_fraction=0.0)
+    taught, misled = (
+        saved(Trainer([known.program], replace(config, play=play, shuffle_returns=shuffle)), 24)
+        for shuffle in (False, True)
+    )
+    gain, drift = (np.mean(means[-6:]) - np.mean(means[:4]) for means in (taught, misled))
+    assert gain > 0.03
+    assert drift < gain / 2
+
+
+def test_two_and_two_chunks_are_four(
+    known: KnownOptimum, config: AgentConfig, tmp_path: Path
+) -> None:
+    whole = Trainer([known.program], config, seed=3)
+    parted = Trainer([known.program], config, seed=3)
+    parted.demonstrate(0, known.memory_map)
+    whole.demonstrate(0, known.memory_map)
+    saved(whole, 4)
+    saved(parted, 2)
+    write_document(tmp_path / CHECKPOINT, parted.to_document())
+    resumed = Trainer([known.program], config, seed=99)
+    resumed.restore(read_document(tmp_path / CHECKPOINT))
+    saved(resumed, 2)
+    first, second = whole.to_document(), resumed.to_document()
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_a_checkpoint_of_something_else_is_refused(
+    known: KnownOptimum, config: AgentConfig, tmp_path: Path
+) -> None:
+    document = Trainer([known.program], config).to_document()
+    other = known_optimum_program(3, kind="knapsack", size=4).program
+    with pytest.raises(InputError, match="checkpoint is of knapsack-2, not of knapsack-3"):
+        Trainer([other], config).restore(document)
+    half = replace(config, relative_returns=False)
+    with pytest.raises(InputError, match="other settings"):
+        Trainer([known.program], half).restore(document)
+    path = tmp_path / "torn"
+    path.write_bytes(b"\x81\xa7ver")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        read_document(path)
+
+
+def test_demonstrations_are_played_as_shown(known: KnownOptimum, config: AgentConfig) -> None:
+    trainer = Trainer([known.program], config)
+    shown = trainer.demonstrate(0, known.memory_map)
+    for _ in range(5):
+        trainer.run_chunk()
+    best = trainer.best(0)
+    assert best is not None
+    assert best.latency_ticks == shown.latency_ticks == known.optimal_ticks
+    sources = {game.source for game in trainer.replay.games}
+    assert Source.DEMONSTRATION in sources
+    assert Source.SELF_PLAY in sources
+
+
+def test_the_agent_is_a_solver(known: KnownOptimum, config: AgentConfig) -> None:
+    reports = []
+    request = SolveRequest(
+        known.program,
+        time_limit_seconds=2.0,
+        initial_maps=(MemoryMap(),),
+        on_progress=reports.append,
+    )
+    solution = AgentSolver(config).solve(request)
+    check(known.program, solution.memory_map)
+    latency = simulate(known.program, solution.memory_map).latency_ticks
+    assert latency == solution.latency_ticks < known.program.all_slow_ticks
+    assert solution.games_played > 0
+    assert solution.solver == "agent"
+    assert reports[-1].incumbent_ticks == latency
+    assert any("raw" in note for note in solution.notes)
+
+
+@jax.jit
+def _exact_tree(params: Any, boards: Boards, root: Any, key: jax.Array) -> Any:
+    config = preset_named("tiny", model="exact", simulations=24)
+    model = ExactModel(Networks(config.network))
+    mask = boards.state.legal
+    return search_tree(model, config.search, Context(params, boards), root, mask, key).search_tree
+
+
+def test_no_tree_of_the_real_game_visits_an_illegal_action(
+    known: KnownOptimum, config: AgentConfig
+) -> None:
+    import mctx
+
+    trainer = Trainer([known.program], config)
+    arrays = jax.tree.map(lambda leaf: leaf[0], trainer.programs.arrays)
+    first, _ = jax.jit(advance)(arrays, first_state(arrays), jnp.int32(0))
+    state = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), first)
+    curves = jnp.asarray(trainer.baselines.curves[[0, 0]])
+    boards = Boards(arrays, state, curves, trainer.programs.units[jnp.array([0, 0])])
+    # Priors that want what may be illegal.
+    root = mctx.RootFnOutput(
+        prior_logits=jnp.zeros((2, 3)), value=jnp.zeros(2), embedding=boards.state
+    )
+    tree = _exact_tree(trainer.learner.params, boards, root, jax.random.key(0))
+    visits, legal = np.asarray(tree.children_visits), np.asarray(tree.embeddings.legal)
+    reached = np.asarray(tree.node_visits) > 0
+    assert not legal[reached].all()
+    assert visits[reached][~legal[reached]].sum() == 0
+    over = np.asarray(tree.embeddings.cursor) >= known.program.num_steps * 10
+    assert np.asarray(tree.children_rewards)[over].sum() == 0
+
+
+def test_plans_are_followed(known: KnownOptimum, config: AgentConfig) -> None:
+    trainer = Trainer([known.program], config)
+    size = trainer.programs.bucket.num_items
+    trainer.self_play.planner = lambda program: Plan(
+        np.zeros(size, dtype=np.int8), Source.SELF_PLAY
+    )
+    trainer.self_play.restart()
+    games = [game for _ in range(3) for game in trainer.run_chunk().finished]
+    assert games
+    assert all(game.latency_ticks == known.program.all_slow_ticks for game in games)
+
+
+def test_health_warns_of_what_is_out_of_bounds() -> None:
+    fine = Health(
+        visit_entropy=0.8,
+        search_divergence=0.1,
+        commonest_action=0.5,
+        value_bias=0.1,
+        value_explained=0.7,
+        reward_error=0.1,
+        replay_age=100,
+        loss=1.0,
+    )
+    assert warnings_of(fine, 1000) == ()
+    wrong = {
+        "visit_entropy": 0.0,
+        "search_divergence": 3.0,
+        "commonest_action": 1.0,
+        "value_bias": -3.0,
+        "value_explained": -1.0,
+        "reward_error": 2.0,
+        "replay_age": 1e6,
+        "loss": float("nan"),
+    }
+    for name, value in wrong.items():
+        assert len(warnings_of(replace(fine, **{name: value}), 1000)) == 1, name
