@@ -232,17 +232,20 @@ def assign_addresses(
     Squeaky wheel: runs that found no place are placed first in the next attempt.
     """
     guide = guide_by(found, lanes)
-    order = wanted_runs(program, lanes, found)
     plans: list[Plan] = []
-    for _ in range(attempts):
-        plan = Plan(program, lanes)
-        plan.replace_copies()
-        for buffer in found.carried:
-            last_use = len(program.accesses_of_buffer[buffer]) - 1
-            plan.pin(plan.carried(buffer, last_use))
-        failed = [run for run in order if plan.cover(run.lane, run.first, run.last) is None]
-        plans.append(construct(program, VARIANTS[0], plan=plan, bonus=guide))
-        if not failed or deadline.expired:
-            break
-        order = failed + [run for run in order if run not in failed]
+    replaceable = any(step.async_copy for step in program.instructions)
+    for replacing in (False, True) if replaceable else (False,):
+        order = wanted_runs(program, lanes, found)
+        for _ in range(attempts):
+            plan = Plan(program, lanes)
+            if replacing:
+                plan.replace_copies()
+            for buffer in found.carried:
+                last_use = len(program.accesses_of_buffer[buffer]) - 1
+                plan.pin(plan.carried(buffer, last_use))
+            failed = [run for run in order if plan.cover(run.lane, run.first, run.last) is None]
+            plans.append(construct(program, VARIANTS[0], plan=plan, bonus=guide))
+            if not failed or deadline.elapsed_seconds > deadline.limit_seconds / (2 - replacing):
+                break
+            order = failed + [run for run in order if run not in failed]
     return plans
