@@ -69,6 +69,7 @@ CORPUS: Mapping[str, int] = {
     "moe_forward.v5e": 1,
     "resnet50_infer.v5e": 2,
     "resnet50_infer.v5e.64MiB": 0,
+    "resnet50_train.v5e": 1,
     "sharded_lm_train.v5e": 0,
     "unet_infer.v5e": 0,
     "vgg16_infer.v5e": 0,
