@@ -69,7 +69,12 @@ def load_program(
         return _as_given(_program_json(text, str(source)), capacity_bytes, given)
     machine = find_chip(chip or (bundle and bundle.chip) or DEFAULT_CHIP)
     files = _files(bundle, source, machine, production, cycles)
-    return _from_hlo(text, str(source), files, machine, capacity_bytes, times, busy)
+    try:
+        return _from_hlo(text, str(source), files, machine, capacity_bytes, times, busy)
+    except RecursionError as error:
+        raise InputError(
+            f"{source}: computations call each other too deeply to be followed; inline some"
+        ) from error
 
 
 def need_extra(module: str, extra: str, needed_for: str) -> None:

@@ -55,3 +55,10 @@ class MissingExtraError(InputError):
         super().__init__(
             f"{needed_for} needs the optional extra '{extra}': pip install 'malloc-game[{extra}]'"
         )
+
+
+def require_integers(where: str, **values: object) -> None:
+    """Raises InputError, naming the field, if a value that came from a file is no integer."""
+    for name, value in values.items():
+        if type(value) is not int:
+            raise InputError(f"{where}: {name} is {value!r}, not an integer")

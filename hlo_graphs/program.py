@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, require_integers
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -530,12 +530,10 @@ def _from_document(document: Any) -> Program:
             name=document["name"],
             times=document["times"],
             tick_seconds=document["tick_seconds"],
-            machine=Machine(**document["machine"]),
+            machine=_machine(document["machine"]),
             instructions=tuple(_instruction(row) for row in document["instructions"]),
-            buffers=tuple(
-                Buffer(**{**b, "values": tuple(b["values"])}) for b in document["buffers"]
-            ),
-            loops=tuple(Loop(**row) for row in document["loops"]),
+            buffers=tuple(_buffer(row) for row in document["buffers"]),
+            loops=tuple(_loop(row) for row in document["loops"]),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"not a Program: {type(error).__name__}: {error}") from error
@@ -546,8 +544,31 @@ def _instruction(row: dict[str, Any]) -> Instruction:
         Access(buffer, AccessKind(kind), size, bus, tuple(lanes))
         for buffer, kind, size, bus, *lanes in row["accesses"]
     )
+    where = f"instruction {row['name']}"
+    for access in accesses:
+        require_integers(
+            where, buffer=access.buffer, bytes=access.size_bytes, bus_ticks=access.bus_ticks
+        )
+    for ticks in (row["base_ticks"], *(access.lane_ticks for access in accesses)):
+        for tick in ticks:
+            require_integers(where, ticks=tick)
     return Instruction(**{**row, "base_ticks": tuple(row["base_ticks"]), "accesses": accesses})
 
 
+def _machine(row: dict[str, Any]) -> Machine:
+    sizes = {name: row[name] for name in ("capacity_bytes", "alignment_bytes")}
+    require_integers("machine", **sizes)
+    return Machine(**row)
+
+
+def _loop(row: dict[str, Any]) -> Loop:
+    loop = Loop(**row)
+    require_integers(
+        "loop", start_step=loop.start_step, end_step=loop.end_step, trip_count=loop.trip_count
+    )
+    return loop
+
+
 def _buffer(row: dict[str, Any]) -> Buffer:
+    require_integers(f"buffer {row['name']}", size_bytes=row["size_bytes"], origin=row["origin"])
     return Buffer(**{**row, "values": tuple(row["values"])})

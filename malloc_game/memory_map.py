@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, require_integers
 
 SCHEMA = "malloc-game/memory-map/1"
 
@@ -173,8 +173,8 @@ def from_document(document: Any) -> MemoryMap:
     try:
         return MemoryMap(
             residencies=tuple(_residency(row) for row in document["residencies"]),
-            evictions=tuple(Eviction(**row) for row in document["evictions"]),
-            replaced_copies=tuple(ReplacedCopy(**row) for row in document["replaced_copies"]),
+            evictions=tuple(_eviction(row) for row in document["evictions"]),
+            replaced_copies=tuple(_replaced(row) for row in document["replaced_copies"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"not a memory map: {type(error).__name__}: {error}") from error
@@ -198,4 +198,30 @@ def _residency(row: dict[str, Any]) -> Residency:
     fields = {**row, "source": Source(row["source"])}
     fields["parts"] = tuple(Part(*part) for part in row["parts"])
     fields["holes"] = tuple((start, end) for start, end in row["holes"])
-    return Residency(**fields)
+    residency = Residency(**fields)
+    require_integers(
+        "residency",
+        buffer=residency.buffer,
+        offset_bytes=residency.offset_bytes,
+        start=residency.start,
+        end=residency.end,
+        ready=residency.ready,
+        loop=0 if residency.loop is None else residency.loop,
+    )
+    for part in residency.parts:
+        require_integers(
+            "part", offset_bytes=part.offset_bytes, size_bytes=part.size_bytes, start=part.start
+        )
+    for start, end in residency.holes:
+        require_integers("hole", start=start, end=end)
+    return residency
+
+
+def _eviction(row: dict[str, Any]) -> Eviction:
+    require_integers("eviction", **row)
+    return Eviction(**row)
+
+
+def _replaced(row: dict[str, Any]) -> ReplacedCopy:
+    require_integers("replaced copy", **row)
+    return ReplacedCopy(**row)

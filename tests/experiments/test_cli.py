@@ -138,6 +138,45 @@ def test_json_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
     assert str(path) in failure("validate", "lstm_forward", path)[1]
 
 
+@pytest.mark.parametrize("wrong", ["1", 0.5, True, None])
+def test_figures_of_files_that_are_no_integers_are_named(tmp_path: Path, wrong: object) -> None:
+    path = tmp_path / "file.json"
+    whole = json.loads(load_program_json(tmp_path))
+    for group, name in (("machine", "capacity_bytes"), ("buffers", "size_bytes")):
+        document = json.loads(json.dumps(whole))
+        holder = document[group] if group == "machine" else document[group][0]
+        holder[name] = wrong
+        path.write_text(json.dumps(document))
+        code, message = failure("solve", path, "--solver", "greedy")
+        assert code == 3
+        assert f"{name} is {wrong!r}, not an integer" in message
+    row = {"buffer": 0, "issue": wrong, "done": 1}
+    answer = {"schema": "malloc-game/memory-map/1", "residencies": [], "replaced_copies": []}
+    path.write_text(json.dumps({**answer, "evictions": [row]}))
+    code, message = failure("validate", "-", path, stdin=SMALL)
+    assert code == 3
+    assert f"eviction: issue is {wrong!r}" in message
+
+
+def load_program_json(tmp_path: Path) -> str:
+    path = tmp_path / "whole.json"
+    assert run("info", "-", "-o", path, stdin=SMALL).returncode == 0
+    return path.read_text()
+
+
+def test_computations_that_call_too_deeply_are_refused() -> None:
+    calls = "".join(
+        f"f{i + 1} {{\n  x = f32[8]{{0}} parameter(0)\n"
+        f"  ROOT y = f32[8]{{0}} call(x), to_apply=f{i}\n}}\n"
+        for i in range(3000)
+    )
+    leaf = "f0 {\n  x = f32[8]{0} parameter(0)\n  ROOT y = f32[8]{0} tanh(x)\n}\n"
+    text = f"HloModule deep, is_scheduled=true\n{leaf}{calls}"
+    code, message = failure("solve", "-", stdin=text.replace("f3000 {", "ENTRY main {"))
+    assert code == 3
+    assert "too deeply" in message
+
+
 def test_no_capacity_leaves_everything_slow() -> None:
     done = run("solve", "-", "--solver", "greedy", "--json", "--capacity", "0", stdin=SMALL)
     result = json.loads(done.stdout)
