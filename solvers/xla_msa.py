@@ -21,9 +21,9 @@ from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 TUNED = MsaOptions(
     benefit_model=BenefitModel.COMPUTE_LANE,
     compute_scaling=0.8,
-    picker=PickerOptions(min_overlap=0.5, preferred_overlap=1.0, max_overlap=5.0),
+    picker=PickerOptions(min_overlap=0.1, preferred_overlap=1.0, max_overlap=8.0),
     max_retries=2,
-    async_copy_bandwidth_scaling=0.6,
+    async_copy_bandwidth_scaling=1.0,
 )
 """Options that agree best with production's maps on the corpus's train split (docs/xla_msa.md)."""
 

@@ -172,11 +172,13 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "inefficient_use_to_copy_ratio": (0.0, 0.25, 0.5, 0.75, 1.0),
     "max_outstanding_prefetches": (-1, -1, 20, 60),
     "max_outstanding_evictions": (-1, -1, 10, 40),
-    "async_copy_bandwidth_scaling": (1.0, 0.8, 0.6, 0.4),
     "enforce_prefetch_fifo_order": (False, False, True),
     "enable_cross_program_prefetch_freeing": (True, False),
 }
-"""What the search chooses from: the options that OpenXLA leaves to its backend."""
+"""What the search chooses from: options that OpenXLA leaves to its backend.
+
+Not the copies' share of the bandwidth: its production value, 1, is documented.
+"""
 
 PICKER_FIELDS = ("min_overlap", "preferred_overlap", "max_overlap", "size_override_bytes")
 
