@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hlo_graphs import bundle as bundles
+from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle
 from hlo_graphs.calibration import calibrated_times
 from hlo_graphs.chips import Chip, find_chip
@@ -112,7 +113,7 @@ def _bundle_of(source: str) -> Bundle | None:
     path = Path(source)
     if source == "-" or (path.exists() and not bundles.is_part(path)):
         return None
-    return bundles.find_bundle(source)
+    return bundles.bundle_of(path) if path.exists() else corpus.bundle(source)
 
 
 def _files(

@@ -215,17 +215,11 @@ class CycleTable:
     meta: CompileMeta | None
 
 
-def find_bundle(path_or_name: str | Path) -> Bundle:
-    """The bundle of a corpus program (by name) or of any one of its files (by path).
+def bundle_of(path: Path) -> Bundle:
+    """The bundle that a file is a part of.
 
-    Raises `InputError` if there is neither such a file nor such a corpus program, or if the file
-    is not named like a part of a bundle, or if the bundle lacks its `before.hlo`.
+    Raises `InputError` if the file is not named like a part, or the bundle lacks its `before.hlo`.
     """
-    path = Path(path_or_name)
-    if not path.exists():
-        from hlo_graphs import corpus  # the corpus reads bundles: imported late
-
-        return corpus.bundle(str(path_or_name))
     stem = _bundle_stem(path.name)
     if stem is None:
         endings = ", ".join(f".{suffix}[.gz]" for suffix in PART_SUFFIXES.values())

@@ -60,7 +60,7 @@ class ProductionCheck:
 def check_production(name: str) -> ProductionCheck:
     """Reads production's map of a bundle and compares it with what the compiler printed."""
     loaded = load_program(name)
-    bundle = bundles.find_bundle(name)
+    bundle = corpus.bundle(name)
     if loaded.production_map is None or loaded.lowered is None or bundle.production is None:
         raise SystemExit(f"{name}: no production answer beside it")
     marked = marked_fast(loaded.lowered, read_module(bundle.production))
@@ -81,7 +81,7 @@ def model_error(loaded: LoadedProgram, name: str) -> float | None:
     """Simulated over compiler time at production's placement, minus one; None if not known."""
     if loaded.production_map is None or loaded.lowered is None:
         return None
-    stated, compiler, _ = _times(loaded, bundles.find_bundle(name))
+    stated, compiler, _ = _times(loaded, corpus.bundle(name))
     return stated / compiler - 1 if compiler else None
 
 

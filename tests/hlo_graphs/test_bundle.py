@@ -13,7 +13,7 @@ from hlo_graphs.bundle import (
     Placement,
     ValueName,
     bundle_in,
-    find_bundle,
+    bundle_of,
     parse_capacity_tag,
     read_allocinfo,
     read_buffer_assignment,
@@ -45,7 +45,7 @@ def test_siblings_are_found_from_any_part(examples: Path, name: str) -> None:
     whole = bundle_in(examples, f"{name}.v5e")
     for part in (whole.before, whole.production, whole.cycles, whole.buffer_assignment):
         assert part is not None
-        assert find_bundle(part) == whole
+        assert bundle_of(part) == whole
     assert (whole.name, whole.chip, whole.capacity_tag) == (name, "v5e", None)
     assert whole.points is None
     assert whole.key == f"{name}.v5e"
@@ -131,17 +131,15 @@ def test_sizes_that_are_none_are_refused(tag: str) -> None:
         parse_capacity_tag(tag)
 
 
-def test_a_missing_bundle_names_what_is_near(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither a file nor a corpus program"):
-        find_bundle("no_such_program_anywhere")
+def test_a_file_of_no_bundle_is_refused(tmp_path: Path) -> None:
     lonely = tmp_path / "model.v5e.cycles.json"
     lonely.write_text("{}")
     with pytest.raises(InputError, match=r"no model\.v5e\.before\.hlo\.gz"):
-        find_bundle(lonely)
+        bundle_of(lonely)
     other = tmp_path / "notes.txt"
     other.write_text("")
     with pytest.raises(InputError, match="not a part of a bundle"):
-        find_bundle(other)
+        bundle_of(other)
 
 
 def test_damaged_gzip_is_an_input_error(tmp_path: Path) -> None:

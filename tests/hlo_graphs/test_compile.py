@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hlo_graphs import compile as compile_module
-from hlo_graphs.bundle import Placement, find_bundle, read_cycles, read_live_range, read_points
+from hlo_graphs.bundle import Placement, bundle_of, read_cycles, read_live_range, read_points
 from hlo_graphs.bundle_writer import (
     BundleSource,
     Dump,
@@ -206,7 +206,7 @@ def test_names_that_changed_their_meaning_do_not_join(change: tuple[str, str]) -
 def test_a_bundle_holds_every_compile(tmp_path: Path) -> None:
     key = write_bundle(source(), tmp_path)
     assert key == "tiny.v5e.64MiB"
-    bundle = find_bundle(tmp_path / f"{key}.before.hlo.gz")
+    bundle = bundle_of(tmp_path / f"{key}.before.hlo.gz")
     assert bundle.cycles is not None
     assert bundle.points is not None
     assert bundle.live_range is not None
@@ -237,7 +237,7 @@ def test_the_same_dumps_give_the_same_bytes(tmp_path: Path) -> None:
 def test_what_a_later_bundle_lacks_is_removed(tmp_path: Path) -> None:
     write_bundle(source(), tmp_path)
     key = write_bundle(source(extra=(), huge=None, huge_failure="no room"), tmp_path)
-    bundle = find_bundle(tmp_path / f"{key}.before.hlo.gz")
+    bundle = bundle_of(tmp_path / f"{key}.before.hlo.gz")
     assert bundle.points is None
     assert bundle.cycles is not None
     table = read_cycles(bundle.cycles)
@@ -251,7 +251,7 @@ def test_foreign_live_ranges_are_not_taken_for_the_before_module(tmp_path: Path)
     plain = dump("no_fast_memory", compiled((9, 9), ("", "")), strange)
     own = dump("production", compiled((7, 5), ("", "")), LIVE_RANGE.replace("(max 2)", "(max 3)"))
     key = write_bundle(source(no_fast_memory=plain, production=own), tmp_path)
-    bundle = find_bundle(tmp_path / f"{key}.before.hlo.gz")
+    bundle = bundle_of(tmp_path / f"{key}.before.hlo.gz")
     assert bundle.cycles is not None
     assert bundle.live_range is not None
     meta = read_cycles(bundle.cycles).meta

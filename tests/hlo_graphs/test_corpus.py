@@ -15,7 +15,6 @@ from hlo_graphs import corpus
 from hlo_graphs.bundle import (
     Bundle,
     CycleTable,
-    find_bundle,
     read_allocinfo,
     read_buffer_assignment,
     read_bufferinfo,
@@ -127,7 +126,8 @@ def test_unknown_programs_are_refused_with_near_names() -> None:
     with pytest.raises(InputError, match="no family"):
         corpus.family_of("nobody.v5e")
     assert corpus.bundle("resnet50_infer") == corpus.bundle("resnet50_infer.v5e")
-    assert find_bundle("resnet50_infer.v5e") == corpus.bundle("resnet50_infer.v5e")
+    with pytest.raises(InputError, match="neither a file nor a corpus program"):
+        corpus.bundle("no_such_program_anywhere")
 
 
 def test_no_machine_path_is_in_any_file() -> None:

@@ -39,7 +39,7 @@ class Example:
 
 @cache
 def read_example(path: Path) -> Example:
-    bundle = bundles.find_bundle(path)
+    bundle = bundles.bundle_of(path)
     module = read_module(bundle.before)
     chip = find_chip("v5e")
     assert bundle.cycles is not None
