@@ -36,7 +36,6 @@ CORPUS: Mapping[str, int] = {
     "dit_infer.v5e": 0,
     "dlrm_infer.v5e": 1,
     "early_exit_infer.v5e": 1,
-    "early_exit_infer.v5e.64MiB": 0,
     "evoformer_infer.v5e": 0,
     "flash_attention_forward.v5e": 1,
     "flash_attention_forward.v5e.32MiB": 0,
