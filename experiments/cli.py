@@ -260,7 +260,7 @@ def extract(
     fast_memory: Annotated[
         str | None, typer.Option("--fast-memory", help="Compile for another size, e.g. 64MiB")
     ] = None,
-    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds per compile")] = 900.0,
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds for all its compiles")] = 1800.0,
 ) -> None:
     """Compile a JAX function or an HLO file for a TPU that is not there, and keep what it says."""
     from experiments.sizes import parse_size
@@ -319,6 +319,56 @@ def evaluate(
     rows = run(settings, output, parallel=workers, command=shell_command(), on_row=print_row)
     failed = [row for row in rows if row.error is not None]
     print(f"{len(rows)} rows in {output}, {len(failed)} failed")
+
+
+@app.command()
+def train(
+    programs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROGRAM...", help="As for solve; none with --resume"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The run's folder")] = Path("run-agent"),
+    preset: Annotated[str, typer.Option("--preset", help="tiny, small or large")] = "tiny",
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 300.0,
+    simulations: Annotated[
+        int | None, typer.Option("--simulations", help="Per move; default: the preset's")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="What the search steps: learned or exact")
+    ] = None,
+    demonstrations: Annotated[
+        str, typer.Option("--demonstrations", help="Solvers whose maps are shown, e.g. greedy")
+    ] = "greedy,xla-msa",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Show nothing; learn from own games alone")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A run or checkpoint to begin from")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped")] = False,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """Train the agent on one program or many; a run survives being killed."""
+    from experiments.inputs import need_extra
+
+    need_extra("mctx", "train", "training the agent")
+    from experiments.train import TrainSettings, print_result
+    from experiments.train import train as run
+
+    shown = () if from_scratch else tuple(filter(None, demonstrations.split(",")))
+    settings = TrainSettings(
+        programs=tuple(programs or ()),
+        out=out,
+        preset=preset,
+        time_limit_seconds=time_limit,
+        simulations=simulations,
+        model=model,
+        demonstrations=shown,
+        weights=weights,
+        resume=resume,
+        seed=seed,
+    )
+    print_result(run(settings))
 
 
 @app.command()

@@ -743,12 +743,15 @@ class _Clock:
 
 
 class _Space:
-    """Placed rectangles over steps and alignment units."""
+    """Placed rectangles over steps and alignment units.
+
+    Columns are arrays of their own: every query looks at all starts and ends.
+    """
 
     def __init__(self, num_steps: int, capacity: int) -> None:
         self.capacity = capacity
         self.used: npt.NDArray[np.int64] = np.zeros(num_steps, dtype=np.int64)
-        self.table: npt.NDArray[np.int64] = np.zeros((64, 4), dtype=np.int64)
+        self.table: npt.NDArray[np.int32] = np.zeros((4, 64), dtype=np.int32)
         self.count = 0
         self.vacant: list[int] = []
 
@@ -761,35 +764,36 @@ class _Space:
         else:
             slot = self.count
             self.count += 1
-            if slot == len(self.table):
-                self.table = np.concatenate([self.table, np.zeros_like(self.table)])
-        self.table[slot] = (start, end, offset, offset + size)
+            if slot == self.table.shape[1]:
+                self.table = np.concatenate([self.table, np.zeros_like(self.table)], axis=1)
+        self.table[:, slot] = (start, end, offset, offset + size)
         self.used[start:end] += size
         return slot
 
     def remove(self, slot: int) -> None:
-        start, end, low, high = self.table[slot].tolist()
+        start, end, low, high = self.table[:, slot].tolist()
         self.used[start:end] -= high - low
-        self.table[slot] = 0
+        self.table[:, slot] = 0
         self.vacant.append(slot)
 
     def is_free(self, start: int, end: int, offset: int, size: int) -> bool:
         if offset + size > self.capacity:
             return False
-        rows = self.table[: self.count]
-        mask = (rows[:, 0] < end) & (rows[:, 1] > start)
-        mask &= (rows[:, 2] < offset + size) & (rows[:, 3] > offset)
+        starts, ends, lows, highs = self.table[:, : self.count]
+        mask = (starts < end) & (ends > start)
+        mask &= (lows < offset + size) & (highs > offset)
         return not bool(mask.any())
 
     def best_fit(self, start: int, end: int, size: int) -> int:
         """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
-        rows = self.table[: self.count]
-        near = rows[(rows[:, 0] < end) & (rows[:, 1] > start)]
+        starts, ends, lows, highs = self.table[:, : self.count]
+        near = np.flatnonzero((starts < end) & (ends > start))
         if not len(near):
             return 0 if size <= self.capacity else -1
-        near = near[np.argsort(near[:, 2], kind="stable")]
-        free_from = np.concatenate(([0], np.maximum.accumulate(near[:, 3])))
-        gaps = np.concatenate((near[:, 2], [self.capacity])) - free_from
+        low, high = lows[near], highs[near]
+        order = np.argsort(low, kind="stable")
+        free_from = np.concatenate(([0], np.maximum.accumulate(high[order])))
+        gaps = np.concatenate((low[order], [self.capacity])) - free_from
         gaps = np.where(gaps >= size, gaps, self.capacity + 1)
         best = int(gaps.argmin())
         return int(free_from[best]) if gaps[best] <= self.capacity else -1
