@@ -40,6 +40,7 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
             file.write(packed)
             file.flush()
             os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

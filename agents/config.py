@@ -173,7 +173,9 @@ class AgentConfig:
 
     def to_document(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        document = asdict(self)
+        document["search"]["model"] = self.search.model.value
+        return document
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> AgentConfig:

@@ -173,7 +173,7 @@ def _update(
         "value_loss": losses.value,
         "reward_loss": losses.reward,
         "legality_loss": losses.legality,
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
         "value_bias": jnp.mean(losses.value_errors),
         "value_explained": 1 - jnp.var(losses.value_errors) / spread,
         "reward_error": losses.reward_error,

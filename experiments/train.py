@@ -123,6 +123,20 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
     return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
 
 
+def print_result(result: TrainResult) -> None:
+    """One line per program: what was reached."""
+    for reference, ticks in zip(result.references, result.best_latency_ticks, strict=True):
+        if ticks is None:
+            print(f"{reference.name}: no game was finished")
+            continue
+        parts = [f"{1 - ticks / max(reference.all_slow_ticks, 1e-30):.2%} of all-slow saved"]
+        if reference.production_ticks is not None:
+            parts.append(f"{reference.production_ticks / max(ticks, 1e-30):.4f} over production")
+        parts.append(f"{ticks / max(reference.bound_ticks, 1e-30) - 1:.2%} above the bound")
+        print(f"{reference.name}: {', '.join(parts)}")
+    print(f"{result.num_games} games, {result.num_moves} moves")
+
+
 def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     from agents.checkpoint import CHECKPOINT, read_document, read_weights
     from agents.compilation import keep_compiled_code, needs_of
