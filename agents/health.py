@@ -17,6 +17,7 @@ class Health:
 
     Attributes:
       visit_entropy: of the root's visits, 1 is all legal actions alike, 0 always the same.
+      policy_entropy: of the search's policy, on the same scale.
       search_divergence: KL of the search's policy from the network's, nats.
       commonest_action: share of the action played most, where there was a choice.
       value_bias: value less return, return units.
@@ -27,6 +28,7 @@ class Health:
     """
 
     visit_entropy: float
+    policy_entropy: float
     search_divergence: float
     commonest_action: float
     value_bias: float
@@ -53,6 +55,8 @@ def _warnings(health: Health, num_updates: int) -> Iterator[str]:
         return
     if health.visit_entropy < 0.02:
         yield f"visit entropy is {health.visit_entropy:.3f}: the search explores nothing"
+    if health.policy_entropy < 0.001:
+        yield f"policy entropy is {health.policy_entropy:.4f}: nothing new is tried any more"
     if health.search_divergence > 1.0:
         yield (
             f"the search departs from the prior by {health.search_divergence:.2f} nats: "

@@ -73,12 +73,15 @@ class PlayStatistics:
       num_moves: decisions.
       visit_entropy: mean entropy of root visits over that of equal visits to legal actions,
         over decisions where two or more are legal.
+      policy_entropy: likewise of the improved policy: sequential halving spreads visits evenly
+        even where the search is sure, so this is what tells a collapse.
       search_divergence: mean KL divergence of the improved policy from the prior, nats.
       commonest_action: share of the action that is played most.
     """
 
     num_moves: int
     visit_entropy: float
+    policy_entropy: float
     search_divergence: float
     commonest_action: float
 
@@ -97,6 +100,7 @@ class PlayStatistics:
         return PlayStatistics(
             num_moves=int(going.sum()),
             visit_entropy=_mean(entropy[open_choice]),
+            policy_entropy=_mean((_entropy(policy) / most)[open_choice]),
             search_divergence=_mean(divergence[open_choice]),
             commonest_action=float(counts.max() / max(1, counts.sum())),
         )

@@ -195,6 +195,7 @@ class Trainer:
     def _health(self, play: PlayStatistics, learn: LearnReport) -> Health:
         return Health(
             visit_entropy=play.visit_entropy,
+            policy_entropy=play.policy_entropy,
             search_divergence=play.search_divergence,
             commonest_action=play.commonest_action,
             value_bias=learn.value_bias,

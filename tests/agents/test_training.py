@@ -192,6 +192,7 @@ def test_plans_are_followed(known: KnownOptimum, config: AgentConfig) -> None:
 def test_health_warns_of_what_is_out_of_bounds() -> None:
     fine = Health(
         visit_entropy=0.8,
+        policy_entropy=0.5,
         search_divergence=0.1,
         commonest_action=0.5,
         value_bias=0.1,
@@ -203,6 +204,7 @@ def test_health_warns_of_what_is_out_of_bounds() -> None:
     assert warnings_of(fine, 1000) == ()
     wrong = {
         "visit_entropy": 0.0,
+        "policy_entropy": 0.0,
         "search_divergence": 3.0,
         "commonest_action": 1.0,
         "value_bias": -3.0,
