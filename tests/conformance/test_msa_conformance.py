@@ -95,10 +95,10 @@ def run(
     return assign_hlo(parse_module(text, "test.hlo"), given or HloMsaInput(), options)
 
 
-def with_roofline(text: str, **changes: int) -> HloMsaInput:
+def with_roofline(text: str, capacity_bytes: int = 128) -> HloMsaInput:
     module = parse_module(text, "test.hlo")
     costs = RooflineHloCosts(analyse_costs(module, byte_size_of))
-    return replace(HloMsaInput(costs=costs), **changes)
+    return HloMsaInput(capacity_bytes=capacity_bytes, costs=costs)
 
 
 def copies(assignment: HloAssignment) -> list[tuple[str, bool]]:
