@@ -433,6 +433,7 @@ def inefficient_sites(attempt: Attempt, ratio: float) -> frozenset[tuple[int, in
     used: dict[int, int] = {}
     sites: dict[int, set[tuple[int, int]]] = {}
     values = attempt.buffer.values
+    copied_bytes = attempt.buffer.copied_bytes or attempt.buffer.size_bytes
     for index, sequence in enumerate(attempt.sequences):
         for allocation in sequence:
             held = allocation if allocation.fast else allocation.source
@@ -440,7 +441,7 @@ def inefficient_sites(attempt: Attempt, ratio: float) -> frozenset[tuple[int, in
                 continue
             place = id(held.place)
             if allocation.copy is not None:
-                copied[place] = copied.get(place, 0) + attempt.buffer.size_bytes
+                copied[place] = copied.get(place, 0) + copied_bytes
             if not allocation.fast:
                 continue
             group = sites.setdefault(place, set())

@@ -89,6 +89,7 @@ class MsaBuffer:
       values: by time.
       boundedness: time saved by fast memory, before scaling by the size.
       copy_ticks: of one copy of it.
+      copied_bytes: what one copy moves, for the inefficient ratio; 0: all of `size_bytes`.
       allowed: whether it may be in fast memory at all.
       cross_program: a parameter that could be left in place for the next run.
     """
@@ -101,6 +102,7 @@ class MsaBuffer:
     values: tuple[MsaValue, ...]
     boundedness: float = 0.0
     copy_ticks: int = 0
+    copied_bytes: int = 0
     allowed: bool = True
     cross_program: bool = False
 

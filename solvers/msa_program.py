@@ -112,6 +112,8 @@ def _buffer(
         values=values,
         boundedness=_boundedness(program, costs, accesses, options),
         copy_ticks=copy_ticks,
+        # Accesses count the bytes before sizes were rounded up to the alignment.
+        copied_bytes=max(buffer.size_bytes - program.machine.alignment_bytes + 1, 1),
         cross_program=buffer.is_parameter and _looks_like_a_weight(program, accesses),
     )
 

@@ -23,6 +23,7 @@ TUNED = MsaOptions(
     compute_scaling=0.8,
     picker=PickerOptions(min_overlap=0.1, preferred_overlap=1.0, max_overlap=8.0),
     max_retries=2,
+    inefficient_use_to_copy_ratio=0.7,
     async_copy_bandwidth_scaling=1.0,
 )
 """Options that agree best with production's maps on the corpus's train split (docs/xla_msa.md)."""
