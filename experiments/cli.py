@@ -82,6 +82,9 @@ def solve(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the map here as JSON")
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A trained agent's, for --solver agent")
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw the maps into this HTML file")
     ] = None,
@@ -109,6 +112,7 @@ def solve(
             copy_order=copy_order,
             production=production,
             cycles=cycles,
+            checkpoint=checkpoint,
             on_progress=live.update,
             on_loaded=live.loaded,
         )
@@ -207,9 +211,9 @@ def programs(
 @app.command()
 def solvers() -> None:
     """List the solvers, the default first."""
-    from solvers.solver import solver_names
+    from experiments.solvers_by_name import all_solver_names
 
-    for name in solver_names():
+    for name in all_solver_names():
         print(name)
 
 
@@ -260,7 +264,9 @@ def extract(
     fast_memory: Annotated[
         str | None, typer.Option("--fast-memory", help="Compile for another size, e.g. 64MiB")
     ] = None,
-    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds for all its compiles")] = 1800.0,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", help="Seconds for all its compiles")
+    ] = 1800.0,
 ) -> None:
     """Compile a JAX function or an HLO file for a TPU that is not there, and keep what it says."""
     from experiments.sizes import parse_size

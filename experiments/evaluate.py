@@ -25,10 +25,11 @@ from typing import Any
 
 from experiments.files import write_atomically
 from experiments.results import Row, append_row, read_rows, write_table
+from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.lower import BUSY
-from solvers.solver import COPY_ORDERS, Progress, solver_named
+from solvers.solver import COPY_ORDERS, Progress
 
 SETTINGS = "settings.json"
 MAPS = "maps"
@@ -137,7 +138,7 @@ def _check(settings: EvaluationSettings, parallel: int) -> None:
     for name in settings.programs:
         corpus.bundle(name)
     for name in settings.solvers:
-        solver_named(name)
+        any_solver_named(name)
     for what in ("programs", "solvers", "seeds"):
         values = getattr(settings, what)
         if not values:

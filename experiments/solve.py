@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.inputs import LoadedProgram, load_program
+from experiments.solvers_by_name import any_solver_named
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap, to_document
@@ -24,7 +25,6 @@ from solvers.solver import (
     SolveRequest,
     Status,
     gap_between,
-    solver_named,
 )
 
 SCHEMA = "malloc-game/solution/1"
@@ -137,6 +137,7 @@ def solve(
     copy_order: str = "deadline",
     production: str | Path | None = None,
     cycles: str | Path | None = None,
+    checkpoint: Path | None = None,
     initial_maps: Sequence[MemoryMap] = (),
     on_progress: ProgressCallback | None = None,
     on_loaded: Callable[[LoadedProgram], None] | None = None,
@@ -148,7 +149,7 @@ def solve(
         JSON file, `-` for standard input, or a `Program`.
       chip: chip name or chip file; the bundle's own, else v5e, if None.
       capacity_bytes: another fast memory than the chip's.
-      solver: a name of `solvers.solver.solver_names()`.
+      solver: a name of `experiments.solvers_by_name.all_solver_names()`.
       time_limit_seconds: wall time for the solver.
       seed: of everything random.
       gap: stop within this of the lower bound.
@@ -157,6 +158,7 @@ def solve(
       copy_order: "deadline" or "fifo".
       production: production's compiled module, if it is not beside the program.
       cycles: the compiler's cycles, if they are not beside the program.
+      checkpoint: of a trained agent, for the solvers "agent" and "agent-prod".
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
       on_loaded: called once with the program before the solver starts.
@@ -188,7 +190,7 @@ def solve(
     if on_loaded is not None:
         on_loaded(loaded)
     started = time.monotonic()
-    solution = solver_named(solver).solve(request)
+    solution = any_solver_named(solver, checkpoint).solve(request)
     wall_seconds = time.monotonic() - started
     return _judged(loaded, request, solution, wall_seconds)
 

@@ -1,10 +1,10 @@
 """Places that are free for a while: what a loop carries around, and what holds nothing yet.
 
-    step       0   1   2   3   4        byte 0..3
-             +---+-----------+---+
-    a        | w | r | . | w | r |      carried around the loop [1, 4): dead during step 2
-    b        |   |   | w |   |   |      scratch of step 2, at the same bytes
-             +---+-----------+---+
+step       0   1   2   3   4        byte 0..3
+         +---+-----------+---+
+a        | w | r | . | w | r |      carried around the loop [1, 4): dead during step 2
+b        |   |   | w |   |   |      scratch of step 2, at the same bytes
+         +---+-----------+---+
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+"""Every solver by name: the classical ones, and the agent, which is handed in from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.inputs import need_extra
+from hlo_graphs.errors import InputError
+from solvers.solver import Solver, solver_named, solver_names
+
+AGENTS = ("agent", "agent-prod")
+"""Solvers of the optional extra "train"; nothing of it is imported before they are asked for."""
+
+
+def all_solver_names() -> tuple[str, ...]:
+    """Names that `any_solver_named` accepts, the default first."""
+    return (*solver_names(), *AGENTS)
+
+
+def any_solver_named(name: str, checkpoint: Path | None = None) -> Solver:
+    """The solver called `name`.
+
+    Args:
+      name: a classical solver, "agent" or "agent-prod".
+      checkpoint: a trained agent's; without one it trains on the spot.
+
+    Raises:
+      InputError: if there is none, or it has no use for a checkpoint.
+      MissingExtraError: if the agent's packages are not installed.
+    """
+    if name in AGENTS:
+        need_extra("mctx", "train", f"the solver {name!r}")
+        from agents.solver import agent_named
+
+        return agent_named(name, checkpoint)
+    if checkpoint is not None:
+        raise InputError(f"solver {name!r} has no use for a checkpoint")
+    return solver_named(name)
