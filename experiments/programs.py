@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments.inputs import LoadedProgram, load_program
@@ -48,8 +49,8 @@ class CorpusRow:
         return asdict(self)
 
 
-TABLE = corpus.DIRECTORY / "table.json"
-"""The committed table: `malloc-game programs --measure -o hlo_graphs/corpus/table.json`."""
+TABLE = Path(__file__).with_name("programs.json")
+"""The committed table: `malloc-game programs --measure -o experiments/programs.json`."""
 
 
 def committed_table() -> list[CorpusRow]:
