@@ -116,7 +116,9 @@ def test_a_row_of_another_version_is_not_dropped(finished: Path, tmp_path: Path)
 
 def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "OVERTIME_SECONDS", -10.0)
-    (row,) = evaluate(replace(SETTINGS, seeds=(0,)), tmp_path)
+    # This solver uses its whole limit, so its row cannot be there before the deadline is looked at.
+    settings = replace(SETTINGS, seeds=(0,), solvers=("large-neighbourhood",))
+    (row,) = evaluate(settings, tmp_path)
     assert row.status == "failed"
     assert row.error == "did not return in time"
     assert row.program == PROGRAM
