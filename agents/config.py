@@ -6,13 +6,12 @@ that changes what is learned is here, and nothing else is; a checkpoint carries 
 
 from __future__ import annotations
 
-import difflib
 import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, did_you_mean
 
 
 class ModelKind(enum.StrEnum):
@@ -228,9 +227,8 @@ def preset_named(
       InputError: for an unknown preset or model, or a negative number of simulations.
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f": did you mean {close[0]!r}?" if close else f": use one of {', '.join(PRESETS)}"
-        raise InputError(f"no preset is called {name!r}{hint}")
+        near = did_you_mean(name, PRESETS)
+        raise InputError(f"no preset is called {name!r}{near}; presets: {', '.join(PRESETS)}")
     config = PRESETS[name]
     search = config.search
     if simulations is not None:

@@ -24,6 +24,7 @@ from experiments.console import (
     show_note,
 )
 from experiments.files import check_writable, write_atomically
+from experiments.sizes import parse_size
 from hlo_graphs.errors import InputError, MallocGameError
 
 app = typer.Typer(
@@ -48,7 +49,13 @@ ChipOption = Annotated[
     ),
 ]
 CapacityOption = Annotated[
-    str | None, typer.Option("--capacity", help="Fast memory, e.g. 112MiB; default: the chip's")
+    int | None,
+    typer.Option(
+        "--capacity",
+        parser=parse_size,
+        metavar="SIZE",
+        help="Fast memory, e.g. 112MiB; default: the chip's",
+    ),
 ]
 TimesOption = Annotated[
     str | None,
@@ -91,30 +98,32 @@ def solve(
     as_json: JsonOption = False,
 ) -> None:
     """Find a memory map for one program, checked and timed beside production's."""
-    from experiments.sizes import parse_size
+    from experiments.inputs import load_program
     from experiments.solve import EXIT_CODES
     from experiments.solve import solve as run
 
     for path in (output, picture):
         if path is not None:
             check_writable(path)
-    with LiveLine(enabled=not as_json) as live:
+    loaded = load_program(
+        program,
+        chip=chip,
+        capacity_bytes=capacity,
+        times=times,
+        production=production,
+        cycles=cycles,
+    )
+    with LiveLine(loaded, enabled=not as_json) as live:
         result = run(
-            program,
-            chip=chip,
-            capacity_bytes=None if capacity is None else parse_size(capacity),
+            loaded,
             solver=solver,
             time_limit_seconds=time_limit,
             seed=seed,
             gap=gap,
             workers=workers,
-            times=times,
             copy_order=copy_order,
-            production=production,
-            cycles=cycles,
             checkpoint=checkpoint,
             on_progress=live.update,
-            on_loaded=live.loaded,
         )
     if output is not None:
         write_atomically(output, result.map_json())
@@ -142,17 +151,10 @@ def validate(
 ) -> None:
     """Check a map against every rule, and time it. Exit code 4 if it is invalid."""
     from experiments.inputs import load_map, load_program
-    from experiments.sizes import parse_size
     from malloc_game.simulate import simulate
     from malloc_game.validate import validate as find_violations
 
-    loaded = load_program(
-        program,
-        chip=chip,
-        capacity_bytes=None if capacity is None else parse_size(capacity),
-        times=times,
-        cycles=cycles,
-    )
+    loaded = load_program(program, chip=chip, capacity_bytes=capacity, times=times, cycles=cycles)
     answer = load_map(memory_map)
     violations = find_violations(loaded.program, answer)
     document: dict[str, Any] = {
@@ -233,12 +235,11 @@ def info(
     """Describe a program: sizes, loops, times, and what its slow accesses cost."""
     from experiments.inputs import load_program
     from experiments.programs import describe
-    from experiments.sizes import parse_size
 
     loaded = load_program(
         program,
         chip=chip,
-        capacity_bytes=None if capacity is None else parse_size(capacity),
+        capacity_bytes=capacity,
         times=times,
         production=production,
         cycles=cycles,
@@ -262,14 +263,19 @@ def extract(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle")] = Path(),
     name: Annotated[str | None, typer.Option("--name", help="Name of the bundle")] = None,
     fast_memory: Annotated[
-        str | None, typer.Option("--fast-memory", help="Compile for another size, e.g. 64MiB")
+        int | None,
+        typer.Option(
+            "--fast-memory",
+            parser=parse_size,
+            metavar="SIZE",
+            help="Compile for another size, e.g. 64MiB",
+        ),
     ] = None,
     time_limit: Annotated[
         float, typer.Option("--time-limit", help="Seconds for all its compiles")
     ] = 1800.0,
 ) -> None:
     """Compile a JAX function or an HLO file for a TPU that is not there, and keep what it says."""
-    from experiments.sizes import parse_size
     from hlo_graphs.compile import extract as run
 
     bundle = run(
@@ -277,7 +283,7 @@ def extract(
         chip,
         output,
         name=name,
-        vmem_bytes=None if fast_memory is None else parse_size(fast_memory),
+        vmem_bytes=fast_memory,
         time_limit_seconds=time_limit,
         progress=lambda message: print(message, file=sys.stderr),
     )
@@ -394,19 +400,13 @@ def play(
 ) -> None:
     """Watch a game of a program: one line a decision, and the picture at the end."""
     from experiments.inputs import load_program, need_extra
-    from experiments.sizes import parse_size
 
     need_extra("jax", "train", "playing the game")
     from experiments.play import play as run
 
     if svg is not None:
         check_writable(svg)
-    loaded = load_program(
-        program,
-        chip=chip,
-        capacity_bytes=None if capacity is None else parse_size(capacity),
-        times=times,
-    )
+    loaded = load_program(program, chip=chip, capacity_bytes=capacity, times=times)
     played = run(
         loaded.program,
         policy,

@@ -35,9 +35,9 @@ class LiveLine:
     Writes to standard error, and only if that is a terminal.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, loaded: LoadedProgram, *, enabled: bool) -> None:
         self._enabled = enabled and sys.stderr.isatty()
-        self._tick_seconds = 0.0
+        self._tick_seconds = loaded.program.tick_seconds
         self._incumbent_ticks: float | None = None
         self._bound_ticks: float | None = None
         self._who = ""
@@ -53,10 +53,6 @@ class LiveLine:
     ) -> None:
         if self._enabled:
             sys.stderr.write("\r\x1b[2K")
-
-    def loaded(self, loaded: LoadedProgram) -> None:
-        """Learns the program's unit of time."""
-        self._tick_seconds = loaded.program.tick_seconds
 
     def update(self, progress: Progress) -> None:
         """Shows one event; the line keeps the best of each figure so far."""

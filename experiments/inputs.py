@@ -52,9 +52,17 @@ def load_program(
     production: str | Path | None = None,
     cycles: str | Path | None = None,
 ) -> LoadedProgram:
-    """Loads a program; `experiments.solve.solve` says what `source` and the rest may be.
+    """Loads a program, with all that is known beside it.
 
-    `busy` is `LoweringOptions.busy`: which part of a slow access keeps the bus busy.
+    Args:
+      source: a corpus name, a bundle's `.before.hlo.gz`, any scheduled HLO file, a Program JSON
+        file, `-` for standard input, a `Program`; a `LoadedProgram` comes back as it is.
+      chip: chip name or chip file; the bundle's own, else v5e, if None.
+      capacity_bytes: another fast memory than the chip's.
+      times: "analytic" or "calibrated"; the latter where cycles are known if None.
+      busy: `LoweringOptions.busy`: which part of a slow access keeps the bus busy.
+      production: production's compiled module, if it is not beside the program.
+      cycles: the compiler's cycles, if they are not beside the program.
 
     Raises:
       InputError: naming the file, the place and the remedy.

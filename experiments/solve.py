@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,42 +126,30 @@ class SolveResult:
 def solve(
     program: str | Path | Program | LoadedProgram,
     *,
-    chip: str | None = None,
-    capacity_bytes: int | None = None,
     solver: str = "portfolio",
     time_limit_seconds: float = 10.0,
     seed: int = 0,
     gap: float = 0.0,
     workers: int = 1,
-    times: str | None = None,
     copy_order: str = "deadline",
-    production: str | Path | None = None,
-    cycles: str | Path | None = None,
     checkpoint: Path | None = None,
     initial_maps: Sequence[MemoryMap] = (),
     on_progress: ProgressCallback | None = None,
-    on_loaded: Callable[[LoadedProgram], None] | None = None,
 ) -> SolveResult:
     """Finds a memory map for one program, checked and timed beside production's.
 
     Args:
-      program: a corpus name, a bundle's `.before.hlo.gz`, any scheduled HLO file, a Program
-        JSON file, `-` for standard input, or a `Program`.
-      chip: chip name or chip file; the bundle's own, else v5e, if None.
-      capacity_bytes: another fast memory than the chip's.
+      program: what `experiments.inputs.load_program` returns, or takes: it knows other chips,
+        capacities, times and files than the program's own.
       solver: a name of `experiments.solvers_by_name.all_solver_names()`.
       time_limit_seconds: wall time for the solver.
       seed: of everything random.
       gap: stop within this of the lower bound.
       workers: processes the solver may use.
-      times: "analytic" or "calibrated"; the latter where cycles are known if None.
       copy_order: "deadline" or "fifo".
-      production: production's compiled module, if it is not beside the program.
-      cycles: the compiler's cycles, if they are not beside the program.
       checkpoint: of a trained agent, for the solvers "agent" and "agent-prod".
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
-      on_loaded: called once with the program before the solver starts.
 
     Raises:
       InputError: for anything wrong with what was given.
@@ -169,14 +157,7 @@ def solve(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}, must be >= 0")
-    loaded = load_program(
-        program,
-        chip=chip,
-        capacity_bytes=capacity_bytes,
-        times=times,
-        production=production,
-        cycles=cycles,
-    )
+    loaded = load_program(program)
     request = SolveRequest(
         program=loaded.program,
         time_limit_seconds=time_limit_seconds,
@@ -187,8 +168,6 @@ def solve(
         copy_order=copy_order,
         on_progress=on_progress,
     )
-    if on_loaded is not None:
-        on_loaded(loaded)
     started = time.monotonic()
     solution = any_solver_named(solver, checkpoint).solve(request)
     wall_seconds = time.monotonic() - started

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,14 @@ from hlo_graphs.errors import InputError
 from hlo_graphs.fusion_costs import matrix_operands
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
 from hlo_graphs.leaves import leaves
-from hlo_graphs.times import AnalyticTimes, LeafKey, LeafTimes, StepTimes, analytic_times
+from hlo_graphs.times import (
+    AnalyticTimes,
+    LeafKey,
+    LeafTimes,
+    StepTimes,
+    TwoLaneTimes,
+    analytic_times,
+)
 
 Array = NDArray[np.float64]
 
@@ -121,43 +128,35 @@ class StatedInstruction:
         )
 
 
-@dataclass(frozen=True)
-class CalibratedTimes:
+class CalibratedTimes(TwoLaneTimes):
     """The compiler's figures where it states them, the analytic ones elsewhere.
 
-    Attributes:
+    Args:
       analytic: stands in, and gives the bytes.
       stated: by instruction name.
       form: the shared coefficients.
     """
 
-    analytic: AnalyticTimes
-    stated: Mapping[str, StatedInstruction]
-    form: PipelineForm
-    _steps: dict[tuple[str, str], StepTimes] = field(default_factory=dict, repr=False)
-    _alike: dict[tuple[object, ...], StepTimes] = field(default_factory=dict, repr=False)
+    name = "calibrated"
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return "calibrated"
+    def __init__(
+        self,
+        analytic: AnalyticTimes,
+        stated: Mapping[str, StatedInstruction],
+        form: PipelineForm,
+    ) -> None:
+        super().__init__()
+        self.analytic = analytic
+        self.stated = stated
+        self.form = form
+        self._alike: dict[tuple[object, ...], StepTimes] = {}
 
-    @property
-    def num_lanes(self) -> int:
-        """Compute and memory."""
-        return 2
-
-    def step(self, computation: str, instruction: str) -> StepTimes:
-        """See `Times.step`."""
-        key = (computation, instruction)
-        if key not in self._steps:
-            plain = self.analytic.step(computation, instruction)
-            stated = self.stated.get(instruction)
-            if stated is None or set(stated.keys) != set(plain.leaves):
-                self._steps[key] = _streaming(plain, self.form)
-            else:
-                self._steps[key] = self._pipeline(stated)
-        return self._steps[key]
+    def _work_out(self, computation: str, instruction: str) -> StepTimes:
+        plain = self.analytic.step(computation, instruction)
+        stated = self.stated.get(instruction)
+        if stated is None or set(stated.keys) != set(plain.leaves):
+            return _streaming(plain, self.form)
+        return self._pipeline(stated)
 
     def _pipeline(self, stated: StatedInstruction) -> StepTimes:
         """Worked out once for all instructions that are costed alike (and so share everything)."""

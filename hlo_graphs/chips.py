@@ -10,17 +10,16 @@ comes from a TOML or JSON file (`read_chip`).
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, did_you_mean
 
 _MIB = 1024 * 1024
 
@@ -86,21 +85,6 @@ _INTEGER_TYPES = frozenset({"s8", "u8", "s4", "u4", "s2", "u2", "pred"})
 _WIDE_TYPES = frozenset({"f32", "f64", "c64", "c128", "s32", "u32", "s64", "u64"})
 
 
-def _vector_rates(cores: int, clock_hz: float) -> dict[str, float]:
-    """Vector unit and scratchpad of `cores` tensor cores: 8 x 128 lanes of 4 bytes.
-
-    Four arithmetic slots; three vector loads and one vector store a cycle; one transcendental
-    in four cycles.
-    """
-    lanes_per_second = cores * 8 * 128 * clock_hz
-    return {
-        "vector_flops_per_second": 4 * lanes_per_second,
-        "transcendentals_per_second": lanes_per_second / 4,
-        "fast_read_bytes_per_second": 3 * 4 * lanes_per_second,
-        "fast_write_bytes_per_second": 4 * lanes_per_second,
-    }
-
-
 _TPU_INFO = "JAX 0.10.2, jax/_src/pallas/mosaic/tpu_info.py"
 _CLOUD = "docs.cloud.google.com/tpu/docs"
 _LANES = (
@@ -123,99 +107,125 @@ _COMMON_SOURCES = {
 }
 
 
-def _sources(**special: str) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted({**_COMMON_SOURCES, **special}.items()))
+def _chip(
+    name: str,
+    *,
+    cores: int,
+    clock_hz: float,
+    peak_flops_per_second: float,
+    int8_factor: float,
+    slow_bytes_per_second: float,
+    fast_mib: int,
+    reserved_mib: int,
+    fast_memory_space: int,
+    sources: Mapping[str, str],
+) -> Chip:
+    """A chip whose vector units and scratchpad are those of `cores` tensor cores.
+
+    Each has 8 x 128 lanes of 4 bytes: four arithmetic slots; three vector loads and one vector
+    store a cycle; one transcendental in four cycles.
+    """
+    lanes_per_second = cores * 8 * 128 * clock_hz
+    return Chip(
+        name=name,
+        clock_hz=clock_hz,
+        peak_flops_per_second=peak_flops_per_second,
+        f32_factor=1.0,
+        int8_factor=int8_factor,
+        vector_flops_per_second=4 * lanes_per_second,
+        transcendentals_per_second=lanes_per_second / 4,
+        fast_read_bytes_per_second=3 * 4 * lanes_per_second,
+        fast_write_bytes_per_second=4 * lanes_per_second,
+        slow_bytes_per_second=slow_bytes_per_second,
+        fast_capacity_bytes=fast_mib * _MIB,
+        reserved_bytes=reserved_mib * _MIB,
+        alignment_bytes=4096,
+        fast_memory_space=fast_memory_space,
+        sources=tuple(sorted({**_COMMON_SOURCES, **sources}.items())),
+    )
 
 
-_V4 = Chip(
-    name="v4",
+_V4 = _chip(
+    "v4",
+    cores=1,
     clock_hz=1.05e9,
     peak_flops_per_second=137.5e12,
-    f32_factor=1.0,
     int8_factor=1.0,
-    **_vector_rates(1, 1.05e9),
     slow_bytes_per_second=614e9,
-    fast_capacity_bytes=64 * _MIB,
-    reserved_bytes=0,
-    alignment_bytes=4096,
+    fast_mib=64,
+    reserved_mib=0,
     fast_memory_space=3,
-    sources=_sources(
-        clock_hz="275 Tflop/s over 2 cores x 4 MXUs x 128 x 128 x 2 flop a cycle",
-        peak_flops_per_second=f"{_CLOUD}/v4: 275 Tflop/s a chip, bf16 or int8; half for a core",
-        int8_factor=f"{_CLOUD}/v4: the same peak for bf16 and int8",
-        slow_bytes_per_second="TPU v4 paper (arXiv:2304.01433): HBM 1,228 GB/s; half for a core",
-        fast_capacity_bytes=f"CMEM, {_TPU_INFO}: 134 MB a chip, half for a core; the assignment "
+    sources={
+        "clock_hz": "275 Tflop/s over 2 cores x 4 MXUs x 128 x 128 x 2 flop a cycle",
+        "peak_flops_per_second": f"{_CLOUD}/v4: 275 Tflop/s a chip, bf16 or int8; half for a core",
+        "int8_factor": f"{_CLOUD}/v4: the same peak for bf16 and int8",
+        "slow_bytes_per_second": "TPU v4 paper (arXiv:2304.01433): HBM 1,228 GB/s; half for a core",
+        "fast_capacity_bytes": f"CMEM, {_TPU_INFO}: 134 MB a chip, half for a core; the assignment "
         "of a program with too much to place ends at 64 MiB exactly",
-        fast_memory_space="CMEM is written S(3) in compiled modules",
-        reserved_bytes="scratch lives in VMEM, CMEM is all assignable",
-    ),
+        "fast_memory_space": "CMEM is written S(3) in compiled modules",
+        "reserved_bytes": "scratch lives in VMEM, CMEM is all assignable",
+    },
 )
-_V5E = Chip(
-    name="v5e",
+_V5E = _chip(
+    "v5e",
+    cores=1,
     clock_hz=1.5e9,
     peak_flops_per_second=197e12,
-    f32_factor=1.0,
     int8_factor=2.0,
-    **_vector_rates(1, 1.5e9),
     slow_bytes_per_second=819e9,
-    fast_capacity_bytes=128 * _MIB,
-    reserved_bytes=16 * _MIB,
-    alignment_bytes=4096,
+    fast_mib=128,
+    reserved_mib=16,
     fast_memory_space=1,
-    sources=_sources(
-        clock_hz="197 Tflop/s over 4 MXUs x 128 x 128 x 2 flop a cycle",
-        peak_flops_per_second=f"{_CLOUD}/v5e: 197 Tflop/s",
-        int8_factor=f"{_CLOUD}/v5e: 393 Top/s int8",
-        slow_bytes_per_second=f"{_CLOUD}/v5e: 819 GB/s",
-        fast_capacity_bytes=f"VMEM, {_TPU_INFO}: 128 MiB a core",
-        fast_memory_space="VMEM is written S(1) in compiled modules",
-    ),
+    sources={
+        "clock_hz": "197 Tflop/s over 4 MXUs x 128 x 128 x 2 flop a cycle",
+        "peak_flops_per_second": f"{_CLOUD}/v5e: 197 Tflop/s",
+        "int8_factor": f"{_CLOUD}/v5e: 393 Top/s int8",
+        "slow_bytes_per_second": f"{_CLOUD}/v5e: 819 GB/s",
+        "fast_capacity_bytes": f"VMEM, {_TPU_INFO}: 128 MiB a core",
+        "fast_memory_space": "VMEM is written S(1) in compiled modules",
+    },
 )
-_V5P = Chip(
-    name="v5p",
+_V5P = _chip(
+    "v5p",
+    cores=2,
     clock_hz=1.75e9,
     peak_flops_per_second=459e12,
-    f32_factor=1.0,
     int8_factor=2.0,
-    **_vector_rates(2, 1.75e9),
     slow_bytes_per_second=2765e9,
-    fast_capacity_bytes=64 * _MIB,
-    reserved_bytes=16 * _MIB,
-    alignment_bytes=4096,
+    fast_mib=64,
+    reserved_mib=16,
     fast_memory_space=1,
-    sources=_sources(
-        clock_hz="459 Tflop/s over 2 cores x 4 MXUs x 128 x 128 x 2 flop a cycle",
-        peak_flops_per_second=f"{_CLOUD}/v5p: 459 Tflop/s",
-        int8_factor=f"{_TPU_INFO}: 918 Top/s int8",
-        slow_bytes_per_second=f"{_CLOUD}/v5p: 2,765 GB/s",
-        fast_capacity_bytes=f"VMEM, {_TPU_INFO}: 64 MiB a core",
-        fast_memory_space="VMEM is written S(1) in compiled modules",
-        reserved_bytes="as v5e; the compiler was seen to place up to 18 MiB only",
-    ),
+    sources={
+        "clock_hz": "459 Tflop/s over 2 cores x 4 MXUs x 128 x 128 x 2 flop a cycle",
+        "peak_flops_per_second": f"{_CLOUD}/v5p: 459 Tflop/s",
+        "int8_factor": f"{_TPU_INFO}: 918 Top/s int8",
+        "slow_bytes_per_second": f"{_CLOUD}/v5p: 2,765 GB/s",
+        "fast_capacity_bytes": f"VMEM, {_TPU_INFO}: 64 MiB a core",
+        "fast_memory_space": "VMEM is written S(1) in compiled modules",
+        "reserved_bytes": "as v5e; the compiler was seen to place up to 18 MiB only",
+    },
 )
-_V6E = Chip(
-    name="v6e",
+_V6E = _chip(
+    "v6e",
+    cores=1,
     clock_hz=1.75e9,
     peak_flops_per_second=918e12,
-    f32_factor=1.0,
     int8_factor=2.0,
-    **_vector_rates(1, 1.75e9),
     slow_bytes_per_second=1638e9,
-    fast_capacity_bytes=128 * _MIB,
-    reserved_bytes=32 * _MIB,
-    alignment_bytes=4096,
+    fast_mib=128,
+    reserved_mib=32,
     fast_memory_space=1,
-    sources=_sources(
-        clock_hz="918 Tflop/s over 524,288 flop a cycle; the compiler states 69,632 cycles for a "
-        "product of 34.4 Gflop, 94 % of that",
-        peak_flops_per_second=f"{_CLOUD}/v6e: 918 Tflop/s",
-        int8_factor=f"{_CLOUD}/v6e: 1,836 Top/s int8",
-        slow_bytes_per_second=f"{_CLOUD}/v6e: 1,638 GB/s",
-        fast_capacity_bytes=f"VMEM, {_TPU_INFO}: 128 MiB a core",
-        fast_memory_space="VMEM is written S(1) in compiled modules",
-        reserved_bytes="observed: the assignment of a program with too much to place ends below "
+    sources={
+        "clock_hz": "918 Tflop/s over 524,288 flop a cycle; the compiler states 69,632 cycles "
+        "for a product of 34.4 Gflop, 94 % of that",
+        "peak_flops_per_second": f"{_CLOUD}/v6e: 918 Tflop/s",
+        "int8_factor": f"{_CLOUD}/v6e: 1,836 Top/s int8",
+        "slow_bytes_per_second": f"{_CLOUD}/v6e: 1,638 GB/s",
+        "fast_capacity_bytes": f"VMEM, {_TPU_INFO}: 128 MiB a core",
+        "fast_memory_space": "VMEM is written S(1) in compiled modules",
+        "reserved_bytes": "observed: the assignment of a program with too much to place ends below "
         "96 MiB",
-    ),
+    },
 )
 
 CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in (_V4, _V5E, _V5P, _V6E)}
@@ -237,7 +247,7 @@ def _known_chip(name: str) -> Chip:
     if name in CHIPS:
         return CHIPS[name]
     raise InputError(
-        f"no chip is called {name!r}{_did_you_mean(name, CHIPS)}; known are "
+        f"no chip is called {name!r}{did_you_mean(name, CHIPS)}; known are "
         f"{', '.join(sorted(CHIPS))}, or give a .toml or .json file with your own"
     )
 
@@ -328,12 +338,7 @@ def _raise_readable(path: Path, error: ValidationError) -> NoReturn:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "the file"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown field {key!r}{_did_you_mean(key, _ChipFile.model_fields)}")
+            lines.append(f"unknown field {key!r}{did_you_mean(key, _ChipFile.model_fields)}")
         else:
             lines.append(f"{key} is {problem['input']!r}: {problem['msg']}")
     raise InputError(f"{path}: " + "; ".join(lines)) from error
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

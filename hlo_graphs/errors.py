@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -55,6 +57,12 @@ class MissingExtraError(InputError):
         super().__init__(
             f"{needed_for} needs the optional extra '{extra}': pip install 'malloc-game[{extra}]'"
         )
+
+
+def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
+    """What to put behind the message that `word` is unknown: the nearest names, or nothing."""
+    near = difflib.get_close_matches(word[:_MAX_SHOWN], sorted(known), n=count)
+    return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
 
 
 def require_integers(where: str, **values: object) -> None:

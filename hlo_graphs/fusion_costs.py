@@ -6,18 +6,32 @@ Source: `FusionParameterReadBytes` and `HandleFusion` of XLA's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
-from hlo_graphs.hlo import HloComputation, HloInstruction, Shape, ShapeIndex
+from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.leaves import leaves
 
-if TYPE_CHECKING:
-    from hlo_graphs.costs import CostAnalysis
+
+class SizedModule(Protocol):
+    """What is asked of a cost analysis here."""
+
+    @property
+    def module(self) -> HloModule:
+        """The module analysed."""
+        ...
+
+    def size_of(self, shape: Shape) -> int:
+        """Bytes of an array shape."""
+        ...
+
+    def users(self, computation: str) -> Mapping[str, Sequence[tuple[HloInstruction, int]]]:
+        """Per value of a computation, who takes it, and as which operand."""
+        ...
 
 
 def fusion_writes(
-    analysis: CostAnalysis, inner: HloComputation, shape: Shape
+    analysis: SizedModule, inner: HloComputation, shape: Shape
 ) -> dict[ShapeIndex, float]:
     """Output leaves: their size, or the update's where the leaf is updated in place."""
     written: dict[ShapeIndex, float] = {}
@@ -31,7 +45,7 @@ def fusion_writes(
 
 
 def _update_of(
-    analysis: CostAnalysis, inner: HloComputation, producer: HloInstruction
+    analysis: SizedModule, inner: HloComputation, producer: HloInstruction
 ) -> HloInstruction | None:
     """What is written where a fusion's value is an update in place, seen through bitcasts."""
     if producer.opcode == "bitcast":
@@ -53,7 +67,7 @@ def _updates(inner: HloComputation, scatter: HloInstruction, position: int) -> H
 
 
 def parameter_reads(
-    analysis: CostAnalysis, inner: HloComputation, parameter: HloInstruction
+    analysis: SizedModule, inner: HloComputation, parameter: HloInstruction
 ) -> dict[ShapeIndex, float]:
     """Bytes a fusion reads of each leaf of one of its parameters."""
     if not parameter.shape.is_tuple:
@@ -66,7 +80,7 @@ def parameter_reads(
 
 
 def _elements_of(
-    analysis: CostAnalysis, inner: HloComputation, value: HloInstruction, index: ShapeIndex
+    analysis: SizedModule, inner: HloComputation, value: HloInstruction, index: ShapeIndex
 ) -> Iterator[tuple[HloInstruction, ShapeIndex]]:
     """The get-tuple-elements below a tuple-shaped value, with the index each one selects."""
     for user, _ in analysis.users(inner.name).get(value.name, ()):
@@ -76,14 +90,14 @@ def _elements_of(
             yield from _elements_of(analysis, inner, user, below)
 
 
-def _value_reads(analysis: CostAnalysis, inner: HloComputation, value: HloInstruction) -> float:
+def _value_reads(analysis: SizedModule, inner: HloComputation, value: HloInstruction) -> float:
     """XLA's FusionParameterReadBytes: slices read their result, the others share one full read."""
     read, shared = _reads(analysis, inner, value, float(analysis.size_of(value.shape)))
     return read + (float(analysis.size_of(value.shape)) if shared else 0.0)
 
 
 def _reads(
-    analysis: CostAnalysis, inner: HloComputation, value: HloInstruction, size: float
+    analysis: SizedModule, inner: HloComputation, value: HloInstruction, size: float
 ) -> tuple[float, bool]:
     """Bytes read by users that read on their own, and whether any user shares a full read.
 
@@ -113,7 +127,7 @@ def _reads(
     return read, shared
 
 
-def _only_forwards(analysis: CostAnalysis, fusion: HloInstruction) -> bool:
+def _only_forwards(analysis: SizedModule, fusion: HloInstruction) -> bool:
     inner = analysis.module.computations[fusion.called_computations[0]]
     return all(i.opcode in ("parameter", "bitcast", "copy") for i in inner.instructions)
 
@@ -124,7 +138,7 @@ _MATRIX = frozenset(["convolution", "dot", "ragged-dot", "scaled-dot"])
 
 
 def matrix_operands(
-    analysis: CostAnalysis, computation: str, instruction: str
+    analysis: SizedModule, computation: str, instruction: str
 ) -> frozenset[tuple[int, ShapeIndex]]:
     """The (operand, leaf index) pairs whose values reach the matrix units.
 
@@ -148,7 +162,7 @@ def matrix_operands(
 
 
 def _leaf_values(
-    analysis: CostAnalysis, inner: HloComputation, parameter: HloInstruction
+    analysis: SizedModule, inner: HloComputation, parameter: HloInstruction
 ) -> Iterator[tuple[HloInstruction, ShapeIndex]]:
     if parameter.shape.is_tuple:
         yield from _elements_of(analysis, inner, parameter, ())
@@ -157,7 +171,7 @@ def _leaf_values(
 
 
 def _reaching(
-    analysis: CostAnalysis, inner: HloComputation, *, root_reaches: bool
+    analysis: SizedModule, inner: HloComputation, *, root_reaches: bool
 ) -> frozenset[str]:
     """Names of the values of a fused computation that flow into a dot or convolution.
 

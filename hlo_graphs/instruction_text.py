@@ -19,12 +19,13 @@ from hlo_graphs.attributes import (
     read_attribute_name,
 )
 from hlo_graphs.checks import compatible, expected_parameters, missing_part
+from hlo_graphs.errors import did_you_mean
 from hlo_graphs.fast_lines import FastLines
 from hlo_graphs.fresh_names import FreshNames
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
 from hlo_graphs.lexer import NAME, Cursor
 from hlo_graphs.literals import check_literal
-from hlo_graphs.opcodes import OPCODES, split_async_opcode, suggestion
+from hlo_graphs.opcodes import OPCODES, split_async_opcode
 from hlo_graphs.scope import Scope
 from hlo_graphs.shape_inference import infer_shape
 from hlo_graphs.shape_text import ShapeReader
@@ -136,7 +137,7 @@ class BodyReader:
             cursor.fail("an opcode")
         if opcode not in OPCODES and split_async_opcode(opcode) is None:
             found = f"unknown opcode {opcode[:80]!r}"
-            cursor.fail(f"an opcode{suggestion(opcode)}", start, found)
+            cursor.fail(f"an opcode{did_you_mean(opcode, OPCODES)}", start, found)
         return opcode
 
     def _read_arguments(

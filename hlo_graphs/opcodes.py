@@ -5,8 +5,6 @@ Source: `xla/hlo/ir/hlo_opcode.h` (133 opcodes in jaxlib 0.10.2).
 
 from __future__ import annotations
 
-import difflib
-
 
 def words(text: str) -> frozenset[str]:
     """The words of a text, as a set."""
@@ -60,9 +58,3 @@ def split_async_opcode(opcode: str) -> tuple[str, str] | None:
         return None
     wrapped, _, phase = opcode.rpartition("-")
     return (wrapped, phase) if phase in ASYNC_PHASES and wrapped in OPCODES else None
-
-
-def suggestion(opcode: str) -> str:
-    """ ", did you mean ...?" for a word that looks like an opcode, else ""."""
-    close = difflib.get_close_matches(opcode[:60], sorted(OPCODES), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

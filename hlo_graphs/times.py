@@ -12,8 +12,9 @@ compute and memory; `calibration.calibrated_times` gives the compiler's own figu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hlo_graphs.chips import Chip
@@ -115,23 +116,13 @@ def takes_no_time(opcode: str) -> bool:
     return opcode in FORWARDING or opcode.endswith(("-start", "-done", "-update"))
 
 
-@dataclass(frozen=True)
-class AnalyticTimes:
-    """XLA's roofline on a chip, from flops and bytes alone.
+class TwoLaneTimes(ABC):
+    """A `Times` with a compute and a memory lane that works every step out once."""
 
-    Attributes:
-      costs: the counted work.
-      chip: what it runs on.
-    """
+    name: str
 
-    costs: CostAnalysis
-    chip: Chip
-    _steps: dict[tuple[str, str], StepTimes] = field(default_factory=dict, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return "analytic"
+    def __init__(self) -> None:
+        self._steps: dict[tuple[str, str], StepTimes] = {}
 
     @property
     def num_lanes(self) -> int:
@@ -142,11 +133,31 @@ class AnalyticTimes:
         """See `Times.step`."""
         key = (computation, instruction)
         if key not in self._steps:
-            place = self.costs.module.computations[computation]
-            self._steps[key] = self._work_out(place, place.instruction(instruction))
+            self._steps[key] = self._work_out(computation, instruction)
         return self._steps[key]
 
-    def _work_out(self, place: HloComputation, instruction: HloInstruction) -> StepTimes:
+    @abstractmethod
+    def _work_out(self, computation: str, instruction: str) -> StepTimes: ...
+
+
+class AnalyticTimes(TwoLaneTimes):
+    """XLA's roofline on a chip, from flops and bytes alone.
+
+    Args:
+      costs: the counted work.
+      chip: what it runs on.
+    """
+
+    name = "analytic"
+
+    def __init__(self, costs: CostAnalysis, chip: Chip) -> None:
+        super().__init__()
+        self.costs = costs
+        self.chip = chip
+
+    def _work_out(self, computation: str, instruction_name: str) -> StepTimes:
+        place = self.costs.module.computations[computation]
+        instruction = place.instruction(instruction_name)
         if takes_no_time(instruction.opcode):
             nothing = LeafTimes(0, 0.0, (0.0, 0.0))
             return StepTimes((0.0, 0.0), dict.fromkeys(leaf_keys(place, instruction), nothing))

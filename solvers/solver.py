@@ -7,7 +7,6 @@ loads greedy and nothing else. Source: PROBLEM.md sections 2, 3 and 6.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import importlib
 import math
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, did_you_mean
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 
@@ -225,9 +224,8 @@ def solver_named(name: str) -> Solver:
     """
     target = _REGISTRY.get(name)
     if target is None:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f": did you mean {close[0]!r}?" if close else "."
-        raise InputError(f"no solver is called {name!r}{hint} Solvers: {', '.join(solver_names())}")
+        near = did_you_mean(name, _REGISTRY)
+        raise InputError(f"no solver is called {name!r}{near}. Solvers: {', '.join(_REGISTRY)}")
     module_name, _, class_name = target.partition(":")
     made = getattr(importlib.import_module(module_name), class_name)()
     return cast(Solver, made)

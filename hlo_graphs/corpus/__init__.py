@@ -6,7 +6,6 @@ committed before anything was tuned. `docs/corpus.md` describes the programs.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from hlo_graphs.bundle import Bundle, bundle_in, split_key
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, did_you_mean
 
 DIRECTORY = Path(__file__).parent
 """Where the bundles lie."""
@@ -57,9 +56,8 @@ def bundle(name: str) -> Bundle:
     for key in (name, f"{name}.v5e"):
         if key in known:
             return bundle_in(DIRECTORY, key)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise InputError(f"{name}: neither a file nor a corpus program{hint} (list: `programs`)")
+    near = did_you_mean(name, known, 3)
+    raise InputError(f"{name}: neither a file nor a corpus program{near}; `programs` lists them")
 
 
 @cache
