@@ -156,6 +156,20 @@ def construct(
     return plan
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of trying a candidate.
+
+    Attributes:
+      proposal: the change, if it was made.
+      density: of the change that was not made because it was too low; 0 if it was impossible or
+        worth nothing.
+    """
+
+    proposal: Proposal | None
+    density: float
+
+
 class Filler:
     """Rates candidates of a plan and takes them.
 
@@ -192,12 +206,14 @@ class Filler:
         runs = plan.run_at[lane_index]
         uses = begin.uses if first == last else (*begin.uses, *finish.uses)
         new = [use for use in uses if not plan.is_fast(use[0], lane.buffer)]
-        copies = 0.0
+        gain = self._blend(plan.saving(new), new)
         if not new:
             if first == last or runs[first] is runs[last]:
                 return 0.0
-            copies = plan.copy_ticks[lane.buffer] * lane.repeat
-        gain = self._blend(plan.saving(new), new) + self.settings.idle_price * copies
+            gain = self.settings.idle_price * plan.copy_ticks[lane.buffer] * lane.repeat
+        for run in (runs[first], runs[last]):
+            if run is not None:
+                gain += run.stall_ticks
         if gain <= 0:
             return 0.0
         held = finish.end_step - begin.start_step
@@ -209,13 +225,18 @@ class Filler:
         score = self.density(gain, max(held, 1) * max(plan.size[lane.buffer], 1))
         return score * self.bonus(lane_index, first, last) if self.bonus else score
 
-    def take(self, lane_index: int, first: int, last: int) -> Proposal | None:
-        """Makes the change if it is possible and worth something."""
-        proposal = self.plan.cover(lane_index, first, last)
-        if proposal is not None and self.value(proposal) <= 0:
-            proposal.undo()
-            return None
-        return proposal
+    def take(self, lane_index: int, first: int, last: int, least: float = 0.0) -> Attempt:
+        """Makes the change if it is possible, worth something and of density `least` or more."""
+        densities = [0.0]
+
+        def accepts(proposal: Proposal) -> bool:
+            value = self.value(proposal)
+            densities[0] = self.density(value, proposal.added_area) if value > 0 else 0.0
+            return value > 0 and densities[0] >= least
+
+        proposal = self.plan.cover(lane_index, first, last, accepts=accepts)
+        refused = proposal is None and densities[0] < least
+        return Attempt(proposal, densities[0] if refused else 0.0)
 
     def value(self, proposal: Proposal) -> float:
         """Gain of a change that has been made, in ticks, with the price of idle time."""
@@ -278,15 +299,12 @@ class _Greedy:
         if score < -negative * 0.999:
             self._push_scored(key, score)
             return
-        proposal = self.filler.take(lane_index, first, last)
-        if proposal is None:
-            return
-        actual = self.filler.density(self.filler.value(proposal), proposal.added_area)
-        if self.heap and actual < 0.8 * -self.heap[0][0]:
-            proposal.undo()
-            self._push_scored(key, actual)
-            return
-        self._push_neighbours(proposal)
+        least = 0.8 * -self.heap[0][0] if self.heap else 0.0
+        attempt = self.filler.take(lane_index, first, last, least)
+        if attempt.proposal is not None:
+            self._push_neighbours(attempt.proposal)
+        elif attempt.density > 0:
+            self._push_scored(key, attempt.density)
 
     def _push_neighbours(self, proposal: Proposal) -> None:
         run = proposal.run

@@ -299,7 +299,7 @@ class NeighbourhoodSearch:
             if score < -negative * 0.98 and heap and score < -heap[0][0]:
                 heapq.heappush(heap, (-score, key))
                 continue
-            change = filler.take(*key)
+            change = filler.take(*key).proposal
             if change is None:
                 continue
             changes.append(change)

@@ -9,7 +9,7 @@ a valid map (PROBLEM.md section 2); its estimate of stalls is close, the simulat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -146,14 +146,26 @@ class Plan:
     # -- changing -----------------------------------------------------------------------------
 
     def cover(
-        self, lane_index: int, first: int, last: int, offset: int | None = None
+        self,
+        lane_index: int,
+        first: int,
+        last: int,
+        offset: int | None = None,
+        accepts: Callable[[Proposal], bool] | None = None,
     ) -> Proposal | None:
         """Extends what is resident so that items `first..last` of a lane are one residency.
 
-        Runs that touch the range are joined to it. The plan is changed at once; the returned
-        proposal says what it brings and can take it back. None, and no change, if it is not
-        possible: no room, no idle time before a deadline, or a lane inside a covered loop.
-        `offset`, in alignment units, is tried before others.
+        Runs that touch the range are joined to it. Copies are hidden in idle time as far as
+        there is any, and as far as there is room meanwhile; the rest of a copy is a stall. The
+        plan is changed at once; the returned proposal says what it brings and can take it back.
+        None, and no change, if it is not possible: no room, or a lane inside a covered loop.
+
+        Args:
+          lane_index: index into `lanes`.
+          first: first item to cover.
+          last: last item to cover.
+          offset: tried before other addresses, in alignment units.
+          accepts: asked about the proposal before an address is sought; False refuses it.
         """
         if self.covered[lane_index]:
             return None
@@ -161,7 +173,7 @@ class Plan:
         replaced = self._runs_touching(lane_index, first, last)
         for run in replaced:
             self._remove(run)
-        proposal = self._try_cover(lane_index, first, last, replaced, offset)
+        proposal = self._try_cover(lane_index, first, last, replaced, offset, accepts)
         if proposal is None:
             for run in replaced:
                 self._insert(run)
@@ -336,31 +348,43 @@ class Plan:
         return list(found.values())
 
     def _try_cover(
-        self, lane_index: int, first: int, last: int, replaced: list[Run], offset: int | None
+        self,
+        lane_index: int,
+        first: int,
+        last: int,
+        replaced: list[Run],
+        offset: int | None,
+        accepts: Callable[[Proposal], bool] | None,
     ) -> Proposal | None:
-        lane = self.lanes[lane_index]
-        items = lane.items[first : last + 1]
-        uses = [
-            use
-            for item in items
-            for use in item.uses
-            if (use[0], lane.buffer) not in self._clock.fast
-        ]
-        before = self._clock.total + self._clock.overcommitted
-        self._clock.set_fast(uses)
-        run = self._new_run(lane_index, first, last)
-        if run is not None and self._is_blocked(run):
-            self._clock.release(run.reserved)
-            run = None
+        buffer = self.lanes[lane_index].buffer
+        fast = self._clock.fast
+        items = self.lanes[lane_index].items[first : last + 1]
+        uses = [use for item in items for use in item.uses if (use[0], buffer) not in fast]
         preferred = [old.offset for old in replaced if old.lane == lane_index]
         if offset is not None:
             preferred.insert(0, offset)
-        if run is None or not self._place(run, preferred):
-            self._clock.set_slow(uses)
-            if run is not None:
-                self._clock.release(run.reserved)
-            return None
-        self._insert_placed(run)
+        before = self._clock.total + self._clock.overcommitted
+        self._clock.set_fast(uses)
+        bounds: tuple[int, int] | None = (0, self.program.num_steps)
+        while bounds is not None:
+            run = self._new_run(lane_index, first, last, *bounds)
+            if run is None:
+                break
+            bounds = None
+            proposal = self._proposal(run, replaced, uses, before)
+            if accepts is None or accepts(proposal):
+                if self._place(run, preferred):
+                    self._insert_placed(run)
+                    return proposal
+                bounds = self._room_for_windows(run)
+            self._clock.release(run.reserved)
+        self._clock.set_slow(uses)
+        return None
+
+    def _proposal(
+        self, run: Run, replaced: list[Run], uses: list[tuple[int, Access]], before: float
+    ) -> Proposal:
+        """What a run brings whose windows are reserved; `before` is what the steps took."""
         old_area = sum(old.end - old.start for old in replaced)
         return Proposal(
             plan=self,
@@ -370,11 +394,43 @@ class Plan:
             saved_ticks=before - self._clock.total - self._clock.overcommitted,
             fewer_stall_ticks=sum(r.stall_ticks for r in replaced) - run.stall_ticks,
             fewer_copy_ticks=sum(r.copy_ticks for r in replaced) - run.copy_ticks,
-            added_area=(run.end - run.start - old_area) * max(self.size[lane.buffer], 1),
+            added_area=(run.end - run.start - old_area)
+            * max(self.size[self.lanes[run.lane].buffer], 1),
         )
 
-    def _new_run(self, lane_index: int, first: int, last: int) -> Run | None:
-        """The run with its windows reserved, not yet placed."""
+    def _room_for_windows(self, run: Run) -> tuple[int, int] | None:
+        """The widest steps around a run's items for which there is room, prefetch first.
+
+        None if a run without copy windows would find no place either, or has none to give up.
+        """
+        items = self.lanes[run.lane].items
+        start, end = items[run.first].start_step, items[run.last].end_step
+        if (start, end) == (run.start, run.end) or not self._has_room(run.lane, start, end):
+            return None
+        low = run.start
+        while low < start:
+            middle = (low + start) // 2
+            if self._has_room(run.lane, middle, end):
+                start = middle
+            else:
+                low = middle + 1
+        high = run.end
+        while end < high:
+            middle = (end + high + 1) // 2
+            if self._has_room(run.lane, start, middle):
+                end = middle
+            else:
+                high = middle - 1
+        return start, end
+
+    def _has_room(self, lane_index: int, start: int, end: int) -> bool:
+        size = self.size[self.lanes[lane_index].buffer]
+        if self._space.peak(start, end) + size > self.capacity:
+            return False
+        return self._space.best_fit(start, end, size) >= 0
+
+    def _new_run(self, lane_index: int, first: int, last: int, low: int, high: int) -> Run | None:
+        """The run with its windows reserved within steps `[low, high)`, not yet placed."""
         lane = self.lanes[lane_index]
         begin, finish = lane.items[first], lane.items[last]
         run = Run(
@@ -387,10 +443,11 @@ class Plan:
             source=Source.PRODUCED,
         )
         empty = begin.kind is AccessKind.WRITE or is_undefined_before(self.program, lane, first)
-        if not empty and not self._add_prefetch(run, begin):
-            return None
+        possible = empty or self._add_prefetch(run, begin, low)
         dirty = any(item.writes for item in lane.items[first : last + 1])
-        if dirty and lane.needed_after[last] and not self._add_eviction(run):
+        if possible and dirty and lane.needed_after[last]:
+            possible = self._add_eviction(run, high)
+        if not possible or self._is_blocked(run):
             self._clock.release(run.reserved)
             return None
         return run
@@ -400,11 +457,11 @@ class Plan:
         ranges = self.blocked.get(self.lanes[run.lane].buffer, ())
         return any(run.start < end and start < run.end for start, end in ranges)
 
-    def _add_prefetch(self, run: Run, begin: Item) -> bool:
+    def _add_prefetch(self, run: Run, begin: Item, low: int) -> bool:
         lane = self.lanes[run.lane]
         if not begin.reads_first:
             return False
-        floor = self.write_before[run.lane][run.first]
+        floor = max(self.write_before[run.lane][run.first], low)
         origin = self.program.buffers[lane.buffer].origin
         if lane.loop is None and origin >= 0:
             floor = max(floor, origin + 1)
@@ -425,11 +482,11 @@ class Plan:
         self._take(run, window, lane.repeat, ticks)
         return True
 
-    def _add_eviction(self, run: Run) -> bool:
+    def _add_eviction(self, run: Run, high: int) -> bool:
         lane = self.lanes[run.lane]
         written = [i for i in range(run.first, run.last + 1) if lane.items[i].writes]
         issue = lane.items[written[-1]].end_step
-        limit = lane.end_step
+        limit = min(lane.end_step, high)
         if run.last + 1 < len(lane.items):
             limit = min(limit, lane.items[run.last + 1].start_step)
             following = self._run_after(run.lane, run.last)
@@ -438,7 +495,7 @@ class Plan:
         for start, _ in self.blocked.get(lane.buffer, ()):
             if start >= issue:
                 limit = min(limit, start)
-        if issue >= limit:
+        if issue > limit:
             return False
         ticks = self.copy_ticks[lane.buffer]
         window = self._clock.window_after(issue, limit, ticks, lane.loop)
@@ -685,8 +742,11 @@ class _Clock:
         return Window(start, ready, tuple(taken), max(ticks, 0))
 
     def window_after(self, issue: int, limit: int, ticks: int, scope: int | None) -> Window:
-        """The earliest window from `issue` that serves a copy, at the latest until `limit`."""
-        step, end = issue, issue + 1
+        """The earliest window from `issue` that serves a copy, at the latest until `limit`.
+
+        Empty, a stall from beginning to end, if no step serves it.
+        """
+        step, end = issue, issue
         highest = min(limit, issue + MAX_WINDOW_STEPS)
         taken: list[tuple[int, int]] = []
         while ticks > 0 and step < highest:
@@ -705,12 +765,7 @@ class _Clock:
             ticks -= served
             step = finish
             end = finish if served else end
-        return Window(issue, self._after_loop(issue, end, scope), tuple(taken), max(ticks, 0))
-
-    def _after_loop(self, issue: int, end: int, scope: int | None) -> int:
-        """`end`, moved behind the inner loop that a window of one step would only enter."""
-        inner = outermost_loop_within(self.program, scope, issue)
-        return end if inner is None else max(end, self.program.loops[inner].end_step)
+        return Window(issue, end, tuple(taken), max(ticks, 0))
 
     def _inner_loop(self, step: int, scope: int | None) -> tuple[int, int]:
         inner = outermost_loop_within(self.program, scope, step)

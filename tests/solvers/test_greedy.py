@@ -13,7 +13,7 @@ from malloc_game.memory_map import MemoryMap, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.greedy import VARIANTS, GreedySolver, construct, greedy_plans
-from solvers.plan import Plan, all_lanes
+from solvers.plan import Plan, Proposal, all_lanes
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
 from tests.strategies import programs
@@ -104,6 +104,47 @@ def test_loop_weights_are_resident_for_the_whole_loop() -> None:
     assert weight.loop is None
     assert weight.start <= 1
     assert weight.end >= 2
+
+
+def test_a_copy_is_hidden_as_far_as_there_is_room() -> None:
+    steps = [(3, "wa"), (3, "ra"), (3, ""), (0, "rp"), (0, "rp")]
+    program = program_of({"p": 6, "a": 4}, steps)
+    plan = Plan(program)
+    lane_of = {lane.buffer: index for index, lane in enumerate(plan.lanes)}
+    assert plan.cover(lane_of[1], 0, 1) is not None
+    change = plan.cover(lane_of[0], 0, 1)
+    assert change is not None
+    assert change.run is not None
+    assert (change.run.start, change.run.ready, change.run.stall_ticks) == (2, 3, 3.0)
+    memory_map = plan.memory_map()
+    assert validate(program, memory_map) == ()
+    assert simulate(program, memory_map).latency_ticks == plan.latency_estimate() == 12
+
+
+def test_what_the_last_step_of_a_trip_writes_is_written_back_as_a_stall() -> None:
+    program = program_of({"a": 4}, [(0, "ra"), (0, "ua")], loops=[Loop(0, 2, 3)])
+    plan = Plan(program)
+    (inner,) = (index for index, lane in enumerate(plan.lanes) if lane.loop == 0)
+    assert plan.cover(inner, 0, 1) is not None
+    memory_map = plan.memory_map()
+    assert [(e.issue, e.done) for e in memory_map.evictions] == [(2, 2)]
+    assert validate(program, memory_map) == ()
+    assert simulate(program, memory_map).latency_ticks == plan.latency_estimate() == 3 * (4 + 4)
+
+
+def test_a_refused_proposal_leaves_no_trace() -> None:
+    program = program_of({"p": 4, "a": 1}, [(9, "wa"), (0, "rp ra")])
+    plan = Plan(program)
+    seen: list[float] = []
+
+    def refuse(proposal: Proposal) -> bool:
+        seen.append(proposal.gain_ticks)
+        return False
+
+    assert plan.cover(0, 0, 0, accepts=refuse) is None
+    assert seen == [4.0]
+    assert plan.memory_map() == MemoryMap()
+    assert plan.latency_estimate() == program.all_slow_ticks
 
 
 def test_a_copy_instruction_goes_to_the_copy_engine() -> None:
