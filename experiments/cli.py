@@ -293,7 +293,11 @@ def extract(
 @app.command()
 def evaluate(
     programs: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROGRAM]...", help="Default: the suite")
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROGRAM]...",
+            help="Corpus names, or files of your own as for solve; default: the suite",
+        ),
     ] = None,
     suite: Annotated[str, typer.Option("--suite", help="all, train or test")] = "all",
     solvers: Annotated[
@@ -315,11 +319,9 @@ def evaluate(
     """Run every solver on every program; what is finished is kept and not done again."""
     from experiments.evaluate import EvaluationSettings, programs_of, shell_command
     from experiments.evaluate import evaluate as run
-    from hlo_graphs import corpus
 
-    chosen = programs_of(suite) if not programs else [corpus.bundle(p).key for p in programs]
     settings = EvaluationSettings(
-        programs=tuple(chosen),
+        programs=tuple(programs or programs_of(suite)),
         solvers=tuple(name.strip() for name in solvers.split(",")),
         seeds=tuple(range(seeds)),
         time_limit_seconds=time_limit,

@@ -2,37 +2,35 @@
 
 Each task (program, solver, seed) runs in a process of its own, so that a crash or a hang is that
 task's failure and no other's; failures are rows like all others. What is finished is in
-`results.jsonl` and is not done again; `settings.json` says what the table was made with, and a
-folder made with other settings is refused.
+`results.jsonl` and is not done again. A table may be extended by further runs, as far as its rows
+still compare (`experiments.folder`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
-import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from experiments.files import write_atomically
-from experiments.results import Row, append_row, read_rows, write_table
+from experiments.folder import Run, code_digest, map_path, open_table, refuse_mixing
+from experiments.inputs import DEFAULT_CHIP
+from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import any_solver_named
+from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
+from hlo_graphs.bundle import Bundle
 from hlo_graphs.errors import InputError
 from hlo_graphs.lower import BUSY
 from solvers.solver import COPY_ORDERS, Progress
-
-SETTINGS = "settings.json"
-MAPS = "maps"
 
 OVERTIME_SECONDS = 60.0
 """What a task may take beyond its solver's limit (loading, checking, timing) before it is ended."""
@@ -43,10 +41,10 @@ LEAVING_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """What an evaluation runs; two tables compare only if these agree.
+    """What one run of an evaluation does.
 
     Attributes:
-      programs: corpus names.
+      programs: corpus names, or paths of a user's own bundles and scheduled HLO files.
       solvers: registered names.
       seeds: each solver runs once per seed.
       time_limit_seconds: per task.
@@ -65,24 +63,51 @@ class EvaluationSettings:
     copy_order: str
     busy: str
 
+    @property
+    def model(self) -> TimeModel:
+        """How maps are timed: the same for all rows of a table."""
+        return TimeModel(self.times, self.copy_order, self.busy)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A program to evaluate.
+
+    Attributes:
+      name: its name in the table: a corpus name, or that of the user's bundle or file.
+      path: what `load_program` takes for it: the corpus name, or an absolute path.
+      bundle: its files, None for a lone HLO file.
+      is_corpus: whether it is a program of the corpus.
+    """
+
+    name: str
+    path: str
+    bundle: Bundle | None
+    is_corpus: bool
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One solver on one program with one seed."""
 
-    program: str
+    source: Source
     solver: str
     seed: int
 
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """The row it makes."""
-        return (self.program, self.solver, self.seed)
 
-    @property
-    def map_name(self) -> str:
-        """File name of its map."""
-        return f"{self.program}.{self.solver}.{self.seed}.json"
+def source_of(text: str) -> Source:
+    """The program that a corpus name or a path means.
+
+    Raises:
+      InputError: if it is neither.
+    """
+    path = Path(text)
+    if not path.is_file():
+        bundle = corpus.bundle(text)
+        return Source(bundle.key, bundle.key, bundle, is_corpus=True)
+    found = bundles.bundle_of(path) if bundles.is_part(path) else None
+    name = path.name.split(".")[0] if found is None else found.key
+    return Source(name, str(path.resolve()), found, is_corpus=False)
 
 
 def programs_of(suite: str) -> tuple[str, ...]:
@@ -106,41 +131,48 @@ def evaluate(
     command: str = "",
     on_row: Callable[[Row, int, int], None] | None = None,
 ) -> list[Row]:
-    """Runs what is missing of an evaluation and returns all its rows.
+    """Runs what a table lacks of these settings and returns all its rows.
 
     Args:
       settings: what to run.
-      directory: of the table; made if need be.
+      directory: of the table; made if need be, extended if it has one already.
       parallel: tasks at a time.
       command: kept beside the table, for whoever wants to make it again.
       on_row: told of each finished row, with how many are done and how many there are.
 
     Raises:
-      InputError: for settings that make no sense, or a folder with others.
+      InputError: for settings that make no sense, a table whose rows would not compare with the
+        new ones, or one whose programs take another time now.
     """
-    _check(settings, parallel)
-    _prepare(settings, directory, command)
-    done = {row.key for row in read_rows(directory)}
-    tasks = [task for task in _tasks(settings) if task.key not in done]
-    total = len(done) + len(tasks)
+    sources = _checked(settings, parallel)
+    known = read_rows(directory) if has_rows(directory) else []
+    tasks = _missing(settings, sources, known)
+    refuse_mixing(directory, known, {task.solver for task in tasks})
+    _refuse_other_programs(directory, known, sources)
+    open_table(directory, settings.model, _run_of(settings, sources, parallel, command))
+    total = len(known) + len(tasks)
     for row in _run(tasks, settings, directory, parallel):
+        _check_agrees(directory, known, row)
         append_row(directory, row)
-        done.add(row.key)
+        known.append(row)
         if on_row is not None:
-            on_row(row, len(done), total)
+            on_row(row, len(known), total)
     rows = read_rows(directory)
     write_table(directory, rows)
     return rows
 
 
-def _check(settings: EvaluationSettings, parallel: int) -> None:
-    """Raises InputError for what would otherwise make every task fail, or none run."""
-    for name in settings.programs:
-        corpus.bundle(name)
+def _checked(settings: EvaluationSettings, parallel: int) -> tuple[Source, ...]:
+    """The programs; raises InputError for what would make every task fail, or none run."""
     for name in settings.solvers:
         any_solver_named(name)
-    for what in ("programs", "solvers", "seeds"):
-        values = getattr(settings, what)
+    sources = tuple(source_of(text) for text in settings.programs)
+    names = {
+        "programs": [source.name for source in sources],
+        "solvers": settings.solvers,
+        "seeds": settings.seeds,
+    }
+    for what, values in names.items():
         if not values:
             raise InputError(f"an evaluation of no {what} shows nothing: name at least one")
         if len(set(values)) < len(values):
@@ -155,6 +187,7 @@ def _check(settings: EvaluationSettings, parallel: int) -> None:
         raise InputError(
             f"workers is {parallel} and cores is {settings.workers_per_task}: at least 1 of each"
         )
+    return sources
 
 
 _CHOICES = {
@@ -164,48 +197,72 @@ _CHOICES = {
 }
 
 
-def _prepare(settings: EvaluationSettings, directory: Path, command: str) -> None:
-    """Makes the folder, or checks that it is of the same evaluation."""
-    (directory / MAPS).mkdir(parents=True, exist_ok=True)
-    path = directory / SETTINGS
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if path.exists():
-        found = json.loads(path.read_text())["settings"]
-        differing = sorted(name for name in wanted if found.get(name) != wanted[name])
-        if differing:
+def _missing(
+    settings: EvaluationSettings, sources: Sequence[Source], known: Iterable[Row]
+) -> list[Task]:
+    """The tasks that have no row yet."""
+    done = {row.key for row in known}
+    tasks = (
+        Task(source, solver, seed)
+        for seed in settings.seeds
+        for source in sources
+        for solver in settings.solvers
+    )
+    return [task for task in tasks if _key(task, settings) not in done]
+
+
+def _key(task: Task, settings: EvaluationSettings) -> Key:
+    """Of the row a task makes."""
+    return (
+        *(task.source.name, task.solver, task.seed),
+        *(settings.time_limit_seconds, settings.workers_per_task),
+    )
+
+
+def _run_of(
+    settings: EvaluationSettings, sources: Sequence[Source], parallel: int, command: str
+) -> Run:
+    return Run(
+        programs=tuple(source.name for source in sources),
+        solvers=settings.solvers,
+        seeds=settings.seeds,
+        time_limit_seconds=settings.time_limit_seconds,
+        workers_per_task=settings.workers_per_task,
+        parallel=parallel,
+        command=command,
+    )
+
+
+def _refuse_other_programs(
+    directory: Path, known: Iterable[Row], sources: Iterable[Source]
+) -> None:
+    """Raises InputError if a name of the table now means another file."""
+    paths: Mapping[str, str] = {row.program: row.source for row in known}
+    for source in sources:
+        before = paths.get(source.name, source.path)
+        if before != source.path:
             raise InputError(
-                f"{directory}: holds an evaluation with another {', '.join(differing)}; "
-                "choose another folder"
+                f"{directory}: {source.name} is {before} there, not {source.path}: "
+                "rename the file, or choose another folder"
             )
-    else:
-        document = {"settings": wanted, "command": command, "machine": machine()}
-        write_atomically(path, json.dumps(document, indent=2) + "\n")
-    (directory / "results.jsonl").touch()
 
 
-def machine() -> dict[str, Any]:
-    """What the table was made on: versions, processor, cores."""
-    packages = ("malloc-game", "numba", "numpy", "ortools", "scipy")
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "packages": {name: _version(name) for name in packages},
-    }
+def _check_agrees(directory: Path, known: Iterable[Row], row: Row) -> None:
+    """Raises InputError if the program's known times are not what they were in older rows.
 
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _tasks(settings: EvaluationSettings) -> Iterable[Task]:
-    for seed in settings.seeds:
-        for program in settings.programs:
-            for solver in settings.solvers:
-                yield Task(program, solver, seed)
+    The time with everything slow, and production's, depend on no solver: if one differs, then the
+    program, the cost model or the simulator has changed, and the rows would not compare.
+    """
+    for other in known:
+        if other.program != row.program or None in (other.all_slow_seconds, row.all_slow_seconds):
+            continue
+        before = (other.all_slow_seconds, other.production_seconds)
+        now = (row.all_slow_seconds, row.production_seconds)
+        if before != now:
+            raise InputError(
+                f"{directory}: {row.program} takes {now} s now (all in slow memory, production's "
+                f"map), {before} s in the table: its times have changed; choose another folder"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,13 +357,13 @@ def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
     from experiments.inputs import load_program
     from experiments.solve import solve
 
-    loaded = load_program(task.program, times=settings.times, busy=settings.busy)
-    tick_seconds = loaded.program.tick_seconds
+    loaded = load_program(task.source.path, times=settings.times, busy=settings.busy)
+    program = loaded.program
     curve: list[tuple[float, float | None, float | None]] = []
 
     def note(progress: Progress) -> None:
         incumbent, bound = (
-            None if ticks is None else ticks * tick_seconds
+            None if ticks is None else ticks * program.tick_seconds
             for ticks in (progress.incumbent_ticks, progress.bound_ticks)
         )
         curve.append((progress.seconds, incumbent, bound))
@@ -320,9 +377,10 @@ def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
         copy_order=settings.copy_order,
         on_progress=note,
     )
-    write_atomically(directory / MAPS / task.map_name, result.map_json())
-    return Row(
-        **_identity(task, settings),
+    row = replace(
+        _row_without_result(task, settings),
+        chip=program.machine.chip,
+        capacity_bytes=program.capacity_bytes,
         status=result.solution.status.value,
         latency_seconds=result.latency_seconds,
         stall_seconds=result.simulation.stall_seconds,
@@ -332,7 +390,7 @@ def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
             None if result.production is None else result.production.stall_seconds
         ),
         lower_bound_seconds=result.lower_bound_seconds,
-        model_error=model_error(loaded, task.program),
+        model_error=model_error(loaded, task.source.bundle),
         peak_fast_bytes=result.simulation.peak_fast_bytes,
         bus_bytes=result.simulation.bus_bytes,
         num_copies=result.simulation.num_copies,
@@ -340,35 +398,43 @@ def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
         wall_seconds=result.wall_seconds,
         curve=tuple(curve),
     )
+    write_atomically(map_path(directory, row), result.map_json())
+    return row
 
 
 def _failure(task: Task, settings: EvaluationSettings, why: str) -> Row:
-    return Row(**_identity(task, settings), status="failed", error=why)
+    return replace(_row_without_result(task, settings), status="failed", error=why)
 
 
-def _identity(task: Task, settings: EvaluationSettings) -> dict[str, Any]:
+def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
     """The columns that are known before a task runs."""
-    from hlo_graphs.bundle import read_cycles
     from hlo_graphs.chips import find_chip
 
-    bundle = corpus.bundle(task.program)
-    family = corpus.family_of(task.program)
-    cycles = None if bundle.cycles is None else read_cycles(bundle.cycles)
-    meta = None if cycles is None else cycles.meta
-    chip = bundle.chip or "v5e"
-    return {
-        "program": task.program,
-        "family": family.name,
-        "split": family.split,
-        "chip": chip,
-        "capacity_bytes": find_chip(chip).assignable_bytes if meta is None else meta.capacity_bytes,
-        "is_native": bundle.capacity_tag is None,
-        "times": settings.times,
-        "copy_order": settings.copy_order,
-        "solver": task.solver,
-        "seed": task.seed,
-        "time_limit_seconds": settings.time_limit_seconds,
-    }
+    source = task.source
+    bundle = source.bundle
+    meta = None
+    if bundle is not None and bundle.cycles is not None:
+        meta = bundles.read_cycles(bundle.cycles).meta
+    chip = (bundle and bundle.chip) or DEFAULT_CHIP
+    family = corpus.family_of(source.name) if source.is_corpus else None
+    return Row(
+        program=source.name,
+        source=source.path,
+        family=source.name if family is None else family.name,
+        split="own" if family is None else family.split,
+        chip=chip,
+        capacity_bytes=find_chip(chip).assignable_bytes if meta is None else meta.capacity_bytes,
+        is_native=bundle is None or bundle.capacity_tag is None,
+        times=settings.times,
+        copy_order=settings.copy_order,
+        busy=settings.busy,
+        solver=task.solver,
+        seed=task.seed,
+        time_limit_seconds=settings.time_limit_seconds,
+        workers_per_task=settings.workers_per_task,
+        code=code_digest(),
+        status="unknown",
+    )
 
 
 def shell_command() -> str:

@@ -20,23 +20,53 @@ from hlo_graphs.errors import InputError
 RESULTS = "results.jsonl"
 TABLE = "results.csv"
 
+Key = tuple[str, str, int, float, int]
+"""Program, solver, seed, time limit in seconds, processes: what makes a row one of its table."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeModel:
+    """How maps are timed; one table has one.
+
+    Attributes:
+      times: cost model, "calibrated" or "analytic".
+      copy_order: "deadline" or "fifo".
+      busy: which part of a slow access keeps the bus busy, "bytes" or "slow".
+    """
+
+    times: str
+    copy_order: str
+    busy: str
+
+    @property
+    def label(self) -> str:
+        """For people: "calibrated, fifo"; what is usual is left out."""
+        extras = [self.copy_order] if self.copy_order != "deadline" else []
+        extras += ["stricter bus"] if self.busy != "bytes" else []
+        return ", ".join([self.times, *extras])
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One solver's result on one program; times in seconds, None where nothing is known.
 
     Attributes:
-      program: corpus name.
-      family: of the model; programs of a family are on one side of the split.
-      split: "train" or "test".
+      program: corpus name, or that of the user's own bundle or file.
+      source: what `load_program` takes for it: a corpus name or a path.
+      family: of the model; programs of a family are on one side of the split. Of a program that
+        is not in the corpus its own name.
+      split: "train", "test", or "own" for a program that is not in the corpus.
       chip: what it was compiled for.
       capacity_bytes: fast memory for tensors.
       is_native: the chip's own capacity, not a reduced one.
       times: cost model ("calibrated" or "analytic").
       copy_order: "deadline" or "fifo".
+      busy: which part of a slow access keeps the bus busy, "bytes" or "slow".
       solver: its registered name.
       seed: the run's.
       time_limit_seconds: given to the solver.
+      workers_per_task: processes the solver could use.
+      code: digest of the sources that made the row (`experiments.folder.code_digest`).
       status: as in `solvers.solver.Status`, or "failed".
       latency_seconds: of the map, stalls included.
       stall_seconds: of the map.
@@ -55,6 +85,7 @@ class Row:
     """
 
     program: str
+    source: str
     family: str
     split: str
     chip: str
@@ -62,9 +93,12 @@ class Row:
     is_native: bool
     times: str
     copy_order: str
+    busy: str
     solver: str
     seed: int
     time_limit_seconds: float
+    workers_per_task: int
+    code: str
     status: str
     latency_seconds: float | None = None
     stall_seconds: float | None = None
@@ -82,9 +116,12 @@ class Row:
     curve: tuple[tuple[float, float | None, float | None], ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What makes a row one of its table."""
-        return (self.program, self.solver, self.seed)
+        return (
+            *(self.program, self.solver, self.seed),
+            *(self.time_limit_seconds, self.workers_per_task),
+        )
 
 
 def append_row(directory: Path, row: Row) -> None:
@@ -104,6 +141,11 @@ def _ends_in_mid_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) != b"\n"
+
+
+def has_rows(directory: Path) -> bool:
+    """Whether the folder holds a table."""
+    return (directory / RESULTS).exists()
 
 
 def read_rows(directory: Path) -> list[Row]:

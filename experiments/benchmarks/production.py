@@ -77,11 +77,13 @@ def check_production(name: str) -> ProductionCheck:
     )
 
 
-def model_error(loaded: LoadedProgram, name: str) -> float | None:
+def model_error(loaded: LoadedProgram, bundle: bundles.Bundle | None) -> float | None:
     """Simulated over compiler time at production's placement, minus one; None if not known."""
     if loaded.production_map is None or loaded.lowered is None:
         return None
-    stated, compiler, _ = _times(loaded, corpus.bundle(name))
+    if bundle is None or bundle.cycles is None:
+        return None
+    stated, compiler, _ = _times(loaded, bundle)
     return stated / compiler - 1 if compiler else None
 
 

@@ -33,7 +33,10 @@ class ProgramResult:
     latency, its status is "failed".
 
     Attributes:
-      speedup: production's latency over the solver's.
+      solver: its name; in a table with several time limits or numbers of processes, with those.
+      row: of the seed whose latency is nearest to the median, for its map.
+      production_seconds: None where production's map is not known.
+      speedup: production's latency over the solver's; None where that is not known.
       gap: latency over the best bound any solver proved, minus one; None without a bound.
       production_gap: the same of production.
       model_error: of the times at production's placement; None where it is not known.
@@ -45,13 +48,14 @@ class ProgramResult:
     family: str
     split: str
     is_native: bool
+    row: Row
     latency_seconds: float
-    production_seconds: float
+    production_seconds: float | None
     stall_seconds: float
     wall_seconds: float
     games_played: float
     status: str
-    speedup: float
+    speedup: float | None
     gap: float | None
     production_gap: float | None
     model_error: float | None
@@ -59,7 +63,9 @@ class ProgramResult:
 
     @property
     def outcome(self) -> str:
-        """ "win", "tie" or "loss" against production."""
+        """ "win", "tie" or "loss" against production; "unknown" without its map."""
+        if self.speedup is None:
+            return "unknown"
         if abs(self.speedup - 1) < TIE:
             return "tie"
         return "win" if self.speedup > 1 else "loss"
@@ -67,13 +73,15 @@ class ProgramResult:
     @property
     def is_safe_win(self) -> bool:
         """A win larger than the model's own error on the program, which must be known."""
-        if self.model_error is None or self.outcome != "win":
+        if self.model_error is None or self.speedup is None or self.outcome != "win":
             return False
         return self.speedup - 1 > abs(self.model_error)
 
     @property
     def has_headroom(self) -> bool:
-        """Whether production is far enough above the bound for anything to be shown."""
+        """Whether production is known, and far enough above the bound for anything to be shown."""
+        if self.production_seconds is None:
+            return False
         return self.production_gap is None or self.production_gap > HEADROOM
 
 
@@ -97,21 +105,33 @@ class Summary:
 
 
 def program_results(rows: Iterable[Row]) -> list[ProgramResult]:
-    """Per program and solver.
-
-    Left out are programs without production's answer, and those that no solver could do.
-    """
+    """Per program and solver. Left out are programs that no solver could do."""
     rows = list(rows)
     bounds = best_bounds(rows)
+    label = labels(rows)
     known = {row.program: row for row in rows if row.latency_seconds is not None}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.program, row.solver), []).append(row)
+        groups.setdefault((row.program, label(row)), []).append(row)
     results = (
-        _result(group, bounds.get(program), known.get(program))
-        for (program, _), group in groups.items()
+        _result(solver, group, bounds.get(program), known.get(program))
+        for (program, solver), group in groups.items()
     )
     return sorted((r for r in results if r is not None), key=lambda r: (r.program, r.solver))
+
+
+def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
+    """What to call the solver of a row: with its time limit and processes if those differ."""
+    rows = list(rows)
+    several_limits = len({row.time_limit_seconds for row in rows}) > 1
+    several_workers = len({row.workers_per_task for row in rows}) > 1
+
+    def label(row: Row) -> str:
+        limit = f", {row.time_limit_seconds:g} s" if several_limits else ""
+        workers = f", cores {row.workers_per_task}" if several_workers else ""
+        return f"{row.solver}{limit}{workers}"
+
+    return label
 
 
 def best_bounds(rows: Iterable[Row]) -> dict[str, float]:
@@ -123,32 +143,35 @@ def best_bounds(rows: Iterable[Row]) -> dict[str, float]:
     return bounds
 
 
-def _result(rows: Sequence[Row], bound: float | None, known: Row | None) -> ProgramResult | None:
+def _result(
+    solver: str, rows: Sequence[Row], bound: float | None, known: Row | None
+) -> ProgramResult | None:
     """One result from a solver's rows of one program, of which `known` is any solved row."""
     solved = [row for row in rows if row.latency_seconds is not None]
     failures = len(rows) - len(solved)
     if not solved and known is not None and known.all_slow_seconds is not None:
         solved = [_all_slow(rows[0], known)]
-    if not solved or solved[0].production_seconds is None:
+    if not solved:
         return None
     latency = float(np.median([row.latency_seconds or 0.0 for row in solved]))
     middle = min(solved, key=lambda row: abs((row.latency_seconds or 0.0) - latency))
     production = solved[0].production_seconds
     return ProgramResult(
         program=middle.program,
-        solver=middle.solver,
+        solver=solver,
         family=middle.family,
         split=middle.split,
         is_native=middle.is_native,
+        row=middle,
         latency_seconds=latency,
         production_seconds=production,
         stall_seconds=middle.stall_seconds or 0.0,
         wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in solved])),
         games_played=float(np.median([row.games_played or 0 for row in solved])),
         status=middle.status,
-        speedup=production / latency,
+        speedup=None if production is None else production / latency,
         gap=None if not bound else latency / bound - 1,
-        production_gap=None if not bound else production / bound - 1,
+        production_gap=None if not bound or production is None else production / bound - 1,
         model_error=middle.model_error,
         failures=failures,
     )
@@ -164,17 +187,28 @@ def _all_slow(failed: Row, known: Row) -> Row:
     )
 
 
+def shared_results(results: Iterable[ProgramResult]) -> list[ProgramResult]:
+    """Those of the programs that every solver ran on: only over these do their means compare."""
+    results = list(results)
+    solvers = {result.solver for result in results}
+    ran: dict[str, set[str]] = {}
+    for result in results:
+        ran.setdefault(result.program, set()).add(result.solver)
+    return [result for result in results if ran[result.program] == solvers]
+
+
 def summarise(results: Sequence[ProgramResult], *, seed: int = 0) -> list[Summary]:
-    """Per solver, over the programs given, the best geometric mean first."""
+    """Per solver, over those of the programs given whose production is known, the best first."""
     by_solver: dict[str, list[ProgramResult]] = {}
     for result in results:
-        by_solver.setdefault(result.solver, []).append(result)
+        if result.speedup is not None:
+            by_solver.setdefault(result.solver, []).append(result)
     summaries = [_summary(solver, group, seed) for solver, group in by_solver.items()]
     return sorted(summaries, key=lambda summary: -summary.geometric_mean)
 
 
 def _summary(solver: str, results: Sequence[ProgramResult], seed: int) -> Summary:
-    speedups = np.array([result.speedup for result in results])
+    speedups = np.array([result.speedup for result in results], dtype=np.float64)
     gaps = [result.gap for result in results if result.gap is not None]
     outcomes = [result.outcome for result in results]
     return Summary(
@@ -232,7 +266,8 @@ def performance_profile(results: Sequence[ProgramResult]) -> list[ProfileLine]:
     """Per solver (and production) how often it is within a factor of the best (Dolan, Moré)."""
     latencies: dict[str, dict[str, float]] = {}
     for result in results:
-        latencies.setdefault("production", {})[result.program] = result.production_seconds
+        if result.production_seconds is not None:
+            latencies.setdefault("production", {})[result.program] = result.production_seconds
         latencies.setdefault(result.solver, {})[result.program] = result.latency_seconds
     programs = sorted({result.program for result in results})
     best = {p: min(times[p] for times in latencies.values() if p in times) for p in programs}
@@ -256,12 +291,13 @@ class AnytimeLine:
 
 def anytime_curves(rows: Iterable[Row], seconds: Sequence[float]) -> list[AnytimeLine]:
     """Per solver with curves the median gap at each moment; infinite before the first map."""
-    rows = [row for row in rows if row.latency_seconds is not None]
+    rows = list(rows)
     bounds = best_bounds(rows)
+    label = labels(rows)
     by_solver: dict[str, list[Row]] = {}
     for row in rows:
-        if row.curve and row.program in bounds:
-            by_solver.setdefault(row.solver, []).append(row)
+        if row.curve and row.latency_seconds is not None and row.program in bounds:
+            by_solver.setdefault(label(row), []).append(row)
     return [
         AnytimeLine(
             solver,

@@ -6,11 +6,12 @@ import contextlib
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 
 from experiments import evaluate as evaluation
 from experiments.evaluate import EvaluationSettings, evaluate, programs_of
+from experiments.folder import SETTINGS as SETTINGS_FILE
+from experiments.folder import map_path, read_settings
 from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
@@ -46,28 +49,32 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_has_a_row_a_map_and_a_line_in_the_table(finished: Path) -> None:
     rows = read_rows(finished)
-    assert sorted(row.key for row in rows) == [(PROGRAM, "greedy", 0), (PROGRAM, "greedy", 1)]
+    keys = [(PROGRAM, "greedy", seed, 2.0, 1) for seed in (0, 1)]
+    assert sorted(row.key for row in rows) == keys
     for row in rows:
         assert row.error is None
         assert row.latency_seconds is not None
         assert row.all_slow_seconds is not None
         assert 0 < row.latency_seconds < row.all_slow_seconds
         assert not row.is_native
-        memory_map = finished / "maps" / f"{PROGRAM}.greedy.{row.seed}.json"
-        assert MemoryMap.from_json(memory_map.read_text()).residencies
+        assert MemoryMap.from_json(map_path(finished, row).read_text()).residencies
     with (finished / TABLE).open() as file:
         assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1"]
-    assert json.loads((finished / "settings.json").read_text())["command"]
+    (run,) = read_settings(finished).runs
+    assert (run.programs, run.seeds, run.parallel) == ((PROGRAM,), (0, 1), 2)
+    assert run.command == "malloc-game evaluate"
 
 
 def test_what_is_finished_is_not_done_again(finished: Path) -> None:
-    before = (finished / RESULTS).read_bytes()
-    evaluate(SETTINGS, finished, on_row=lambda *_: pytest.fail("nothing was left to do"))
-    assert (finished / RESULTS).read_bytes() == before
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    nothing = lambda *_: pytest.fail("nothing was left to do")  # noqa: E731
+    evaluate(SETTINGS, finished, parallel=2, command="malloc-game evaluate", on_row=nothing)
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
 def test_a_line_cut_off_by_a_kill_is_done_again(finished: Path, tmp_path: Path) -> None:
     lines = (finished / RESULTS).read_bytes().splitlines(keepends=True)
+    shutil.copy(finished / SETTINGS_FILE, tmp_path)
     (tmp_path / RESULTS).write_bytes(lines[0] + lines[1][:200])
     done = []
     rows = evaluate(SETTINGS, tmp_path, on_row=lambda row, *_: done.append(row.key))
@@ -75,9 +82,96 @@ def test_a_line_cut_off_by_a_kill_is_done_again(finished: Path, tmp_path: Path) 
     assert len({row.key for row in rows}) == len(rows) == 2
 
 
-def test_other_settings_are_refused(finished: Path) -> None:
-    with pytest.raises(InputError, match="another time_limit_seconds"):
-        evaluate(replace(SETTINGS, time_limit_seconds=3.0), finished)
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A finished table that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+def test_a_table_is_extended_and_its_rows_are_kept(copied: Path) -> None:
+    before = (copied / RESULTS).read_bytes()
+    more = replace(SETTINGS, solvers=("greedy", "random"), time_limit_seconds=0.5)
+    rows = evaluate(more, copied, command="more")
+    assert (copied / RESULTS).read_bytes().startswith(before)
+    added = {(row.solver, row.seed, row.time_limit_seconds) for row in rows[2:]}
+    assert added == {(solver, seed, 0.5) for solver in more.solvers for seed in (0, 1)}
+    assert len(rows) == 6
+    assert all(map_path(copied, row).exists() for row in rows)
+    assert [run.command for run in read_settings(copied).runs] == ["malloc-game evaluate", "more"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"times": "analytic"}, "timed as calibrated, not as analytic"),
+        ({"copy_order": "fifo"}, "not as calibrated, fifo"),
+        ({"busy": "slow"}, "not as calibrated, stricter bus"),
+    ],
+)
+def test_a_table_has_one_time_model(copied: Path, changes: dict[str, Any], words: str) -> None:
+    before = (copied / SETTINGS_FILE).read_bytes()
+    with pytest.raises(InputError, match=words):
+        evaluate(replace(SETTINGS, **changes), copied)
+    assert (copied / SETTINGS_FILE).read_bytes() == before
+
+
+def test_a_table_is_of_one_machine(copied: Path) -> None:
+    document = json.loads((copied / SETTINGS_FILE).read_text())
+    document["machine"]["packages"]["numba"] = "0.1"
+    (copied / SETTINGS_FILE).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"made elsewhere \(packages .*'0.1'.* here"):
+        evaluate(replace(SETTINGS, seeds=(2,)), copied)
+
+
+def test_a_solver_is_not_mixed_with_what_it_was_before(copied: Path) -> None:
+    _plant(copied, code="0123456789ab")
+    with pytest.raises(InputError, match="greedy's rows there were made by other code"):
+        evaluate(replace(SETTINGS, seeds=(2,)), copied)
+    other = replace(SETTINGS, solvers=("random",), seeds=(0,), time_limit_seconds=0.5)
+    assert len(evaluate(other, copied)) == 3
+
+
+def test_a_program_whose_times_changed_is_not_mixed(copied: Path) -> None:
+    _plant(copied, production_seconds=1.0)
+    with pytest.raises(InputError, match="its times have changed"):
+        evaluate(replace(SETTINGS, seeds=(2,)), copied)
+    assert len(read_rows(copied)) == 2
+
+
+def test_rows_without_their_settings_are_not_guessed_at(copied: Path) -> None:
+    (copied / SETTINGS_FILE).unlink()
+    with pytest.raises(InputError, match="malloc-game evaluate"):
+        evaluate(replace(SETTINGS, seeds=(2,)), copied)
+
+
+def _plant(directory: Path, **changes: Any) -> None:
+    """Changes every row of a table."""
+    lines = [json.dumps({**asdict(row), **changes}) for row in read_rows(directory)]
+    (directory / RESULTS).write_text("\n".join(lines) + "\n")
+
+
+def test_a_program_of_ones_own_is_evaluated_like_the_corpus(tmp_path: Path) -> None:
+    for part in corpus.DIRECTORY.glob(f"{PROGRAM}.*"):
+        shutil.copy(part, tmp_path / part.name.replace("lstm_forward", "mine"))
+    own = tmp_path / "mine.v5e.32MiB.before.hlo.gz"
+    settings = replace(SETTINGS, programs=(str(own), PROGRAM), seeds=(0,))
+    mine, known = sorted(
+        evaluate(settings, tmp_path / "table"), key=lambda row: row.program, reverse=True
+    )
+    assert (mine.program, mine.source, mine.split) == ("mine.v5e.32MiB", str(own), "own")
+    assert (known.program, known.source, known.split) == (PROGRAM, PROGRAM, "test")
+    assert mine.latency_seconds == known.latency_seconds
+    assert mine.production_seconds == known.production_seconds is not None
+    assert mine.model_error == known.model_error
+    assert mine.is_native is known.is_native is False
+
+
+def test_a_name_that_means_another_file_is_refused(copied: Path, tmp_path: Path) -> None:
+    for part in corpus.DIRECTORY.glob(f"{PROGRAM}.*"):
+        shutil.copy(part, tmp_path)
+    own = str(tmp_path / f"{PROGRAM}.before.hlo.gz")
+    with pytest.raises(InputError, match=f"{PROGRAM} is {PROGRAM} there, not {own}"):
+        evaluate(replace(SETTINGS, programs=(own,)), copied)
 
 
 @pytest.mark.parametrize(

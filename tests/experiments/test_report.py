@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from experiments.evaluate import EvaluationSettings, evaluate
+from experiments.inputs import load_program
+from experiments.report.contents import sections
 from experiments.report.explain import Reason, slow_accesses
 from experiments.report.page import MARKDOWN, PAGE, write_report
+from experiments.report.retimings import ranking, retime
 from experiments.report.statistics import (
     compare,
     performance_profile,
@@ -23,8 +26,9 @@ from experiments.report.statistics import (
     regressions,
     summarise,
 )
-from experiments.results import TABLE, Row, read_rows
+from experiments.results import TABLE, Row, TimeModel, read_rows
 from malloc_game.memory_map import MemoryMap
+from malloc_game.simulate import simulate
 from tests.malloc_game.small import program_of
 
 PROGRAMS = ("lstm_forward.v5e", "lstm_forward.v5e.32MiB")
@@ -51,6 +55,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def row(program: str, solver: str, latency: float, **changes: object) -> Row:
     plain = Row(
         program=program,
+        source=program,
         family=program.split("_")[0],
         split="test",
         chip="v5e",
@@ -58,9 +63,12 @@ def row(program: str, solver: str, latency: float, **changes: object) -> Row:
         is_native=True,
         times="calibrated",
         copy_order="deadline",
+        busy="bytes",
         solver=solver,
         seed=0,
         time_limit_seconds=1.0,
+        workers_per_task=1,
+        code="0123456789ab",
         status="feasible",
         latency_seconds=latency,
         production_seconds=1.0,
@@ -144,6 +152,101 @@ def test_a_profile_says_how_often_a_solver_is_within_a_factor() -> None:
     assert lines["t"].factors == pytest.approx((1.0, 2.0))
     assert lines["production"].factors == pytest.approx((4 / 3, 2.0))
     assert lines["s"].shares == (0.5, 1.0)
+
+
+def test_solvers_with_other_limits_are_told_apart_and_do_not_mix() -> None:
+    rows = [row("a", "s", 0.9), row("a", "s", 0.8, time_limit_seconds=10.0), row("a", "t", 0.7)]
+    results = program_results(rows)
+    assert [r.solver for r in results] == ["s, 1 s", "s, 10 s", "t, 1 s"]
+    assert [r.latency_seconds for r in results] == [0.9, 0.8, 0.7]
+    assert program_results(rows[:1])[0].solver == "s"
+
+
+def test_means_over_different_programs_are_said_not_to_compare() -> None:
+    rows = [row("a", "s", 0.9), row("b", "s", 0.8), row("a", "t", 0.7)]
+    first, second, *_ = sections(program_results(rows))
+    assert first.title == "Programs with headroom that every solver ran on"
+    assert {s.solver: s.num_programs for s in first.summaries} == {"s": 1, "t": 1}
+    assert {s.solver: s.num_programs for s in second.summaries} == {"s": 2, "t": 1}
+    assert "do not compare" not in first.note
+    assert "do not compare" in second.note
+
+
+def test_a_program_without_productions_map_is_shown_and_not_compared() -> None:
+    rows = [row("a", "s", 0.9, production_seconds=None), row("b", "s", 0.8)]
+    alone, beside = program_results(rows)
+    assert (alone.speedup, alone.outcome, alone.has_headroom) == (None, "unknown", False)
+    assert alone.gap == pytest.approx(0.8)
+    (summary,) = summarise([alone, beside])
+    assert (summary.num_programs, summary.wins) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "copy_order", "busy"),
+    [("analytic", "deadline", "bytes"), ("calibrated", "fifo", "bytes")],
+)
+def test_retimed_means_are_those_of_the_stored_maps(
+    evaluated: Path, times: str, copy_order: str, busy: str
+) -> None:
+    """Again from the map files alone: load, simulate, multiply."""
+    rows = read_rows(evaluated)
+    retiming = retime(
+        evaluated, rows, program_results(rows), TimeModel("calibrated", "deadline", "bytes")
+    )
+    assert not retiming.changed
+    assert [found.num_programs for found in retiming.rankings] == [1, 1]
+    label = TimeModel(times, copy_order, busy).label
+    for found, program in zip(retiming.rankings, PROGRAMS, strict=True):
+        loaded = load_program(program, times=times, busy=busy)
+        assert loaded.production_map is not None
+        production = simulate(loaded.program, loaded.production_map, copy_order).latency_ticks
+        speedups = {}
+        for path in (evaluated / "maps").glob(f"{program}.[gl]*.json"):
+            memory_map = MemoryMap.from_json(path.read_text())
+            solver = path.name.removeprefix(f"{program}.").split(".")[0]
+            ours = simulate(loaded.program, memory_map, copy_order).latency_ticks
+            speedups[solver] = production / ours
+        best_first = sorted(speedups, key=lambda solver: -speedups[solver])
+        column = found.labels.index(label)
+        shown = {solver: standings[column] for solver, standings in found.lines}
+        assert shown.keys() == speedups.keys()
+        for solver, standing in shown.items():
+            assert standing.geometric_mean == pytest.approx(speedups[solver], rel=1e-12)
+            assert standing.losses == (speedups[solver] <= 0.995)
+        ranks = {standing.rank: solver for solver, standing in shown.items()}
+        assert [speedups[ranks[rank]] for rank in (1, 2)] == [speedups[s] for s in best_first]
+
+
+def test_a_latency_that_is_not_reproduced_is_named(evaluated: Path) -> None:
+    rows = read_rows(evaluated)
+    rows[0] = replace(rows[0], latency_seconds=1.0)
+    model = TimeModel("calibrated", "deadline", "bytes")
+    retiming = retime(evaluated, rows, program_results(rows), model)
+    assert retiming.changed == (rows[0],)
+    assert "has changed since" in retiming.note
+
+
+def test_without_its_maps_nothing_is_timed_again(evaluated: Path, tmp_path: Path) -> None:
+    rows = read_rows(evaluated)
+    model = TimeModel("calibrated", "deadline", "bytes")
+    retiming = retime(tmp_path, rows, program_results(rows), model)
+    assert len(retiming.missing) == len(rows)
+    assert not retiming.rankings
+    assert "4 maps are not in the folder" in retiming.note
+
+
+def test_solvers_that_change_places_are_named() -> None:
+    tables = {
+        TimeModel("calibrated", "deadline", "bytes"): [row("a", "s", 0.8), row("a", "t", 0.9)],
+        TimeModel("analytic", "deadline", "bytes"): [row("a", "s", 1.2), row("a", "t", 0.9)],
+    }
+    found = ranking("one", tables, {"a"})
+    assert [(s, [x.rank for x in standings]) for s, standings in found.lines] == [
+        ("s", [1, 2]),
+        ("t", [2, 1]),
+    ]
+    assert [x.losses for x in dict(found.lines)["s"]] == [0, 1]
+    assert found.moved == ("s", "t")
 
 
 def test_why_a_tensor_is_slow() -> None:

@@ -1,0 +1,146 @@
+"""What a report says, before it is written down: every table and chart of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.folder import TableSettings, read_settings
+from experiments.report.charts import Chart, charts
+from experiments.report.retimings import Retiming, retime
+from experiments.report.statistics import (
+    Change,
+    ProgramResult,
+    Summary,
+    compare,
+    program_results,
+    regressions,
+    shared_results,
+    summarise,
+)
+from experiments.results import Row, read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table of summaries with what it covers."""
+
+    title: str
+    note: str
+    summaries: tuple[Summary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """This table beside another.
+
+    Attributes:
+      settings: of the other table.
+      num_compared: programs and solvers that both have.
+      regressions: those that became slower.
+    """
+
+    settings: TableSettings
+    num_compared: int
+    regressions: tuple[Change, ...]
+
+    @property
+    def limits(self) -> str:
+        """The other table's time limits."""
+        return limits_of(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is told of an evaluation.
+
+    Attributes:
+      settings: what its table was made with.
+      num_programs: in the table.
+      codes: digests of the sources that made its rows.
+      sections: summaries over groups of programs.
+      retiming: the maps under other times.
+      charts: drawn.
+      results: every program and solver.
+      failures: rows without a result.
+      comparison: with another table, if one was given.
+    """
+
+    settings: TableSettings
+    num_programs: int
+    codes: tuple[str, ...]
+    sections: tuple[Section, ...]
+    retiming: Retiming
+    charts: tuple[Chart, ...]
+    results: tuple[ProgramResult, ...]
+    failures: tuple[Row, ...]
+    comparison: Comparison | None
+
+    @property
+    def limits(self) -> str:
+        """The time limits of all runs: "5 s", or "5 and 10 s"."""
+        return limits_of(self.settings)
+
+
+def report_of(directory: Path, other: Path | None = None) -> Report:
+    """Everything there is to say of an evaluation's folder.
+
+    Raises:
+      InputError: if a folder holds no evaluation.
+    """
+    rows = read_rows(directory)
+    settings = read_settings(directory)
+    results = program_results(rows)
+    return Report(
+        settings=settings,
+        num_programs=len({row.program for row in rows}),
+        codes=tuple(sorted({row.code for row in rows})),
+        sections=tuple(sections(results)),
+        retiming=retime(directory, rows, results, settings.model),
+        charts=tuple(charts(rows, results)),
+        results=tuple(results),
+        failures=tuple(row for row in rows if row.error is not None),
+        comparison=None if other is None else _comparison(other, rows),
+    )
+
+
+def _comparison(other: Path, rows: Sequence[Row]) -> Comparison:
+    changes = compare(read_rows(other), rows)
+    return Comparison(read_settings(other), len(changes), tuple(regressions(changes)))
+
+
+def limits_of(settings: TableSettings) -> str:
+    """The time limits of all runs, for people: "5 s" or "5 and 10 s"."""
+    limits = sorted({run.time_limit_seconds for run in settings.runs})
+    return " and ".join(f"{limit:g}" for limit in limits) + " s"
+
+
+def sections(results: Sequence[ProgramResult]) -> list[Section]:
+    """Programs with headroom at the chip's own capacity and at reduced ones apart, then all.
+
+    If not every solver ran on every program, the programs that they share come first.
+    """
+    known = [r for r in results if r.production_seconds is not None]
+    open_ones = [r for r in known if r.has_headroom]
+    shared = shared_results(open_ones)
+    groups = [
+        ("The chips' own capacity, programs with headroom", [r for r in open_ones if r.is_native]),
+        ("Reduced capacity, programs with headroom", [r for r in open_ones if not r.is_native]),
+        ("Test families, programs with headroom", [r for r in open_ones if r.split == "test"]),
+        ("All programs whose production is known", known),
+    ]
+    if len(shared) < len(open_ones):
+        groups.insert(0, ("Programs with headroom that every solver ran on", shared))
+    return [
+        Section(title, _note(group), tuple(summarise(group))) for title, group in groups if group
+    ]
+
+
+def _note(results: Sequence[ProgramResult]) -> str:
+    programs = {result.program for result in results}
+    families = {result.family for result in results}
+    note = f"{len(programs)} programs of {len(families)} families."
+    if len(shared_results(results)) < len(results):
+        note += " Not every solver ran on all of them: these means do not compare."
+    return note

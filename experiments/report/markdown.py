@@ -1,0 +1,98 @@
+"""A report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.report.contents import Comparison, Report, Section
+from experiments.report.retimings import Ranking, Retiming
+from experiments.report.statistics import ProgramResult
+
+
+def markdown(report: Report) -> str:
+    """The page's tables as Markdown."""
+    lines = [
+        f"# Memory maps of {report.num_programs} programs, {report.limits} each",
+        "",
+        f"Times: {report.settings.model.label}. Made with "
+        + ", ".join(f"`{run.command}`" for run in report.settings.runs)
+        + ".",
+    ]
+    for section in report.sections:
+        lines += ["", f"## {section.title}", "", section.note, "", *_summary_table(section)]
+    lines += _retiming_lines(report.retiming)
+    if report.comparison is not None:
+        lines += ["", "## Beside the other table", "", *_regression_lines(report.comparison)]
+    lines += ["", "## Every program", "", *_result_table(report.results)]
+    for row in report.failures:
+        lines.append(f"\nFailed: {row.program}, {row.solver}, seed {row.seed}: {row.error}")
+    return "\n".join(lines) + "\n"
+
+
+def _summary_table(section: Section) -> list[str]:
+    columns = (
+        *("solver", "programs", "geometric mean", "95 %", "median"),
+        *("wins", "safe", "ties", "losses", "gap"),
+    )
+    rows = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    for s in section.summaries:
+        low, high = s.geometric_interval
+        gap = "-" if s.median_gap is None else f"{s.median_gap:.2%}"
+        rows.append(
+            f"| {s.solver} | {s.num_programs} | {s.geometric_mean:.4f} | {low:.3f} to {high:.3f} "
+            f"| {s.median:.4f} | {s.wins} | {s.safe_wins} | {s.ties} | {s.losses} | {gap} |"
+        )
+    return rows
+
+
+def _retiming_lines(retiming: Retiming) -> list[str]:
+    lines = ["", "## The same maps under other times", "", retiming.note]
+    for ranking in retiming.rankings:
+        lines += ["", f"{ranking.title}, {ranking.num_programs} programs:", ""]
+        lines += _ranking_table(ranking)
+    return lines
+
+
+def _ranking_table(ranking: Ranking) -> list[str]:
+    rows = [
+        f"| solver | {' | '.join(ranking.labels)} |",
+        f"|{' --- |' * (1 + len(ranking.labels))}",
+    ]
+    for solver, standings in ranking.lines:
+        cells = (f"{s.geometric_mean:.4f} ({s.rank}, {s.losses} losses)" for s in standings)
+        rows.append(f"| {solver} | {' | '.join(cells)} |")
+    return rows
+
+
+def _regression_lines(comparison: Comparison) -> list[str]:
+    lines = [
+        f"The other: {comparison.limits} each, {comparison.settings.model.label}.",
+        "",
+    ]
+    if not comparison.regressions:
+        return [*lines, f"No regressions among {comparison.num_compared} results."]
+    return [
+        *lines,
+        *(
+            f"- {c.program}, {c.solver}: {c.before_seconds * 1e3:.4f} ms before, "
+            f"{c.after_seconds * 1e3:.4f} ms now, slower by {c.ratio - 1:.2%}"
+            for c in comparison.regressions
+        ),
+    ]
+
+
+def _result_table(results: Sequence[ProgramResult]) -> list[str]:
+    rows = [
+        "| program | solver | ms | production ms | speed-up | gap | stalls ms | seconds | status |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in results:
+        gap = "-" if r.gap is None else f"{r.gap:.2%}"
+        production = "-" if r.production_seconds is None else f"{r.production_seconds * 1e3:.4f}"
+        speedup = "-" if r.speedup is None else f"{r.speedup:.4f}"
+        rows.append(
+            f"| {r.program} | {r.solver} | {r.latency_seconds * 1e3:.4f} "
+            f"| {production} | {speedup} | {gap} "
+            f"| {r.stall_seconds * 1e3:.4f} | {r.wall_seconds:.2f} | {r.status} |"
+        )
+    return rows

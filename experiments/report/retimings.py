@@ -1,0 +1,242 @@
+"""Does the ranking survive other times? Every stored map timed again, nothing solved again.
+
+A map is an answer to one cost model. Timed under another it shows what is left of its gain if
+that other model is the right one, not what the solver would reach if it were told so: copies that
+were hidden behind long steps stall behind short ones. Production's map, made with the compiler's
+own costs, is timed again the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.folder import map_path
+from experiments.inputs import LoadedProgram, load_map, load_program
+from experiments.report.statistics import (
+    ProgramResult,
+    program_results,
+    shared_results,
+    summarise,
+)
+from experiments.results import Row, TimeModel
+from malloc_game.simulate import Simulation, simulate
+from malloc_game.validate import check
+
+SAME = 1e-9
+"""Relative difference under which a latency counts as reproduced."""
+
+
+STANDARD = (
+    TimeModel("calibrated", "deadline", "bytes"),
+    TimeModel("analytic", "deadline", "bytes"),
+    TimeModel("calibrated", "fifo", "bytes"),
+    TimeModel("calibrated", "deadline", "slow"),
+)
+"""The models every report shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One solver under one model: geometric mean of its speed-ups, rank by it, and losses."""
+
+    geometric_mean: float
+    rank: int
+    losses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every solver under every model over the same programs.
+
+    Attributes:
+      title: which programs.
+      num_programs: how many.
+      labels: of the models; the first is the one that the maps were made for.
+      lines: (solver, its standing under each model), the best under the first model first.
+    """
+
+    title: str
+    num_programs: int
+    labels: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[Standing, ...]], ...]
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Solvers that do not keep their rank under every model."""
+        return tuple(
+            solver for solver, standings in self.lines if len({s.rank for s in standings}) > 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Retiming:
+    """An evaluation's maps under other models.
+
+    Attributes:
+      rankings: over the programs with headroom that every solver ran on, native and reduced
+        capacities apart.
+      changed: rows whose stored latency is no longer what the first model gives: the cost model
+        or the simulator has changed since the table was made.
+      missing: rows whose map is not in the folder; with any, there are no rankings.
+    """
+
+    rankings: tuple[Ranking, ...]
+    changed: tuple[Row, ...]
+    missing: tuple[Row, ...]
+
+    @property
+    def note(self) -> str:
+        """What the rankings mean, and what is wrong with them."""
+        if self.missing:
+            return (
+                f"Not shown: {len(self.missing)} maps are not in the folder, that of "
+                f"{self.missing[0].program} by {self.missing[0].solver} first."
+            )
+        return " ".join(filter(None, (_MEANING, self._moves(), self._changes())))
+
+    def _moves(self) -> str:
+        moved = dict.fromkeys(solver for ranking in self.rankings for solver in ranking.moved)
+        if not self.rankings or not moved:
+            return "" if not self.rankings else "No solver changes its rank."
+        return f"Ranks change: {', '.join(moved)}."
+
+    def _changes(self) -> str:
+        if not self.changed:
+            return ""
+        return (
+            f"{len(self.changed)} latencies of the table are no longer what its own times give, "
+            f"{self.changed[0].program} by {self.changed[0].solver} first: the cost model or the "
+            "simulator has changed since."
+        )
+
+
+_MEANING = (
+    "Geometric mean of production's latency over the solver's (rank; programs lost to production). "
+    "Every stored map is only timed again, in the first column with the times it was made for; "
+    "nothing is solved again. A map made for one cost model is no answer to another: the other "
+    "columns show what is left of its gain if that model is the right one (copies hidden behind "
+    "steps that are long in one model stall behind steps that are short in the other), not what "
+    "the solver would reach if it were given that model. Production's map, made with the "
+    "compiler's own costs, is timed again in the same way."
+)
+
+
+def models_for(own: TimeModel) -> tuple[TimeModel, ...]:
+    """The models of a report: the evaluation's own first."""
+    return (own, *(model for model in STANDARD if model != own))
+
+
+def retime(
+    directory: Path, rows: Sequence[Row], results: Sequence[ProgramResult], own: TimeModel
+) -> Retiming:
+    """Times every stored map under every model.
+
+    Args:
+      directory: of the evaluation, with its maps.
+      rows: its table.
+      results: of that table; says which programs have headroom.
+      own: the model that the evaluation used.
+
+    Raises:
+      InputError: for a map that cannot be read.
+      InvalidMapError: for a stored map that breaks a rule.
+    """
+    solved = [row for row in rows if row.latency_seconds is not None]
+    missing = tuple(row for row in solved if not map_path(directory, row).exists())
+    if missing:
+        return Retiming((), (), missing)
+    models = models_for(own)
+    tables = {model: retimed_rows(directory, rows, model) for model in models}
+    again = {row.key: row for row in tables[own]}
+    changed = tuple(row for row in solved if not _is_same(row, again[row.key]))
+    return Retiming(_rankings(tables, results), changed, ())
+
+
+def retimed_rows(directory: Path, rows: Iterable[Row], model: TimeModel) -> list[Row]:
+    """The rows with the times of another model; of the solvers' own claims nothing is kept."""
+    by_program: dict[str, list[Row]] = {}
+    for row in rows:
+        by_program.setdefault(row.program, []).append(row)
+    found = []
+    for group in by_program.values():  # one at a time: they are large
+        loaded, production = _load(group[0].source, model)
+        found += [_retimed(directory, row, loaded, production, model) for row in group]
+    return found
+
+
+def _load(source: str, model: TimeModel) -> tuple[LoadedProgram, Simulation | None]:
+    loaded = load_program(source, times=model.times, busy=model.busy)
+    known = loaded.production_map
+    return loaded, None if known is None else simulate(loaded.program, known, model.copy_order)
+
+
+def _retimed(
+    directory: Path,
+    row: Row,
+    loaded: LoadedProgram,
+    production: Simulation | None,
+    model: TimeModel,
+) -> Row:
+    plain = replace(
+        row,
+        times=model.times,
+        copy_order=model.copy_order,
+        busy=model.busy,
+        lower_bound_seconds=None,
+        curve=(),
+    )
+    if row.latency_seconds is None:
+        return plain
+    program = loaded.program
+    memory_map = load_map(map_path(directory, row))
+    check(program, memory_map)
+    simulation = simulate(program, memory_map, model.copy_order)
+    return replace(
+        plain,
+        latency_seconds=simulation.latency_seconds,
+        stall_seconds=simulation.stall_seconds,
+        all_slow_seconds=program.all_slow_ticks * program.tick_seconds,
+        production_seconds=None if production is None else production.latency_seconds,
+        production_stall_seconds=None if production is None else production.stall_seconds,
+    )
+
+
+def _is_same(row: Row, again: Row) -> bool:
+    before, now = row.latency_seconds, again.latency_seconds
+    return before is not None and now is not None and abs(now / before - 1) <= SAME
+
+
+def _rankings(
+    tables: Mapping[TimeModel, Sequence[Row]], results: Sequence[ProgramResult]
+) -> tuple[Ranking, ...]:
+    """The chips' own capacities and reduced ones apart, as judged under the first model."""
+    found = []
+    shared = [r for r in shared_results(results) if r.has_headroom]
+    for title, is_native in (("The chips' own capacity", True), ("Reduced capacity", False)):
+        programs = {r.program for r in shared if r.is_native == is_native}
+        if programs:
+            found.append(ranking(title, tables, programs))
+    return tuple(found)
+
+
+def ranking(title: str, tables: Mapping[TimeModel, Sequence[Row]], programs: set[str]) -> Ranking:
+    """The solvers' standings over some programs under each model."""
+    standings = [_standings(rows, programs) for rows in tables.values()]
+    return Ranking(
+        title=title,
+        num_programs=len(programs),
+        labels=tuple(model.label for model in tables),
+        lines=tuple(
+            (solver, tuple(column[solver] for column in standings)) for solver in standings[0]
+        ),
+    )
+
+
+def _standings(rows: Iterable[Row], programs: set[str]) -> dict[str, Standing]:
+    results = [r for r in program_results(rows) if r.program in programs]
+    return {
+        summary.solver: Standing(summary.geometric_mean, rank, summary.losses)
+        for rank, summary in enumerate(summarise(results), start=1)
+    }
