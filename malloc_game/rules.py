@@ -39,6 +39,12 @@ from malloc_game.turn_table import IDLE_LIMIT_TICKS, NEVER, NUM_COLUMNS, Column,
 
 Tree = TypeVar("Tree")
 
+NARROWING = 16
+"""One in so many lanes of a batch fits the narrow batch in which the last busy ones play on."""
+
+PATIENCE = 16
+"""Items that all lanes play side by side before that."""
+
 SEARCH_WAYS = 8
 """Parts into which a round of a search splits its range: few rounds compile and run faster."""
 
@@ -76,7 +82,7 @@ class _SegmentChange(NamedTuple):
 
     The segment `first` gets `code` if it is touched. If a buffer comes, it ends at `end`: behind
     it a segment is inserted, or those after `first` up to `last` are emptied. What waits for
-    copies that items before `head` queued is free from `done_at`.
+    copies that items before `head` queued is free from `done_at`. `any`: something changes at all.
     """
 
     first: jax.Array
@@ -87,6 +93,7 @@ class _SegmentChange(NamedTuple):
     code: jax.Array
     head: jax.Array
     done_at: jax.Array
+    any: jax.Array
 
 
 class _Question(NamedTuple):
@@ -104,12 +111,25 @@ class _Question(NamedTuple):
     stack_index: jax.Array
 
 
+class _Places(NamedTuple):
+    """Best-fit offsets, all `[]`: free from the plan's start, and free from now; NOBODY if none.
+
+    `widest_gap`: the widest of the gaps that are free now.
+    """
+
+    hidden_offset: jax.Array
+    late_offset: jax.Array
+    widest_gap: jax.Array
+
+
 # --- one item ------------------------------------------------------------------------------------
 
 
-def _item_at(arrays: ProgramArrays, cursor: jax.Array, active: jax.Array) -> jax.Array:
-    """The item's row; where not active, item 0, which does nothing."""
-    return arrays.items[jnp.where(active & (cursor < arrays.num_items), cursor, 0)]
+def _item_at(
+    arrays: ProgramArrays, row: jax.Array, cursor: jax.Array, active: jax.Array
+) -> jax.Array:
+    """The item of the program in `row`; where not active, item 0, which does nothing."""
+    return arrays.items[row, jnp.where(active & (cursor < arrays.num_items[row]), cursor, 0)]
 
 
 def _is(item: jax.Array, *kinds: ItemKind) -> jax.Array:
@@ -120,11 +140,11 @@ def _is(item: jax.Array, *kinds: ItemKind) -> jax.Array:
 
 
 def _process(
-    arrays: ProgramArrays, state: State, action: jax.Array, active: jax.Array
+    arrays: ProgramArrays, row: jax.Array, state: State, action: jax.Array, active: jax.Array
 ) -> tuple[State, _SegmentChange, jax.Array]:
     """Plays the item at hand; the state but for its segments, what changes there, the reward."""
-    item = _item_at(arrays, state.cursor, active)
-    weights = arrays.weights[jnp.where(active, state.cursor, 0)]
+    item = _item_at(arrays, row, state.cursor, active)
+    weights = arrays.weights[row, jnp.where(active, state.cursor, 0)]
     out = _take_turn(state, item, action)
     before = _elapsed(item, state.fast_lanes, state.fast_bus)
     num_lanes = arrays.bucket.num_lanes
@@ -146,6 +166,7 @@ def _process(
     state = _write_logs(state, item, out, here, clock.head)
     state = _update_idle(state, item, out, clock.idle_ticks)
     change = _segment_change(state, item, out, clock.head)
+    frees = (out.leaves & (out.row[Holding.BIRTH] == NOBODY)) | (clock.head > state.head)
     ends_step = item[Column.ENDS_STEP] > 0
     waits = active & ~ends_step & _is(item, ItemKind.ACCESS)
     state = dataclasses.replace(
@@ -158,6 +179,8 @@ def _process(
         fast_bus=jnp.where(ends_step, 0, fast_bus),
         fast_lanes=jnp.where(ends_step, 0, fast_lanes),
         num_carried=state.num_carried + (out.brings & _is(item, ItemKind.CARRIED)),
+        widest_gap=jnp.where(frees, NEVER, state.widest_gap),
+        freed_at=jnp.where(frees, item[Column.DONE_AT], state.freed_at),
         stall_share=state.stall_share + stall_share,
     )
     return state, change, saved * weights[0] - stall_share
@@ -333,6 +356,7 @@ def _segment_change(
         code=out.code,
         head=head,
         done_at=item[Column.DONE_AT],
+        any=out.touches | (head > state.head),
     )
 
 
@@ -398,10 +422,10 @@ def _changed_chunk(
 # --- what comes next -----------------------------------------------------------------------------
 
 
-def _ask(arrays: ProgramArrays, state: State) -> _Question:
+def _ask(arrays: ProgramArrays, row: jax.Array, state: State) -> _Question:
     """All about the item at hand but the places."""
-    item = _item_at(arrays, state.cursor, jnp.bool_(True))
-    hand = _refresh(arrays, state, state.buffers[item[Column.BUFFER]])
+    item = _item_at(arrays, row, state.cursor, jnp.bool_(True))
+    hand = _refresh(arrays, row, state, state.buffers[item[Column.BUFFER]])
     held = state.cursor < hand[Holding.HELD_UNTIL]
     comes_up = (item[Column.KIND] != ItemKind.NONE) & ~held
     resident = hand[Holding.BIRTH] != NOBODY
@@ -416,13 +440,13 @@ def _ask(arrays: ProgramArrays, state: State) -> _Question:
     reads = item[Column.READS] > 0
     hides = window & ((access & reads) | entry)
     feasible = (access & (window | ~reads)) | (entry & (item[Column.NEEDED] > 0))
-    feasible |= _is(item, ItemKind.CARRIED) & (state.num_carried < arrays.max_carried)
+    feasible |= _is(item, ItemKind.CARRIED) & (state.num_carried < arrays.max_carried[row])
     return _Question(
         hand=hand,
         comes_up=comes_up,
         resident=resident,
         feasible=feasible,
-        wants_place=comes_up & ~resident & feasible,
+        wants_place=comes_up & ~resident & feasible & (item[Column.SIZE_UNITS] <= state.widest_gap),
         hides=hides,
         start=jnp.where(hides, opened, position),
         position=position,
@@ -431,35 +455,38 @@ def _ask(arrays: ProgramArrays, state: State) -> _Question:
     )
 
 
-def _refresh(arrays: ProgramArrays, state: State, row: jax.Array) -> jax.Array:
-    """The row with what copies completed since the buffer's last turn have changed."""
-    good, last = row[Holding.GOOD_COPY], row[Holding.LAST_COPY]
+def _refresh(arrays: ProgramArrays, row: jax.Array, state: State, hand: jax.Array) -> jax.Array:
+    """The buffer's row with what copies completed since its last turn have changed."""
+    good, last = hand[Holding.GOOD_COPY], hand[Holding.LAST_COPY]
     current = (good != NOBODY) & (good < state.head)
-    gone = (row[Holding.LEAVING] > 0) & (last < state.head)
+    gone = (hand[Holding.LEAVING] > 0) & (last < state.head)
     finished_in = 1 + last_at_most(
         state.head_log, last, jnp.maximum(last - 1, 0), jnp.maximum(state.cursor - 1, 0)
     )
-    done = arrays.items[jnp.minimum(finished_in, arrays.bucket.num_items - 1), Column.DONE_AT]
-    row = row.at[Holding.STALE].set(jnp.where(current | gone, 0, row[Holding.STALE]))
-    row = row.at[Holding.GOOD_COPY].set(jnp.where(current, NOBODY, good))
-    row = row.at[Holding.LEAVING].set(jnp.where(gone, 0, row[Holding.LEAVING]))
-    row = row.at[Holding.BIRTH].set(jnp.where(gone, NOBODY, row[Holding.BIRTH]))
-    return row.at[Holding.EARLIEST].set(jnp.where(gone, done, row[Holding.EARLIEST]))
+    latest = jnp.minimum(finished_in, arrays.bucket.num_items - 1)
+    done = arrays.items[row, latest, Column.DONE_AT]
+    hand = hand.at[Holding.STALE].set(jnp.where(current | gone, 0, hand[Holding.STALE]))
+    hand = hand.at[Holding.GOOD_COPY].set(jnp.where(current, NOBODY, good))
+    hand = hand.at[Holding.LEAVING].set(jnp.where(gone, 0, hand[Holding.LEAVING]))
+    hand = hand.at[Holding.BIRTH].set(jnp.where(gone, NOBODY, hand[Holding.BIRTH]))
+    return hand.at[Holding.EARLIEST].set(jnp.where(gone, done, hand[Holding.EARLIEST]))
 
 
 def _answer(
     arrays: ProgramArrays,
+    row: jax.Array,
     state: State,
     question: _Question,
-    hidden_offset: jax.Array,
-    late_offset: jax.Array,
+    places: _Places,
     active: jax.Array,
 ) -> tuple[State, jax.Array]:
     """The legal actions and the plan; whether this is a decision."""
-    item = _item_at(arrays, state.cursor, jnp.bool_(True))
+    item = _item_at(arrays, row, state.cursor, jnp.bool_(True))
+    hidden_offset, late_offset = places.hidden_offset, places.late_offset
     hidden = hidden_offset != NOBODY
     entry = _is(item, ItemKind.ENTRY)
     late = entry & ~hidden & (late_offset != NOBODY)
+    knows_gaps = active & question.wants_place & (question.position >= state.freed_at)
     brings = question.wants_place & (hidden | late)
     stays = question.resident & (item[Column.HAS_NEXT] > 0)
     keep = question.comes_up & (stays | (brings & (item[Column.HAS_NEXT] > 0)))
@@ -478,17 +505,18 @@ def _answer(
     state = dataclasses.replace(
         state,
         legal=jnp.where(active, legal, state.legal),
-        plan=jnp.where(active, plan, state.plan),
+        plan=jnp.where(active, plan * brings, state.plan),
         hand=jnp.where(active, question.hand, state.hand),
         num_decisions=state.num_decisions + decision,
+        widest_gap=jnp.where(knows_gaps, places.widest_gap, state.widest_gap),
     )
     return state, decision
 
 
 def _find_places(
     state: State, question: _Question, capacity: jax.Array, num_segments: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Best-fit offsets `[B]` free from the plan's start, and free from now; NOBODY if none.
+) -> _Places:
+    """Where the buffers at hand fit best.
 
     Goes through the first `num_segments` `[]` segments of all lanes, a chunk at a time.
     """
@@ -502,6 +530,7 @@ def _find_places(
             jnp.where(blocked, high, search.free_from),
             jnp.where(better, gap, search.gap),
             jnp.where(better, search.free_from, search.offset),
+            jnp.where(blocked, jnp.maximum(gap, search.widest), search.widest),
         )
 
     def chunk(index: jax.Array, searches: tuple[_Search, _Search]) -> tuple[_Search, _Search]:
@@ -517,52 +546,107 @@ def _find_places(
         return hidden, late
 
     nothing = jnp.zeros(lanes, dtype=jnp.int32)
-    search = _Search(nothing, nothing + NEVER, nothing + NOBODY)
+    search = _Search(nothing, nothing + NEVER, nothing + NOBODY, nothing)
     chunks = (num_segments + SEARCH_CHUNK - 1) // SEARCH_CHUNK
     hidden, late = jax.lax.fori_loop(0, chunks, chunk, (search, search))
-    end, always = capacity + nothing, nothing == 0
-    return fit(hidden, end, end, always).offset, fit(late, end, end, always).offset
+    always = nothing == 0
+    hidden, late = (fit(search, capacity, capacity, always) for search in (hidden, late))
+    return _Places(hidden.offset, late.offset, late.widest)
 
 
 class _Search(NamedTuple):
-    """A search for the best fit, `[B]` each: where the gap at hand begins, the best so far."""
+    """A search for the best fit, `[B]` each: where the gap at hand begins, the best so far.
+
+    `widest`: the widest gap so far.
+    """
 
     free_from: jax.Array
     gap: jax.Array
     offset: jax.Array
+    widest: jax.Array
 
 
 # --- from decision to decision -------------------------------------------------------------------
 
 
-def _advance_lanes(
-    arrays: ProgramArrays, state: State, action: jax.Array, program_axis: int | None
-) -> tuple[State, jax.Array]:
-    """`advance` of a batch: state `[B, ...]`, action `[B]`; arrays are shared or `[B, ...]`."""
-    process = jax.vmap(_process, in_axes=(program_axis, 0, 0, 0))
-    ask = jax.vmap(_ask, in_axes=(program_axis, 0))
-    answer = jax.vmap(_answer, in_axes=(program_axis, 0, 0, 0, 0, 0))
+class _Lanes(NamedTuple):
+    """Games on their way to the next decision, `[B]` each; `rows` is each one's program.
 
-    def body(
-        carry: tuple[State, jax.Array, jax.Array, jax.Array],
-    ) -> tuple[State, jax.Array, jax.Array, jax.Array]:
-        state, reward, action, active = carry
-        state, change, gained = process(arrays, state, action, active)
-        touched = jnp.max(jnp.where(active, state.num_segments + 1, 0))
-        state = _update_segments(state, change, touched)
-        question = ask(arrays, state)
-        wanting = active & question.wants_place
-        num_segments = jnp.max(jnp.where(wanting, state.num_segments, 0))
-        hidden, late = _find_places(state, question, arrays.capacity_units, num_segments)
-        state, decision = answer(arrays, state, question, hidden, late, active)
-        active = active & ~decision & (state.cursor < arrays.num_items)
-        return state, reward + gained, jnp.zeros_like(action), active
+    `action` is what the item at hand is played with, `reward` what was gained on the way.
+    """
 
-    active = state.cursor < arrays.num_items
-    reward = jnp.zeros(active.shape, dtype=jnp.float32)
-    carry = (state, reward, action.astype(jnp.int32), active)
-    state, reward, _, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[3]), body, carry)
-    return state, reward
+    rows: jax.Array
+    state: State
+    action: jax.Array
+    reward: jax.Array
+    active: jax.Array
+
+
+def _play_item(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
+    """One item in each active lane. `arrays` `[P, ...]` are the programs."""
+    one_program = (None, 0)
+    process = jax.vmap(_process, in_axes=(*one_program, 0, 0, 0))
+    ask = jax.vmap(_ask, in_axes=(*one_program, 0))
+    answer = jax.vmap(_answer, in_axes=(*one_program, 0, 0, 0, 0))
+    rows, active = lanes.rows, lanes.active
+    state, change, gained = process(arrays, rows, lanes.state, lanes.action, active)
+    touched = jnp.max(jnp.where(active & change.any, state.num_segments + 1, 0))
+    state = _update_segments(state, change, touched)
+    question = ask(arrays, rows, state)
+    wanting = active & question.wants_place
+    num_segments = jnp.max(jnp.where(wanting, state.num_segments, 0))
+    capacity = arrays.capacity_units[rows]
+    places = _find_places(state, question, capacity, num_segments)
+    state, decision = answer(arrays, rows, state, question, places, active)
+    return _Lanes(
+        rows=rows,
+        state=state,
+        action=jnp.zeros_like(lanes.action),
+        reward=lanes.reward + gained,
+        active=active & ~decision & (state.cursor < arrays.num_items[rows]),
+    )
+
+
+def _play_on(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
+    """Plays items until no lane is active.
+
+    Runs of items that play themselves differ in length a hundredfold. So that a few long ones do
+    not keep all lanes waiting, the last busy lanes are played on in a narrow batch of their own,
+    once all have had some items: taking lanes out and putting them back costs as much as those.
+    """
+    width = lanes.active.shape[0]
+    few = width // NARROWING
+
+    def is_wide(carry: tuple[jax.Array, _Lanes]) -> jax.Array:
+        played, lanes = carry
+        return jnp.sum(lanes.active) > jnp.where(played < PATIENCE, 0, few)
+
+    def play(carry: tuple[jax.Array, _Lanes]) -> tuple[jax.Array, _Lanes]:
+        return carry[0] + 1, _play_item(arrays, carry[1])
+
+    _, lanes = jax.lax.while_loop(is_wide, play, (jnp.int32(0), lanes))
+    if few == 0:
+        return lanes
+    rest: _Lanes = jax.lax.cond(
+        jnp.any(lanes.active),
+        lambda lanes: _play_few(arrays, lanes, few),
+        lambda lanes: lanes,
+        lanes,
+    )
+    return rest
+
+
+def _play_few(arrays: ProgramArrays, lanes: _Lanes, few: int) -> _Lanes:
+    """Plays items until no lane is active, of which there are no more than `few`."""
+    width = lanes.active.shape[0]
+    busy = jnp.flatnonzero(lanes.active, size=few, fill_value=width)
+    narrow = _map(lambda leaf: leaf.at[busy].get(mode="clip"), lanes)
+    narrow = jax.lax.while_loop(
+        lambda lanes: jnp.any(lanes.active),
+        lambda lanes: _play_item(arrays, lanes),
+        narrow._replace(active=busy < width),
+    )
+    return _map(lambda leaf, part: leaf.at[busy].set(part, mode="drop"), lanes, narrow)
 
 
 @custom_vmap
@@ -574,7 +658,8 @@ def advance(arrays: ProgramArrays, state: State, action: jax.Array) -> tuple[Sta
     Returns:
       The new state and the reward `[]` float32: the fall of latency over the all-slow latency.
     """
-    state, reward = _advance_shared(arrays, _add_axis(state), action[None])
+    rows = jnp.zeros(1, dtype=jnp.int32)
+    state, reward = _advance_lanes(_add_axis(arrays), rows, _add_axis(state), action[None])
     first: State = jax.tree.map(lambda leaf: leaf[0], state)
     return first, reward[0]
 
@@ -584,51 +669,46 @@ def _advance_rule(axis_size, in_batched, arrays, state, action):  # type: ignore
     arrays_batched, state_batched, action_batched = in_batched
     state = _broadcast(axis_size, state_batched, state)
     action = _broadcast(axis_size, action_batched, action)
+    rows = jnp.zeros(axis_size, dtype=jnp.int32)
     if any(jax.tree.leaves(arrays_batched)):
-        result = _advance_own(_broadcast(axis_size, arrays_batched, arrays), state, action)
+        arrays = _broadcast(axis_size, arrays_batched, arrays)
+        rows = jnp.arange(axis_size, dtype=jnp.int32)
     else:
-        result = _advance_shared(arrays, state, action)
+        arrays = _add_axis(arrays)
+    result = _advance_lanes(arrays, rows, state, action)
     return result, jax.tree.map(lambda _: True, result)
 
 
 @custom_vmap
-def _advance_shared(
-    arrays: ProgramArrays, state: State, action: jax.Array
+def _advance_lanes(
+    arrays: ProgramArrays, rows: jax.Array, state: State, action: jax.Array
 ) -> tuple[State, jax.Array]:
-    """A batch of games of one program."""
-    return _advance_lanes(arrays, state, action, None)
+    """`advance` of a batch: state `[B, ...]`, action `[B]`, of programs `rows` `[B]` of `[P]`."""
+    lanes = _Lanes(
+        rows=rows,
+        state=state,
+        action=action.astype(jnp.int32),
+        reward=jnp.zeros(action.shape, dtype=jnp.float32),
+        active=state.cursor < arrays.num_items[rows],
+    )
+    lanes = _play_on(arrays, lanes)
+    return lanes.state, lanes.reward
 
 
-@custom_vmap
-def _advance_own(arrays: ProgramArrays, state: State, action: jax.Array) -> tuple[State, jax.Array]:
-    """A batch of games, each of a program of its own."""
-    return _advance_lanes(arrays, state, action, 0)
-
-
-@_advance_shared.def_vmap
-def _shared_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-untyped-def]
-    """Two batch axes become one; lanes of one program are still its games."""
-    arrays_batched, state_batched, action_batched = in_batched
-    state = _broadcast(axis_size, state_batched, state)
-    action = _broadcast(axis_size, action_batched, action)
-    lanes = action.shape[1]
+@_advance_lanes.def_vmap
+def _lanes_rule(axis_size, in_batched, arrays, rows, state, action):  # type: ignore[no-untyped-def]
+    """Two batch axes become one; programs that do not differ along the new axis stay single."""
+    arrays_batched, *batched = in_batched
+    operands = (rows, state, action)
+    rows, state, action = (
+        _broadcast(axis_size, each, operand)
+        for each, operand in zip(batched, operands, strict=True)
+    )
     if any(jax.tree.leaves(arrays_batched)):
         arrays = _broadcast(axis_size, arrays_batched, arrays)
-        arrays = jax.tree.map(lambda leaf: jnp.repeat(leaf, lanes, axis=0), arrays)
-        result = _advance_own(arrays, _merge_axes(state), _merge_axes(action))
-    else:
-        result = _advance_shared(arrays, _merge_axes(state), _merge_axes(action))
-    return _split_axes(axis_size, result), jax.tree.map(lambda _: True, result)
-
-
-@_advance_own.def_vmap
-def _own_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-untyped-def]
-    operands = (arrays, state, action)
-    wide = [
-        _merge_axes(_broadcast(axis_size, batched, operand))
-        for batched, operand in zip(in_batched, operands, strict=True)
-    ]
-    result = _advance_own(*wide)
+        rows += arrays.num_items.shape[1] * jnp.arange(axis_size, dtype=jnp.int32)[:, None]
+        arrays = _merge_axes(arrays)
+    result = _advance_lanes(arrays, _merge_axes(rows), _merge_axes(state), _merge_axes(action))
     return _split_axes(axis_size, result), jax.tree.map(lambda _: True, result)
 
 

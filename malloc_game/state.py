@@ -142,12 +142,14 @@ class State:
     Attributes:
       cursor: `[]` the item at hand: a decision, or `num_items` when the game is over.
       legal: `[3]` bool, which of Drop, Copy, Keep may be played; (True, False, False) at the end.
-      plan: `[len(Plan)]`, what Copy or Keep would do now.
+      plan: `[len(Plan)]`, what Copy or Keep would do now; zeros where the buffer cannot come.
       hand: `[len(Holding)]`, the row of the buffer at hand, up to date.
       buffers: `[num_buffers, len(Holding)]`, rows as of each buffer's last turn.
       segment_start: `[num_segments + 1]` ascending addresses; the last is the capacity.
       segment_code: `[num_segments]`, since when each stretch of addresses is free, see `LIVE`.
       num_segments: `[]` segments in use.
+      widest_gap: `[]` no free stretch of addresses is wider; NEVER if that is not known.
+      freed_at: `[]` from this position on all that is not held at the moment is free.
       idle_sum: `[num_items + 1]` running sums of the open frames' unreserved idle ticks.
       idle_position: `[num_items + 1]` steps, or starts of loops, whose idle time it is.
       idle_top: `[]` index of the latest entry; `idle_sum[idle_top]` is all there is.
@@ -176,6 +178,8 @@ class State:
     segment_start: jax.Array
     segment_code: jax.Array
     num_segments: jax.Array
+    widest_gap: jax.Array
+    freed_at: jax.Array
     idle_sum: jax.Array
     idle_position: jax.Array
     idle_top: jax.Array
@@ -303,6 +307,8 @@ def first_state(arrays: ProgramArrays) -> State:
         segment_start=starts.at[0].set(0),
         segment_code=jnp.zeros(bucket.num_segments, dtype=jnp.int32),
         num_segments=jnp.int32(1),
+        widest_gap=jnp.int32(NEVER),
+        freed_at=zero,
         idle_sum=idle,
         idle_position=idle,
         idle_top=zero,

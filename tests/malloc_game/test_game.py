@@ -14,7 +14,7 @@ from hlo_graphs.program import Machine
 from malloc_game import env as game_env
 from malloc_game.env import MallocGame, StepType
 from malloc_game.generator import random_program
-from malloc_game.rules import advance
+from malloc_game.rules import PATIENCE, advance
 from malloc_game.state import Action, bucket_for, first_state, program_arrays
 from malloc_game.turn_table import NUM_COLUMNS, Column, turn_table
 from tests.malloc_game.game_batches import (
@@ -201,3 +201,26 @@ def test_turn_table_lists_the_turns_of_the_witness() -> None:
         ]
         assert found == wanted
         assert float(total_of_all_slow(program)) == pytest.approx(program.all_slow_ticks)
+
+
+def test_lanes_that_play_on_in_a_narrow_batch_play_the_same_game() -> None:
+    """Batches of 32 narrow to 2 lanes after `PATIENCE` items, batches of 8 never do."""
+    program = random_program(3, num_accesses=150, pressure=6.0, max_size_units=8)
+    arrays = program_arrays(program)
+    first = first_state(arrays)
+    wide = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (32, *leaf.shape)), first)
+    step = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0)))
+    rng = np.random.default_rng(0)
+    narrowed = 0
+    while bool((wide.cursor < arrays.num_items).any()):
+        wishes = rng.choice(3, size=32, p=(0.1, 0.1, 0.8))
+        actions = jnp.where(wide.legal[np.arange(32), wishes], wishes, Action.DROP)
+        after, rewards = step(arrays, wide, actions)
+        parts = [jax.tree.map(lambda leaf, at=at: leaf[at : at + 8], wide) for at in (0, 8, 16, 24)]
+        done = [step(arrays, part, actions[8 * i : 8 * i + 8]) for i, part in enumerate(parts)]
+        alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
+        assert same_state((after, rewards), alone)
+        runs = np.sort(after.cursor - wide.cursor)
+        narrowed += int(runs[-1]) > PATIENCE and int(runs[-3]) < int(runs[-1])
+        wide = after
+    assert narrowed > 3
