@@ -182,7 +182,10 @@ def validate(
 @app.command()
 def programs(
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time and bound them again (minutes)")
+        bool, typer.Option("--measure", help="Time and bound those that have no figures yet")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--measure-all", help="Time and bound all of them again (minutes)")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the table here as JSON")
@@ -194,10 +197,9 @@ def programs(
 
     if output is not None:
         check_writable(output)
-    if measure:
-        rows = measured_table(lambda row: print(f"{row.name} measured", file=sys.stderr))
-    else:
-        rows = committed_table()
+    rows = [] if again else committed_table()
+    if measure or again:
+        rows = measured_table(rows, lambda row: print(f"{row.name} measured", file=sys.stderr))
     document = json.dumps([row.to_document() for row in rows], indent=0)
     if output is not None:
         write_atomically(output, document + "\n")

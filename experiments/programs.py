@@ -50,7 +50,7 @@ class CorpusRow:
 
 
 TABLE = Path(__file__).with_name("programs.json")
-"""The committed table: `malloc-game programs --measure -o experiments/programs.json`."""
+"""The committed table; `malloc-game programs --measure -o experiments/programs.json` adds to it."""
 
 
 def committed_table() -> list[CorpusRow]:
@@ -75,13 +75,15 @@ def unmeasured(rows: Iterable[CorpusRow]) -> list[tuple[str, str]]:
     return [(n, corpus.family_of(n).split) for n in corpus.names() if n not in measured]
 
 
-def measured_table(on_row: Callable[[CorpusRow], None]) -> list[CorpusRow]:
-    """Every program of the corpus, timed under production's own map and bounded again."""
-    rows = []
-    for name in corpus.names():
-        rows.append(corpus_row(name, corpus.family_of(name).split))
-        on_row(rows[-1])
-    return rows
+def measured_table(
+    known: Iterable[CorpusRow], on_row: Callable[[CorpusRow], None]
+) -> list[CorpusRow]:
+    """The known rows, and one for every other program of the corpus, measured now."""
+    rows = {row.name: row for row in known}
+    for name, split in unmeasured(rows.values()):
+        rows[name] = corpus_row(name, split)
+        on_row(rows[name])
+    return [rows[name] for name in sorted(rows)]
 
 
 def corpus_row(name: str, split: str) -> CorpusRow:

@@ -10,7 +10,14 @@ import pytest
 
 from experiments import programs
 from experiments.inputs import load_program
-from experiments.programs import CorpusRow, committed_table, corpus_row, describe, unmeasured
+from experiments.programs import (
+    CorpusRow,
+    committed_table,
+    corpus_row,
+    describe,
+    measured_table,
+    unmeasured,
+)
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 
@@ -39,6 +46,15 @@ def test_a_program_that_is_not_measured_yet_is_listed(
     programs.TABLE.write_text("[{}]")
     with pytest.raises(InputError, match="--measure"):
         committed_table()
+
+
+def test_only_what_has_no_figures_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [row for row in committed_table() if row.name != "lstm_forward.v5e"]
+    (left_out,) = (row for row in committed_table() if row.name == "lstm_forward.v5e")
+    monkeypatch.setattr(programs, "corpus_row", lambda name, split: replace(left_out, split=split))
+    told: list[CorpusRow] = []
+    assert measured_table(kept, told.append) == committed_table()
+    assert told == [left_out]
 
 
 def test_no_bound_is_above_production() -> None:
