@@ -1,18 +1,20 @@
 """Large neighbourhood search on plans: tear out a part of the map, refill it greedily, repeat.
 
 Each round removes the residencies around a few steps, or those in the way of an access that is
-slow and dear, and refills the hole by density with random factors, guided where it is known by
-the linear relaxation. A round that makes the plan slower is undone, with the exception of small
-steps up early in the search (threshold accepting). Source: Shaw, "Using constraint programming
-and local search methods to solve vehicle routing problems", 1998; Dueck and Scheuer, 1990.
+slow and dear, which then comes first, and refills the hole by density with random factors,
+guided where it is known by the linear relaxation. A round that makes the plan slower is undone,
+with the exception of small steps up early in the search (threshold accepting). Source: Shaw,
+"Using constraint programming and local search methods to solve vehicle routing problems", 1998;
+Dueck and Scheuer, 1990.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hlo_graphs.program import Program
@@ -33,6 +35,9 @@ from solvers.timeline import Lane
 
 NAME = "large-neighbourhood"
 
+MOST_PLACES = 16
+"""Addresses looked at, at most, when room is made for an access."""
+
 MOST_STEPS = 60
 """Steps around a hole from which further candidates to fill it are taken."""
 
@@ -49,6 +54,7 @@ class NeighbourhoodSettings:
       noise: standard deviation of the logarithm of the random factors on densities.
       start_temperature: share of the latency by which a round may first be worse.
       restart_rounds: after so many rounds without improvement, back to the best plan.
+      ejection_share: part of the rounds that make room for one dear access.
     """
 
     relaxation_share: float = 0.2
@@ -56,6 +62,7 @@ class NeighbourhoodSettings:
     noise: float = 0.7
     start_temperature: float = 3e-4
     restart_rounds: int = 400
+    ejection_share: float = 0.4
 
 
 class LargeNeighbourhoodSolver:
@@ -110,6 +117,8 @@ class NeighbourhoodSearch:
         self.guide: Callable[[int, int, int], float] | None = None
         self.adopted: MemoryMap | None = None
         self.by_step = _lanes_by_step(self.program, self.lanes)
+        self.items_of = _items_of_accesses(self.lanes)
+        self.worth = [_worth_until(lane, self.shares) for lane in self.lanes]
 
     # -- seeds --------------------------------------------------------------------------------
 
@@ -205,11 +214,55 @@ class NeighbourhoodSearch:
         return current * self.settings.start_temperature * left * left * self.rng.random()
 
     def _round(self) -> list[Proposal]:
-        removed = self._choose()
+        dear = self._dear_item() if self.rng.random() < self.settings.ejection_share else None
+        removed = self._choose() if dear is None else self._in_the_way(dear)
         changes = [self.plan.uncover(run) for run in removed]
         wanted = self._candidates_near(removed)
-        self._refill(wanted, changes)
+        self._refill(wanted, changes, dear)
         return changes
+
+    def _dear_item(self) -> Key | None:
+        """A slow access that costs time, as an item of one of its scopes, or with a neighbour."""
+        step = self._dear_step()
+        slow = [
+            (self.shares.get((step, access.buffer), 0.0) * self.rng.random(), access.buffer)
+            for access in self.program.instructions[step].accesses
+            if not self.plan.is_fast(step, access.buffer)
+        ]
+        if not slow or max(slow)[0] <= 0:
+            return None
+        lane_index, position = self.rng.choice(self.items_of[step, max(slow)[1]])
+        last = len(self.lanes[lane_index].items) - 1
+        before, after = self.rng.choice(((0, 0), (0, 0), (1, 0), (0, 1)))
+        return lane_index, max(position - before, 0), min(position + after, last)
+
+    def _in_the_way(self, key: Key) -> list[Run]:
+        """The runs whose place `key` can take at the least loss, some steps before it included."""
+        lane_index, first, last = key
+        items = self.lanes[lane_index].items
+        size = self.plan.size[self.lanes[lane_index].buffer]
+        start = items[first].start_step - self.rng.randrange(4)
+        end = items[last].end_step + self.rng.randrange(2)
+        near = [run for run in self.plan.runs.values() if run.start < end and run.end > start]
+        highs = [run.offset + self.plan.size[self.lanes[run.lane].buffer] for run in near]
+        places = {0, *highs, *(max(run.offset - size, 0) for run in near)}
+        places = {low for low in places if low + size <= self.plan.capacity}
+        best: tuple[float, list[Run]] = (math.inf, [])
+        for low in self.rng.sample(sorted(places), min(len(places), MOST_PLACES)):
+            removed = [
+                run
+                for run, high in zip(near, highs, strict=True)
+                if run.offset < low + size and high > low
+            ]
+            loss = sum(map(self._worth, removed)) * self.rng.uniform(0.5, 1.0)
+            if loss < best[0]:
+                best = (loss, removed)
+        return best[1]
+
+    def _worth(self, run: Run) -> float:
+        """What its accesses save, about, less the stalls of its copies."""
+        until = self.worth[run.lane]
+        return max(until[run.last + 1] - until[run.first] - run.stall_ticks, 0.0)
 
     def _choose(self) -> list[Run]:
         """Residencies to tear out: around a step, or in the way of a dear slow access."""
@@ -273,8 +326,8 @@ class NeighbourhoodSearch:
             found.append((lane_index, position - 1, position))
         return found
 
-    def _refill(self, wanted: set[Key], changes: list[Proposal]) -> None:
-        """Covers candidates by randomised density until none helps."""
+    def _refill(self, wanted: set[Key], changes: list[Proposal], dear: Key | None) -> None:
+        """Covers candidates by randomised density until none helps, `dear` before all others."""
         factor: dict[Key, float] = {}
         noise = self.settings.noise
         share = self.rng.choice((0.0, 0.3, 0.6))
@@ -282,6 +335,10 @@ class NeighbourhoodSearch:
         power = self.rng.choice((0.6, 1.0, 1.0))
         guided = self.guide is not None and self.rng.random() < 0.4
         filler = Filler(self.plan, GreedySettings(share, price, power), self.shares)
+        if dear is not None:
+            change = filler.take(*dear).proposal
+            if change is not None:
+                changes.append(change)
         heap: list[tuple[float, Key]] = []
         for key in sorted(wanted):
             factor[key] = math.exp(noise * self.rng.gauss(0.0, 1.0))
@@ -325,6 +382,22 @@ def _lanes_by_step(program: Program, lanes: Sequence[Lane]) -> list[list[tuple[i
         for position, item in enumerate(lane.items):
             found[item.start_step].append((lane_index, position))
     return found
+
+
+def _items_of_accesses(lanes: Sequence[Lane]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Per (step, buffer) the (lane, item) pairs that cover the access, one for each scope."""
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for lane_index, lane in enumerate(lanes):
+        for position, item in enumerate(lane.items):
+            for step, _ in item.uses:
+                found.setdefault((step, lane.buffer), []).append((lane_index, position))
+    return found
+
+
+def _worth_until(lane: Lane, shares: Mapping[tuple[int, int], float]) -> list[float]:
+    """Per item, and at the end, the shares of all items before it."""
+    worth = [sum(shares.get((step, lane.buffer), 0.0) for step, _ in i.uses) for i in lane.items]
+    return [0.0, *itertools.accumulate(worth)]
 
 
 def guide_by(

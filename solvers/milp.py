@@ -199,20 +199,31 @@ def wanted_runs(program: Program, lanes: Sequence[Lane], found: IntegerSolution)
     within = lanes_within_buffer(lanes)
     runs: list[Wanted] = []
     for index, lane in enumerate(lanes):
-        if lane.buffer in found.carried:
-            continue
+        carried = lane.buffer in found.carried and lane.loop is None
         first: int | None = None
         for position in range(len(lane.items)):
             key = (lane.buffer, within[index], position)
             fast = found.fast.get(key, 0.0) > 0.5
             if first is not None and not (fast and found.kept.get(key, 0.0) > 0.5):
-                runs.append(_wanted(program, lane, index, first, position - 1))
+                if first > 0 or not carried:  # else it is there from the start
+                    runs.append(_wanted(program, lane, index, first, position - 1))
                 first = None
             if fast and first is None:
                 first = position
-        if first is not None:
+        if first is not None and (first > 0 or not carried):
             runs.append(_wanted(program, lane, index, first, len(lane.items) - 1))
     return sorted(runs, key=lambda run: (-run.area, run.lane, run.first))
+
+
+def _last_carried_use(
+    program: Program, lanes: Sequence[Lane], found: IntegerSolution, buffer: int
+) -> int:
+    """Index of the last use of a carried parameter before the solution lets go of it."""
+    items = next(lane.items for lane in lanes if lane.buffer == buffer and lane.loop is None)
+    last = 0
+    while last + 1 < len(items) and found.kept.get((buffer, 0, last + 1), 0.0) > 0.5:
+        last += 1
+    return sum(len(item.uses) for item in items[: last + 1]) - 1
 
 
 def _wanted(program: Program, lane: Lane, index: int, first: int, last: int) -> Wanted:
@@ -241,8 +252,7 @@ def assign_addresses(
             if replacing:
                 plan.replace_copies()
             for buffer in found.carried:
-                last_use = len(program.accesses_of_buffer[buffer]) - 1
-                plan.pin(plan.carried(buffer, last_use))
+                plan.pin(plan.carried(buffer, _last_carried_use(program, lanes, found, buffer)))
             failed = [run for run in order if plan.cover(run.lane, run.first, run.last) is None]
             plans.append(construct(program, VARIANTS[0], plan=plan, bonus=guide))
             if not failed or deadline.elapsed_seconds > deadline.limit_seconds / (2 - replacing):

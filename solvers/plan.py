@@ -68,6 +68,25 @@ class Window:
     lacking_ticks: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A parameter carried over from the previous run.
+
+    Attributes:
+      buffer: the parameter.
+      residencies: at the start, and again at the end.
+      uses: its accesses that they make fast.
+      reserved: idle ticks that the prefetch at the end holds, as (step, ticks).
+      stall_ticks: what that prefetch lacks.
+    """
+
+    buffer: int
+    residencies: tuple[Residency, ...]
+    uses: tuple[tuple[int, Access], ...]
+    reserved: tuple[tuple[int, int], ...]
+    stall_ticks: int
+
+
 class Plan:
     """All residencies chosen so far for one program.
 
@@ -91,7 +110,8 @@ class Plan:
         self._space = _Space(program.num_steps + 2, self.capacity)
         self.runs: dict[int, Run] = {}
         self._stalls = 0.0
-        self.fixed: list[Residency] = []
+        self.pinned: Pinned | None = None
+        self._pinned_slots: list[int] = []
         self.replaced: dict[int, tuple[int, int]] = {}
         self.blocked: dict[int, list[tuple[int, int]]] = {}
 
@@ -119,7 +139,7 @@ class Plan:
 
     def memory_map(self) -> MemoryMap:
         """The residencies and evictions chosen so far."""
-        residencies = list(self.fixed)
+        residencies = [] if self.pinned is None else list(self.pinned.residencies)
         evictions = []
         for run in self.runs.values():
             lane = self.lanes[run.lane]
@@ -195,15 +215,20 @@ class Plan:
         Windows and evictions are made anew; carried residencies are pinned as they are.
         """
         index = {(lane.buffer, lane.loop): i for i, lane in enumerate(self.lanes)}
+        last = self.program.num_steps
         carried = {r.buffer for r in memory_map.residencies if r.source is Source.CARRIED}
-        pinned = [r for r in memory_map.residencies if r.buffer in carried]
+        pinned = [
+            r
+            for r in memory_map.residencies
+            if r.buffer in carried and (r.source is Source.CARRIED or r.end > last)
+        ]
         if pinned:
             self.pin(pinned)
         for copy in memory_map.replaced_copies:
             self.replace_copy(copy.step)
         for residency in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer)):
             lane_index = index.get((residency.buffer, residency.loop))
-            if residency.buffer in carried or lane_index is None:
+            if residency in pinned or lane_index is None:
                 continue
             covered = [
                 position
@@ -271,52 +296,98 @@ class Plan:
                     highest = min(highest, start)
         return min(lowest, step), max(highest, step + 1)
 
-    def carried(self, buffer: int, last_use: int) -> tuple[Residency, ...]:
+    def carried(
+        self, buffer: int, last_use: int, offset: int | None = None
+    ) -> tuple[Residency, ...]:
         """Residencies that carry a parameter over from the previous run, to `pin`.
 
-        At the lowest free offset: from the start through its use number `last_use`, and again,
-        prefetched in the idle time before it, at the end; one residency if the two meet.
+        From the start through its use number `last_use`, and again, prefetched in the idle time
+        before it, at the end; one residency if the two meet. At `offset`, in alignment units, or
+        at the best free one.
         """
         program = self.program
         end = program.accesses_of_buffer[buffer][last_use][0] + 1
+        for loop in program.loops:
+            if loop.start_step < end < loop.end_step:
+                end = max(end, loop.end_step)
+        last = program.num_steps + 1
         ticks = self.copy_ticks[buffer]
         window = self._clock.window_before(program.num_steps, end, ticks, None)
-        offset = self._space.best_fit(0, program.num_steps + 1, self.size[buffer])
-        whole = window.start <= end or any(
-            loop.start_step < end < loop.end_step for loop in program.loops
-        )
-        first_end = program.num_steps + 1 if whole else end
-        place = max(offset, 0) * self.unit
-        first = Residency(buffer, place, 0, first_end, Source.CARRIED, 0)
+        if offset is None:
+            offset = max(self._space.best_fit(0, last, self.size[buffer]), 0)
+        place = offset * self.unit
+        whole = window.start <= end
+        first = Residency(buffer, place, 0, last if whole else end, Source.CARRIED, 0)
         if whole:
             return (first,)
-        last = program.num_steps + 1
-        copied = Source.COPIED
-        return first, Residency(buffer, place, window.start, last, copied, program.num_steps)
+        again = Residency(buffer, place, window.start, last, Source.COPIED, program.num_steps)
+        return first, again
 
     def pin(self, residencies: Sequence[Residency]) -> bool:
-        """Places residencies that stay as they are (carried ones); False if they do not fit.
+        """Places the residencies of one carried parameter, which then stay as they are.
 
-        Their buffers take no part in anything else.
+        False, and no change, if they do not fit, if they meet other residencies of the buffer,
+        or if another parameter is carried already.
         """
-        unit = self.unit
+        unit, size = self.unit, self.size
+        buffers = {r.buffer for r in residencies}
+        if self.pinned is not None or len(buffers) != 1 or self._meets_runs(residencies):
+            return False
         for r in residencies:
-            if not self._space.is_free(r.start, r.end, r.offset_bytes // unit, self.size[r.buffer]):
+            if not self._space.is_free(r.start, r.end, r.offset_bytes // unit, size[r.buffer]):
                 return False
-        for r in residencies:
-            self._space.add(r.start, r.end, r.offset_bytes // unit, self.size[r.buffer])
-            uses = self.program.accesses_of_buffer[r.buffer]
-            self._clock.set_fast([use for use in uses if r.ready <= use[0] < r.end])
-            self.fixed.append(r)
-            if r.source is Source.COPIED:
-                ticks = self.copy_ticks[r.buffer]
-                window = self._clock.window_before(r.ready, r.start, ticks, None)
-                self._clock.reserve(window.taken)
-                self._stalls += window.lacking_ticks
-        for index, lane in enumerate(self.lanes):
-            if any(lane.buffer == r.buffer for r in residencies):
-                self.covered[index] += 1
+        (buffer,) = buffers
+        fast = [
+            use
+            for use in self.program.accesses_of_buffer[buffer]
+            if (use[0], buffer) not in self._clock.fast
+            and any(r.ready <= use[0] < r.end for r in residencies)
+        ]
+        self._clock.set_fast(fast)
+        ticks = self.copy_ticks[buffer]
+        windows = [
+            self._clock.window_before(r.ready, r.start, ticks, None)
+            for r in residencies
+            if r.source is Source.COPIED
+        ]
+        self._clock.set_slow(fast)
+        reserved = [taken for window in windows for taken in window.taken]
+        stall = sum(window.lacking_ticks for window in windows)
+        self._pin(Pinned(buffer, tuple(residencies), tuple(fast), tuple(reserved), stall))
         return True
+
+    def unpin(self) -> Pinned | None:
+        """Releases the carried parameter, if there is one; its accesses become slow."""
+        pinned = self.pinned
+        if pinned is not None:
+            for slot in self._pinned_slots:
+                self._space.remove(slot)
+            self._clock.set_slow(pinned.uses)
+            self._clock.release(pinned.reserved)
+            self._stalls -= pinned.stall_ticks
+            del self.blocked[pinned.buffer][-len(pinned.residencies) :]
+            self.pinned = None
+        return pinned
+
+    def _pin(self, pinned: Pinned) -> None:
+        self._pinned_slots = [
+            self._space.add(r.start, r.end, r.offset_bytes // self.unit, self.size[r.buffer])
+            for r in pinned.residencies
+        ]
+        self._clock.set_fast(pinned.uses)
+        self._clock.reserve(pinned.reserved)
+        self._stalls += pinned.stall_ticks
+        ranges = [(r.start, r.end) for r in pinned.residencies]
+        self.blocked.setdefault(pinned.buffer, []).extend(ranges)
+        self.pinned = pinned
+
+    def _meets_runs(self, residencies: Sequence[Residency]) -> bool:
+        """Whether a run of the same buffer holds space at the same step."""
+        return any(
+            self.lanes[run.lane].buffer == r.buffer and run.start < r.end and r.start < run.end
+            for r in residencies
+            for run in self.runs.values()
+        )
 
     # -- inside -------------------------------------------------------------------------------
 
