@@ -29,8 +29,8 @@ class NetworkConfig:
 
     Attributes:
       width: of the latent state, and of every hidden layer that leads to it.
-      channels: of the convolutions over the memory image.
-      image_blocks: residual blocks of convolutions, after the one that coarsens the image.
+      channels: of the coarsened memory image.
+      image_blocks: residual blocks over it.
       window_width: what each coming turn is described by.
       blocks: residual layers of the representation; the dynamics has one.
       support_bins: bins of categorical values and rewards, odd.

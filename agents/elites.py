@@ -12,7 +12,8 @@ import numpy as np
 
 from agents.config import PlayConfig
 from agents.games import NO_ACTION, Game
-from agents.replay import Position
+from agents.replay import Draw
+from agents.rows import Rows
 from agents.self_play import Plan
 
 
@@ -22,6 +23,7 @@ class Elites:
     def __init__(self, num_programs: int, per_program: int) -> None:
         self._per_program = per_program
         self._games: list[list[Game]] = [[] for _ in range(num_programs)]
+        self._rows: list[Rows | None] = [None] * num_programs
 
     def add(self, game: Game) -> bool:
         """Keeps `game` if it is among the best; says whether it is the new best."""
@@ -32,6 +34,7 @@ class Elites:
         ranked.append(game)
         ranked.sort(key=lambda kept: -kept.total)
         del ranked[self._per_program :]
+        self._rows[game.program] = None
         return is_best
 
     def best(self, program: int) -> Game | None:
@@ -42,17 +45,27 @@ class Elites:
         """The best first."""
         return tuple(self._games[program])
 
-    def sample(self, count: int, rng: np.random.Generator) -> list[Position]:
-        """Positions of elite games to imitate, programs alike; none while there are no games."""
-        known = [ranked for ranked in self._games if ranked]
+    def sample(self, count: int, rng: np.random.Generator) -> list[Draw]:
+        """Decisions of elite games to imitate, programs alike; none while there are no games."""
+        known = [program for program, ranked in enumerate(self._games) if ranked]
         if not known:
             return []
-        drawn = []
-        for _ in range(count):
-            ranked = known[rng.integers(len(known))]
-            game = ranked[rng.integers(len(ranked))]
-            drawn.append(Position(game, int(rng.integers(len(game))), imitate=True))
-        return drawn
+        shares = np.bincount(rng.integers(len(known), size=count), minlength=len(known))
+        return [
+            self._draw(program, share, rng)
+            for program, share in zip(known, shares.tolist(), strict=True)
+            if share
+        ]
+
+    def _draw(self, program: int, count: int, rng: np.random.Generator) -> Draw:
+        """Of any of the program's decisions alike."""
+        rows = self._rows[program]
+        if rows is None:
+            rows = Rows.joined([Rows.of(game) for game in self._games[program]])
+            self._rows[program] = rows
+        decisions = np.flatnonzero(rows.left)
+        places = decisions[rng.integers(len(decisions), size=count)]
+        return Draw(rows, places, np.ones(count, dtype=np.float32), imitate=True)
 
     def plan(
         self, program: int, config: PlayConfig, num_items: int, rng: np.random.Generator
@@ -78,6 +91,7 @@ class Elites:
     def restore(self, document: list[list[dict[str, Any]]]) -> None:
         """What `to_document` made, in place of what is held."""
         self._games = [[Game.from_document(game) for game in ranked] for ranked in document]
+        self._rows = [None] * len(self._games)
 
 
 def _same_moves(game: Game, other: Game) -> bool:

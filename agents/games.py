@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +33,7 @@ class Game:
     Attributes:
       program: index into the `ProgramSet`.
       source: see `Source`.
-      observations: an `Observation` of arrays `[T, ...]`, float16 and uint8 to save memory.
+      observations: an `Observation` of arrays `[T, ...]`, see `compact`.
       cursors: `[T + 1]` int32 items of the decisions, then the end.
       actions: `[T]` int8.
       rewards: `[T]` float32, shares of the all-slow latency.
@@ -106,12 +107,19 @@ _PLAIN = (
 _OBSERVED = ("turn", "now", "window", "memory", "idle", "action_mask")
 
 
-def compressed(observation: Observation) -> Observation:
-    """Host arrays of half the size or less: the memory image is 0 or 1, the rest in [0, 1]."""
+def compact(observation: Observation) -> Observation:
+    """On the device, an eighth to a half of the size: bits of the memory image, halves of the rest.
+
+    `memory` becomes `[..., times, ADDRESS_BINS / 8]` uint8.
+    """
     halves = {
-        name: np.asarray(getattr(observation, name), dtype=np.float16)
+        name: getattr(observation, name).astype(jnp.float16)
         for name in ("turn", "now", "window", "idle")
     }
-    memory = np.asarray(observation.memory, dtype=np.uint8)
-    mask = np.asarray(observation.action_mask)
-    return Observation(**halves, memory=memory, action_mask=mask)  # type: ignore[arg-type]
+    memory = jnp.packbits(observation.memory > 0, axis=-1)
+    return Observation(**halves, memory=memory, action_mask=observation.action_mask)
+
+
+def expanded(observation: Observation) -> Observation:
+    """On the device, what `compact` was given, in half precision."""
+    return replace(observation, memory=jnp.unpackbits(observation.memory, axis=-1))

@@ -8,7 +8,7 @@ them inside its tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import optax
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, LearnConfig, NetworkConfig
+from agents.games import expanded
 from agents.networks import (
     Networks,
     Params,
@@ -35,7 +36,7 @@ from agents.transforms import to_bins
 
 @dataclass(frozen=True, slots=True)
 class LearnReport:
-    """One update, or the mean of several.
+    """The mean over some updates.
 
     Attributes:
       loss: what is minimised.
@@ -58,14 +59,6 @@ class LearnReport:
     value_explained: float
     reward_error: float
     learning_rate: float
-
-    @staticmethod
-    def mean(reports: list[LearnReport]) -> LearnReport:
-        """Field by field; there must be at least one."""
-        names = [field.name for field in fields(LearnReport)]
-        return LearnReport(
-            **{name: float(np.mean([getattr(r, name) for r in reports])) for name in names}
-        )
 
 
 class _Losses(NamedTuple):
@@ -104,15 +97,24 @@ class Learner:
         """Numbers in the weights."""
         return sum(int(leaf.size) for leaf in jax.tree.leaves(self.params))
 
-    def update(self, batch: Batch) -> tuple[LearnReport, NDArray[np.float32]]:
-        """One step; what it was like, and value errors `[N]`, the new priorities."""
-        self.params, self.optimiser_state, numbers, errors = _update(
-            self.config.network, self.config.learn, self.params, self.optimiser_state, batch
+    def update(self, batches: Batch) -> tuple[LearnReport, NDArray[np.float32]]:
+        """One step per batch, all in one call.
+
+        Args:
+          batches: each array with a leading axis of updates, `[U, N, ...]`.
+
+        Returns:
+          What the updates were like in the mean, and value errors `[U, N]`.
+        """
+        self.params, self.optimiser_state, numbers, errors = _updates(
+            self.config.network, self.config.learn, self.params, self.optimiser_state, batches
         )
-        rate = float(schedule_of(self.config.learn)(self.num_updates))
-        self.num_updates += 1
-        values = {name: float(value) for name, value in jax.device_get(numbers).items()}
-        return LearnReport(**values, learning_rate=rate), np.asarray(errors)
+        rates = schedule_of(self.config.learn)
+        # One call for a chunk: each look at the device costs more than a small update's share.
+        values, errors, rate = jax.device_get((numbers, errors, rates(self.num_updates)))
+        self.num_updates += len(errors)
+        means = {name: float(value) for name, value in values.items()}
+        return LearnReport(**means, learning_rate=float(rate)), errors
 
     def to_document(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -143,14 +145,33 @@ def schedule_of(config: LearnConfig) -> optax.Schedule:
 
 
 def optimiser_of(config: LearnConfig) -> optax.GradientTransformation:
-    """AdamW on clipped gradients."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_gradient_norm),
-        optax.adamw(schedule_of(config), weight_decay=config.weight_decay),
+    """AdamW on clipped gradients, of all weights as one vector: many small ones take longer."""
+    return optax.flatten(
+        optax.chain(
+            optax.clip_by_global_norm(config.max_gradient_norm),
+            optax.adamw(schedule_of(config), weight_decay=config.weight_decay),
+        )
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _updates(
+    network: NetworkConfig,
+    weights: LearnConfig,
+    params: Params,
+    optimiser_state: Any,
+    batches: Any,
+) -> tuple[Params, Any, dict[str, jax.Array], jax.Array]:
+    """An update per batch `[U, N, ...]`: weights and optimiser after, means, errors `[U, N]`."""
+
+    def step(carry: tuple[Params, Any], batch: Any) -> tuple[tuple[Params, Any], Any]:
+        params, optimiser_state, numbers, errors = _update(network, weights, *carry, batch)
+        return (params, optimiser_state), (numbers, errors)
+
+    carry, (numbers, errors) = jax.lax.scan(step, (params, optimiser_state), batches)
+    return *carry, jax.tree.map(jnp.mean, numbers), errors
+
+
 def _update(
     network: NetworkConfig,
     weights: LearnConfig,
@@ -186,7 +207,7 @@ def _losses(settings: NetworkConfig, params: Params, batch: Any) -> _Losses:
     networks = Networks(settings)
     unroll = batch.actions.shape[1]
     targets = jnp.asarray(batch.returns) + _bootstrap_values(networks, params, batch)
-    latent = represent(networks, params, View(batch.observation, batch.outlook))
+    latent = represent(networks, params, View(expanded(batch.observation), batch.outlook))
     zero = jnp.float32(0)
     policy, value, reward, legality, reward_error = zero, zero, zero, zero, zero
     errors = jnp.zeros_like(targets[:, 0])
@@ -235,7 +256,7 @@ def _bootstrap_values(networks: Networks, params: Params, batch: Any) -> jax.Arr
     count, steps = batch.bootstraps.shape
     if batch.bootstrap_outlook.shape[1] == 0:
         return jnp.zeros((count, steps))
-    view = View(batch.bootstrap_observation, batch.bootstrap_outlook)
+    view = View(expanded(batch.bootstrap_observation), batch.bootstrap_outlook)
     flat = jax.tree.map(lambda leaf: leaf.reshape(count * steps, *leaf.shape[2:]), view)
     latent = represent(networks, params, flat)
     prediction = predict(networks, params, latent)

@@ -1,8 +1,10 @@
 """The networks: representation of an observation, dynamics of latent states, predictions.
 
-Source: AGENT.md, "Observation"; MuZero (Schrittwieser et al. 2020). The heavy part, convolutions
-over the memory image, runs once per move; the dynamics, which runs once per simulation, is two
-dense layers. Arrays have a leading batch axis `B`.
+Source: AGENT.md, "Observation"; MuZero (Schrittwieser et al. 2020). The heavy part, reading the
+memory image, runs once per move; the dynamics, which runs once per simulation, is two dense
+layers. The image is coarsened as by a strided convolution and then mixed by products over all of
+its cells (as MLP-Mixer, Tolstikhin et al. 2021): small convolutions take several times as long
+on a CPU, most of all inside a compiled loop. Arrays have a leading batch axis `B`.
 """
 
 from __future__ import annotations
@@ -61,15 +63,15 @@ class Transition(NamedTuple):
     reward_logits: jax.Array
 
 
-class _ConvBlock(nn.Module):
-    """Two 3x3 convolutions around a skip connection."""
+class _ImageBlock(nn.Module):
+    """Mixes an image `[B, cells, channels]` over its cells, then its channels, around a skip."""
 
     channels: int
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        hidden = nn.relu(nn.Conv(self.channels, (3, 3))(image))
-        return nn.relu(image + nn.Conv(self.channels, (3, 3))(hidden))
+        across = nn.Dense(image.shape[1])(image.swapaxes(1, 2)).swapaxes(1, 2)
+        return nn.relu(image + nn.Dense(self.channels)(nn.relu(across)))
 
 
 class _DenseBlock(nn.Module):
@@ -82,6 +84,16 @@ class _DenseBlock(nn.Module):
         hidden = nn.Dense(self.width)(nn.relu(nn.Dense(self.width)(latent)))
         normal: jax.Array = nn.LayerNorm()(latent + hidden)
         return normal
+
+
+_CELL_TIMES, _CELL_PLACES = 4, 8
+"""Sides of the cells that the image is read in."""
+
+
+def _padded_times(image: jax.Array) -> jax.Array:
+    """`[B, times, ...]` with times made up to whole cells."""
+    short = -image.shape[1] % _CELL_TIMES
+    return jnp.pad(image, [(0, 0), (0, short)] + [(0, 0)] * (image.ndim - 2))
 
 
 class _Representation(nn.Module):
@@ -98,14 +110,18 @@ class _Representation(nn.Module):
         return latent
 
     def _image(self, view: View) -> jax.Array:
-        """Memory and idle time share the time axis: two channels of one image, coarsened."""
-        memory = view.observation.memory.astype(jnp.float32)
-        idle = view.observation.idle.astype(jnp.float32)
-        image = jnp.stack([memory, jnp.broadcast_to(idle[..., None], memory.shape)], axis=-1)
-        image = nn.relu(nn.Conv(self.config.channels, (4, 4), strides=(4, 4))(image))
+        """Memory and idle time share the time axis: an image, read cell by cell."""
+        memory = _padded_times(view.observation.memory.astype(jnp.float32))
+        idle = _padded_times(view.observation.idle.astype(jnp.float32))
+        count, times, places = memory.shape
+        rows, columns = times // _CELL_TIMES, places // _CELL_PLACES
+        cells = memory.reshape(count, rows, _CELL_TIMES, columns, _CELL_PLACES).swapaxes(2, 3)
+        image = nn.Dense(self.config.channels)(cells.reshape(count, rows, columns, -1))
+        beside = nn.Dense(self.config.channels)(idle.reshape(count, rows, 1, _CELL_TIMES))
+        image = nn.relu(image + beside).reshape(count, rows * columns, self.config.channels)
         for _ in range(self.config.image_blocks):
-            image = _ConvBlock(self.config.channels)(image)
-        dense: jax.Array = nn.Dense(self.config.width)(image.reshape(image.shape[0], -1))
+            image = _ImageBlock(self.config.channels)(image)
+        dense: jax.Array = nn.Dense(self.config.width)(image.reshape(count, -1))
         return dense
 
     def _window(self, view: View) -> jax.Array:

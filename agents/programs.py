@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -146,13 +146,15 @@ def common_bucket(buckets: Sequence[Bucket]) -> Bucket:
 class Baselines:
     """Per program what its incumbent has gained by each item, in shares of the all-slow latency.
 
-    `curves` is `[P, bucket.num_items + 1]` float32; it is 0 for programs without an incumbent,
-    which makes relative rewards plain ones.
+    Attributes:
+      curves: `[P, bucket.num_items + 1]` float32; 0 for programs without an incumbent, which
+        makes relative rewards plain ones.
+      units: `[P]` float32 return units.
     """
 
     def __init__(self, programs: ProgramSet) -> None:
-        self._num_items = [member.table.num_items for member in programs.members]
-        self._units = [member.return_unit for member in programs.members]
+        self._num_items = np.array([member.table.num_items for member in programs.members])
+        self.units = np.asarray(programs.units)
         self.curves = np.zeros((len(programs), programs.bucket.num_items + 1), dtype=np.float32)
 
     def set_incumbent(
@@ -169,20 +171,21 @@ class Baselines:
         self.curves[program] = np.interp(items, cursors, gained)
 
     def gains(
-        self, program: int, start: NDArray[np.int32], end: NDArray[np.int32]
+        self, programs: NDArray[np.int32], start: NDArray[np.int32], end: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """What the incumbent gains from items `start` to `end`, shares of the all-slow latency."""
-        curve = self.curves[program]
-        difference: NDArray[np.float32] = curve[end] - curve[start]
+        """What incumbents gain from items `start` to `end`, shares of the all-slow latency."""
+        difference: NDArray[np.float32] = self.curves[programs, end] - self.curves[programs, start]
         return difference
 
-    def outlook(self, program: int, cursors: NDArray[np.int32]) -> NDArray[np.float32]:
-        """`[T, OUTLOOK_COLUMNS]`, as `outlook` on the device."""
-        end = self._num_items[program]
-        return np.asarray(
-            _outlook(np, self.curves[program], cursors, end, np.float32(self._units[program])),
-            dtype=np.float32,
-        )
+    def outlook(
+        self, programs: NDArray[np.int32], cursors: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """`[..., OUTLOOK_COLUMNS]`, as `outlook` on the device, of any number of games."""
+        programs, cursors = programs[..., None], cursors[..., None]
+        until = _outlook_ends(np, cursors, self._num_items[programs])
+        gains = self.gains(programs, cursors, until) / self.units[programs]
+        squashed: NDArray[np.float32] = _squashed(np, gains)
+        return squashed
 
 
 def outlook(
@@ -196,13 +199,18 @@ def outlook(
       num_items: `[B]` of each program.
       units: `[B]` return units.
     """
-    result: jax.Array = jax.vmap(partial(_outlook, jnp))(curves, cursors, num_items, units)
+    rows, cursors = jnp.arange(len(cursors))[:, None], cursors[:, None]
+    until = _outlook_ends(jnp, cursors, num_items[:, None])
+    result: jax.Array = _squashed(
+        jnp, (curves[rows, until] - curves[rows, cursors]) / units[:, None]
+    )
     return result
 
 
-def _outlook(xp: Any, curve: Any, cursors: Any, end: Any, unit: Any) -> Any:
-    """One formula for numpy and jax: gains over stretches, in units, as `sign * log(1 + |x|)`."""
-    ahead = xp.asarray((*OUTLOOK_ITEMS, 2**30), dtype=xp.int32)
-    until = xp.minimum(xp.asarray(cursors)[..., None] + ahead, end)
-    gains = (curve[until] - curve[cursors][..., None]) / unit
+def _outlook_ends(xp: Any, cursors: Any, num_items: Any) -> Any:
+    """Items up to which an outlook reaches: one formula for numpy and jax."""
+    return xp.minimum(cursors + xp.asarray((*OUTLOOK_ITEMS, 2**30), dtype=xp.int32), num_items)
+
+
+def _squashed(xp: Any, gains: Any) -> Any:
     return xp.sign(gains) * xp.log1p(xp.abs(gains))

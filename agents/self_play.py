@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, SearchConfig
-from agents.games import NO_ACTION, Game, Source, compressed
+from agents.games import NO_ACTION, Game, Source, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
 from agents.programs import Baselines, NothingToPlayError, ProgramSet
+from agents.rows import OBSERVED
 from agents.search import choose
 from malloc_game.observation import Observation, observation_specs
 from malloc_game.state import Action, State, first_state
@@ -194,10 +195,11 @@ class SelfPlay:
 
     @property
     def decision_bytes(self) -> int:
-        """Memory of one remembered decision."""
+        """Memory of one remembered decision, compact (`agents.games.compact`)."""
         specs = observation_specs()
-        sizes = {name: int(math.prod(getattr(specs, name).shape)) for name in _SEEN}
-        return sum(size * (1 if name == "memory" else 2) for name, size in sizes.items()) + 32
+        sizes = {name: int(math.prod(getattr(specs, name).shape)) for name in OBSERVED}
+        bits = {name: 1 if name == "memory" else 16 for name in OBSERVED}
+        return sum(size * bits[name] // 8 for name, size in sizes.items()) + 36
 
     def to_document(self) -> dict[str, Any]:
         """Games under way, for a checkpoint."""
@@ -270,7 +272,7 @@ class SelfPlay:
         game = Game(
             program=lane.program,
             source=lane.source,
-            observations=compressed(moves.observation),
+            observations=moves.observation,
             cursors=cursors,
             actions=np.asarray(moves.action, dtype=np.int8),
             rewards=np.asarray(moves.reward),
@@ -303,9 +305,9 @@ def play_chunk(
         action = _planned(plans, cursor, view.observation.action_mask, choice.action)
         after, reward = play_boards(boards, action)
         going = cursor < boards.num_items
-        small = _half(view.observation)
+        seen = compact(view.observation)
         return after, Moves(
-            small, going, cursor, action, reward, choice.policy, choice.prior, choice.value,
+            seen, going, cursor, action, reward, choice.policy, choice.prior, choice.value,
             choice.visits,
         )  # fmt: skip
 
@@ -321,16 +323,6 @@ def _planned(plans: jax.Array, cursor: jax.Array, mask: jax.Array, chosen: jax.A
     copy = jnp.where(mask[:, Action.COPY], Action.COPY, Action.DROP)
     granted = jnp.where(mask[rows, asked], asked, copy)
     return jnp.where(wish >= 0, granted, chosen).astype(jnp.int32)
-
-
-def _half(observation: Observation) -> Observation:
-    """Smaller types, see `agents.games.compressed`."""
-    half = {
-        name: getattr(observation, name).astype(jnp.float16)
-        for name in ("turn", "now", "window", "idle")
-    }
-    memory = observation.memory.astype(jnp.uint8)
-    return Observation(**half, memory=memory, action_mask=observation.action_mask)
 
 
 def _without_opening(moves: Moves) -> tuple[float, Moves]:
@@ -358,8 +350,6 @@ def _put_back(states: State, starts: State, index: jax.Array, again: jax.Array) 
 def _leaves(tree: Any) -> list[NDArray[Any]]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
-
-_SEEN = ("turn", "now", "window", "memory", "idle")
 
 _NOTHING: Any = 0
 _MOVES_STRUCTURE = jax.tree.structure(Moves(Observation(*([_NOTHING] * 6)), *([_NOTHING] * 8)))

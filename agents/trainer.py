@@ -99,8 +99,7 @@ class Trainer:
         self.self_play = SelfPlay(self.programs, config, self._plan)
         view = self.self_play.example_view(self.baselines)
         self.learner = Learner(config, view, first_key, params)
-        members = self.programs.members
-        self._targets = Targets(members, self.baselines, config.replay, config.unroll_steps)
+        self._targets = Targets(self.baselines, config.replay, config.unroll_steps)
 
     def demonstrate(self, program: int, memory_map: MemoryMap) -> Demonstration:
         """Has a valid map of a program played as one of its next games."""
@@ -182,15 +181,20 @@ class Trainer:
         if not len(self.replay):
             return None
         settings = self.config.learn
-        num_elite = round(settings.elite_fraction * settings.batch_size)
-        reports = []
-        for _ in range(settings.updates_per_chunk):
-            imitated = self.elites.sample(num_elite, self._rng)
-            drawn, places = self.replay.sample(settings.batch_size - len(imitated), self._rng)
-            report, errors = self.learner.update(self._targets.batch([*drawn, *imitated]))
-            self.replay.update(places, errors[: len(drawn)])
-            reports.append(report)
-        return LearnReport.mean(reports) if reports else None
+        if not settings.updates_per_chunk:
+            return None
+        count, size = settings.updates_per_chunk, settings.batch_size
+        imitated = self.elites.sample(count * round(settings.elite_fraction * size), self._rng)
+        drawn = self.replay.sample(count * size - sum(map(len, imitated)), self._rng)
+        # Elites come program by program: mixed, so that no update is of one program alone.
+        order = self._rng.permutation(count * size)
+        flat = self._targets.batch([drawn, *imitated])
+        batches = jax.tree.map(lambda leaf: leaf[order].reshape(count, size, *leaf.shape[1:]), flat)
+        report, errors = self.learner.update(batches)
+        by_place = np.empty(count * size, dtype=np.float32)
+        by_place[order] = errors.ravel()
+        self.replay.update(drawn, by_place[: len(drawn)])
+        return report
 
     def _health(self, play: PlayStatistics, learn: LearnReport) -> Health:
         return Health(

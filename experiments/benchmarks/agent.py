@@ -5,8 +5,9 @@
 Self-play with search on the program named, or on a generated one of about `--accesses`.
 The parts are timed by themselves on the same boards: the *game* is a step of the rules and its
 observation, the *network* one representation and prediction, *learning* one chunk's updates;
-the *search* is what is left of a move. Times are the best of several runs, per second of
-wall-clock and, as other processes of a shared machine disturb that less, per second of CPU.
+the *search* is what is left of a move; *trained* are moves per CPU second of training as a whole.
+Times are the best of several runs, per second of wall-clock and, as other processes of a shared
+machine disturb that less, per second of CPU.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class AgentTiming:
       actors: games side by side.
       moves_per_second: decisions, learning left out.
       moves_per_cpu_second: likewise, of all threads.
+      trained_moves_per_cpu_second: likewise with the updates that go with them.
       game_seconds, network_seconds: of the parts by themselves.
       move_seconds: of a move with search.
       learn_seconds: the updates that go with a move.
@@ -53,6 +55,7 @@ class AgentTiming:
     actors: int
     moves_per_second: float
     moves_per_cpu_second: float
+    trained_moves_per_cpu_second: float
     game_seconds: float
     network_seconds: float
     move_seconds: float
@@ -68,12 +71,13 @@ class AgentTiming:
         ]
         return (
             f"{self.model:<8}{self.simulations:>5}{self.actors:>8}{self.moves_per_second:>12,.0f}"
-            f"{self.moves_per_cpu_second:>14,.0f}   " + "   ".join(shares)
+            f"{self.moves_per_cpu_second:>14,.0f}{self.trained_moves_per_cpu_second:>14,.0f}   "
+            + "   ".join(shares)
         )
 
 
 HEADER = (
-    f"{'model':<8}{'sims':>5}{'actors':>8}{'moves/s':>12}{'moves/cpu s':>14}"
+    f"{'model':<8}{'sims':>5}{'actors':>8}{'moves/s':>12}{'moves/cpu s':>14}{'trained':>14}"
     "     game   network  search  learning"
 )
 
@@ -113,17 +117,27 @@ def time_agent(program: Program, preset: str, simulations: int, model: str) -> A
     game, _ = _best(lambda: _game_alone(boards, boards.state.legal[:, 2].astype(int) * 2, moves))
     network, _ = _best(lambda: _network_alone(Networks(config.network), params, boards, moves))
     learn, _ = _best(trainer.learn)
+    trained = min(_trained_cpu_seconds(trainer) for _ in range(_RUNS))
     return AgentTiming(
         model=model,
         simulations=simulations,
         actors=actors,
         moves_per_second=moves * actors / chunk,
         moves_per_cpu_second=moves * actors / chunk_cpu,
+        trained_moves_per_cpu_second=1 / trained,
         game_seconds=game / moves,
         network_seconds=network / moves,
         move_seconds=chunk / moves,
         learn_seconds=learn / moves,
     )
+
+
+def _trained_cpu_seconds(trainer: Trainer) -> float:
+    """CPU seconds a move of training, all told, over several chunks."""
+    began, moves = time.process_time(), trainer.num_moves
+    for _ in range(_RUNS):
+        trainer.run_chunk()
+    return (time.process_time() - began) / (trainer.num_moves - moves)
 
 
 def _best(run: Callable[[], Any]) -> tuple[float, float]:

@@ -5,13 +5,16 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agents.config import PlayConfig, ReplayConfig
 from agents.elites import Elites
 from agents.games import NO_ACTION, Game, Source
 from agents.programs import Baselines, PlayedProgram, ProgramSet
-from agents.replay import FIRST_PRIORITY, Position, Replay, Targets
-from malloc_game.observation import Observation, observation_specs
+from agents.replay import Draw, Replay, Targets
+from agents.rows import FIRST_PRIORITY, Rows, RowStore
+from malloc_game.observation import ADDRESS_BINS, TIME_EDGES, Observation, observation_specs
 from tests.malloc_game.small import program_of
 
 
@@ -25,6 +28,7 @@ def game_of(rewards: list[float], actions: list[int] | None = None, program: int
 
     seen = {name: zeros(name) for name in ("turn", "now", "window", "memory", "idle")}
     seen["turn"][:, 0] = np.arange(length)
+    seen["memory"] = np.zeros((length, len(TIME_EDGES), ADDRESS_BINS // 8), dtype=np.uint8)
     mask = np.ones((length, 3), dtype=bool)
     return Game(
         program=program,
@@ -48,13 +52,18 @@ def programs() -> ProgramSet:
 
 def targets_of(programs: ProgramSet, unroll: int, td_steps: int | None = None) -> Targets:
     config = ReplayConfig(td_steps=td_steps)
-    return Targets(programs.members, Baselines(programs), config, unroll)
+    return Targets(Baselines(programs), config, unroll)
+
+
+def at(game: Game, *indices: int, imitate: bool = False) -> list[Draw]:
+    weights = np.ones(len(indices), dtype=np.float32)
+    return [Draw(Rows.of(game), np.array(indices), weights, imitate)]
 
 
 def test_full_returns_and_what_lies_past_the_end(programs: ProgramSet) -> None:
     unit = programs.members[0].return_unit
     game = game_of([0.1, 0.2, 0.3], [0, 1, 2])
-    batch = targets_of(programs, 3).batch([Position(game, 1)])
+    batch = targets_of(programs, 3).batch(at(game, 1))
     np.testing.assert_allclose(batch.returns[0] * unit, [0.5, 0.3, 0, 0], atol=1e-6)
     np.testing.assert_allclose(batch.rewards[0] * unit, [0.2, 0.3, 0], atol=1e-6)
     np.testing.assert_array_equal(batch.actions[0], [1, 2, 0])
@@ -65,7 +74,7 @@ def test_full_returns_and_what_lies_past_the_end(programs: ProgramSet) -> None:
 
 def test_n_step_returns_leave_off_where_the_network_takes_over(programs: ProgramSet) -> None:
     unit = programs.members[0].return_unit
-    batch = targets_of(programs, 1, td_steps=2).batch([Position(game_of([0.1, 0.2, 0.3, 0.4]), 1)])
+    batch = targets_of(programs, 1, td_steps=2).batch(at(game_of([0.1, 0.2, 0.3, 0.4]), 1))
     np.testing.assert_allclose(batch.returns[0] * unit, [0.5, 0.7], atol=1e-6)
     np.testing.assert_array_equal(batch.bootstraps[0], [True, False])
     assert batch.bootstrap_observation.turn[0, 0, 0] == 3
@@ -75,19 +84,18 @@ def test_returns_against_the_incumbent(programs: ProgramSet) -> None:
     baselines = Baselines(programs)
     incumbent = game_of([0.1, 0.2, 0.3])
     baselines.set_incumbent(0, incumbent.cursors, incumbent.gained)
-    targets = Targets(programs.members, baselines, ReplayConfig(), 0)
+    targets = Targets(baselines, ReplayConfig(), 0)
     unit = programs.members[0].return_unit
-    assert targets.relative_return(incumbent, 0) == pytest.approx(0, abs=1e-5)
-    better = game_of([0.1, 0.3, 0.3])
-    assert targets.relative_return(better, 0) * unit == pytest.approx(0.1, abs=1e-5)
-    assert targets.relative_return(better, 2) * unit == pytest.approx(0, abs=1e-5)
-    shown = baselines.outlook(0, np.array([1]))
+    assert targets.batch(at(incumbent, 0)).returns == pytest.approx(0, abs=1e-5)
+    better = targets.batch(at(game_of([0.1, 0.3, 0.3]), 0, 2)).returns
+    np.testing.assert_allclose(better[:, 0] * unit, [0.1, 0], atol=1e-5)
+    shown = baselines.outlook(np.array([0]), np.array([1]))
     assert np.expm1(shown[0, 0]) * unit == pytest.approx(0.1, abs=1e-4)
 
 
 def test_imitated_moves_are_targets(programs: ProgramSet) -> None:
     game = game_of([0.1, 0.2], [2, 0])
-    batch = targets_of(programs, 0).batch([Position(game, 0, imitate=True)])
+    batch = targets_of(programs, 0).batch(at(game, 0, imitate=True))
     np.testing.assert_allclose(batch.policies[0, 0], [0.01, 0.01, 0.98], atol=1e-6)
 
 
@@ -95,24 +103,82 @@ def test_draws_follow_priorities() -> None:
     replay = Replay(ReplayConfig(priority_exponent=1.0, importance_exponent=1.0))
     replay.add(game_of([0.0] * 3))
     replay.add(game_of([0.0] * 2))
-    replay.update(np.arange(5), np.array([1.0, 2.0, 3.0, 4.0, 0.0]))
-    positions, places = replay.sample(20_000, np.random.default_rng(0))
-    shares = np.bincount(places, minlength=5) / len(places)
+    # Rows 3 and 6 are the games' ends.
+    every = np.array([0, 1, 2, 4, 5])
+    errors = np.array([1.0, 2.0, 3.0, 4.0, 0.0])
+    replay.update(Draw(replay.rows, every, np.ones(5, dtype=np.float32)), errors)
+    drawn = replay.sample(20_000, np.random.default_rng(0))
+    shares = np.bincount(drawn.places, minlength=7)[every] / len(drawn)
     np.testing.assert_allclose(shares, np.array([1, 2, 3, 4, 1e-3]) / 10.001, atol=0.015)
-    weights = {place: p.weight for place, p in zip(places.tolist(), positions, strict=True)}
-    assert weights[0] / weights[3] == pytest.approx(4)
-    by_place = dict(zip(places.tolist(), positions, strict=True))
-    assert by_place[3].index == 0
-    assert by_place[3].game is replay.games[1]
+    weights = dict(zip(drawn.places.tolist(), drawn.weights.tolist(), strict=True))
+    assert set(weights) <= set(every.tolist())
+    assert weights[0] / weights[4] == pytest.approx(4)
 
 
 def test_priorities_that_are_no_numbers_do_no_harm() -> None:
     replay = Replay(ReplayConfig())
     replay.add(game_of([0.0] * 4))
-    replay.update(np.arange(3), np.array([np.nan, np.inf, -0.5]))
-    _, places = replay.sample(1000, np.random.default_rng(0))
-    assert set(places.tolist()) == {0, 1, 2, 3}
-    assert FIRST_PRIORITY in replay.to_document()["priorities"][0]  # type: ignore[index]
+    three = Draw(replay.rows, np.arange(3), np.ones(3, dtype=np.float32))
+    replay.update(three, np.array([np.nan, np.inf, -0.5]))
+    drawn = replay.sample(1000, np.random.default_rng(0))
+    assert set(drawn.places.tolist()) == {0, 1, 2, 3}
+    np.testing.assert_allclose(replay.rows.priority, [FIRST_PRIORITY] * 2 + [0.5, 1, 0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=30))
+def test_a_store_is_a_queue_of_rows(steps: list[tuple[int, int]]) -> None:
+    store, expected = RowStore(), []
+    for number, (length, drops) in enumerate(steps):
+        game = game_of([float(number)] * length)
+        store.append(Rows.of(game))
+        expected.append(game.gained)
+        for _ in range(min(drops, len(expected) - 1)):
+            store.drop(len(expected.pop(0)))
+        np.testing.assert_array_equal(store.live.gained, np.concatenate(expected))
+
+
+def slow_returns(game: Game, index: int, steps: int, td_steps: int | None) -> list[float]:
+    """Value targets of a game against no incumbent, without their bootstrap, one at a time."""
+    values = []
+    for first in range(index, index + steps + 1):
+        end = len(game) if td_steps is None else first + td_steps
+        values.append(float(sum(game.rewards[first:end])))
+    return values
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.floats(-1, 1, width=16), min_size=1, max_size=9),
+    st.integers(0, 4),
+    st.sampled_from([None, 1, 3]),
+    st.data(),
+)
+def test_targets_are_those_counted_one_by_one(
+    programs: ProgramSet,
+    rewards: list[float],
+    unroll: int,
+    td_steps: int | None,
+    data: st.DataObject,
+) -> None:
+    game = game_of(rewards)
+    index = data.draw(st.integers(0, len(game) - 1))
+    before = game_of([0.5, 0.25])
+    rows = Rows.joined([Rows.of(before), Rows.of(game), Rows.of(before)])
+    place = np.array([len(before) + 1 + index])
+    draw = Draw(rows, place, np.ones(1, dtype=np.float32))
+    batch = targets_of(programs, unroll, td_steps).batch([draw])
+    unit = programs.members[0].return_unit
+    slow = slow_returns(game, index, unroll, td_steps)
+    np.testing.assert_allclose(batch.returns[0] * unit, slow, atol=1e-5)
+    going = [index + k < len(game) for k in range(unroll + 1)]
+    np.testing.assert_array_equal(batch.going[0], going)
+    far = [td_steps is not None and index + k + td_steps < len(game) for k in range(unroll + 1)]
+    np.testing.assert_array_equal(batch.bootstraps[0], far)
+    if td_steps is not None:
+        seen = batch.bootstrap_observation.turn[0, :, 0]
+        for k, there in enumerate(far):
+            assert not there or seen[k] == index + k + td_steps
 
 
 def test_the_oldest_games_leave() -> None:
@@ -120,7 +186,8 @@ def test_the_oldest_games_leave() -> None:
     games = [game_of([float(i)] * 2) for i in range(4)]
     for game in games:
         replay.add(game)
-    assert replay.games == tuple(games[2:])
+    assert [game.num_decisions for game in replay.games] == [2, 2]
+    assert replay.rows.gained.tolist() == [0, 2, 4, 0, 3, 6]
     assert replay.num_decisions == 4
     assert replay.mean_age(10) == 10
 
@@ -128,16 +195,13 @@ def test_the_oldest_games_leave() -> None:
 def test_replay_survives_a_checkpoint() -> None:
     replay = Replay(ReplayConfig())
     replay.add(game_of([0.1, 0.2]))
-    replay.update(np.array([1]), np.array([0.3]))
+    replay.update(Draw(replay.rows, np.array([1]), np.ones(1, dtype=np.float32)), np.array([0.3]))
     other = Replay(ReplayConfig())
     other.restore(replay.to_document())
-    first, second = (one.sample(16, np.random.default_rng(1))[1] for one in (replay, other))
+    first, second = (one.sample(16, np.random.default_rng(1)).places for one in (replay, other))
     np.testing.assert_array_equal(first, second)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        replay.games[0].to_document(),
-        other.games[0].to_document(),
-    )
+    assert replay.games == other.games
+    jax.tree.map(np.testing.assert_array_equal, replay.to_document(), other.to_document())
 
 
 def test_elites_are_the_best_that_differ() -> None:
@@ -148,9 +212,9 @@ def test_elites_are_the_best_that_differ() -> None:
     ]
     assert elites.games(0) == (best, good)
     assert elites.best(0) is best
-    assert all(
-        p.imitate and p.game in (best, good) for p in elites.sample(9, np.random.default_rng())
-    )
+    (drawn,) = elites.sample(30, np.random.default_rng(0))
+    assert drawn.imitate
+    assert set(drawn.rows.action[drawn.places].tolist()) == {1, 2}
 
 
 def test_plans_come_from_elites() -> None:
