@@ -55,11 +55,12 @@ def before_of(name: str) -> HloModule:
 
 
 def test_the_corpus_is_large_and_small() -> None:
-    assert len(NAMES) >= 14
+    assert len(NAMES) >= 50
     size_bytes = sum(path.stat().st_size for path in corpus.DIRECTORY.iterdir() if path.is_file())
     assert size_bytes < 30e6
-    models = {split_key(name)[0] for name in NAMES}
-    assert len(models) >= 10
+    families = {corpus.family_of(name) for name in NAMES}
+    assert len(families) >= 26
+    assert sum(family.split == "test" for family in families) >= 9
 
 
 def test_there_are_all_chips_sizes_and_kinds() -> None:
