@@ -1,0 +1,134 @@
+"""One compiler process: `python -m hlo_graphs.compile_child REQUEST.json`.
+
+The compiler parses its own flags once per process and ends the process where one of its checks
+fails, so `hlo_graphs.compile` starts one of these for every set of flags.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hlo_graphs.compiler_dumps import keep_dumps
+from hlo_graphs.compiler_settings import CHIPS, is_hlo_file
+
+
+def main(request_path: str) -> None:
+    """Does the compiles that the file asks for, one after the other, and keeps their dumps."""
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    directory = Path(request["directory"])
+    tables = directory / "tables"
+    shutil.rmtree(tables, ignore_errors=True)
+    tables.mkdir()
+    _set_environment(request["chip"], request["vmem_bytes"], tables)
+    compile_once = _prepare(request["target"], request["chip"])
+    for setting in request["settings"]:
+        folder = directory / setting["name"]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        dumps = folder / "dumps"
+        started = time.monotonic()
+        compile_once({"xla_dump_to": str(dumps), **dict(setting["options"])})
+        keep_dumps(dumps, tables, folder, round(time.monotonic() - started, 1))
+
+
+def _set_environment(chip: str, vmem_bytes: int | None, tables: Path) -> None:
+    flags = [f"--xla_jf_dump_to={tables}", "--xla_jf_dump_category_filter=msa"]
+    if vmem_bytes is not None:
+        flags.append(f"--xla_tpu_override_vmem_size_kib={vmem_bytes // 1024}")
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        KERAS_BACKEND="jax",
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_ACCELERATOR_TYPE=CHIPS[chip].accelerator_type,
+        TPU_WORKER_HOSTNAMES="localhost",
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+        LIBTPU_INIT_ARGS=" ".join(flags),
+    )
+
+
+def _prepare(target: str, chip: str) -> Callable[[dict[str, Any]], None]:
+    """Lowers the target once; the result compiles it with given options."""
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+    if is_hlo_file(target):
+        return _prepare_hlo(target, topology)
+    lowered = _lower(_load_function(target), topology.devices)
+
+    def compile_once(options: dict[str, Any]) -> None:
+        lowered.compile(compiler_options={**options, "xla_dump_hlo_as_text": True})
+
+    return compile_once
+
+
+def _load_function(target: str) -> Callable[..., Any]:
+    module_name, _, function_name = target.rpartition(":")
+    sys.path.insert(0, os.getcwd())
+    if module_name.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("extract_target", module_name)
+        if spec is None or spec.loader is None:
+            raise SystemExit(f"{module_name}: cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(module_name)
+    function: Callable[..., Any] = getattr(module, function_name)
+    return function
+
+
+def _lower(factory: Callable[..., Any], devices: Sequence[Any]) -> Any:
+    import jax
+
+    built = factory(devices) if inspect.signature(factory).parameters else factory()
+    function, args, *donated = built
+    alone = jax.sharding.SingleDeviceSharding(devices[0])
+    shape: Any = jax.ShapeDtypeStruct  # its constructor is untyped
+
+    def placed(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None) or alone
+        return shape(leaf.shape, leaf.dtype, sharding=sharding)
+
+    jitted = jax.jit(function, donate_argnums=donated[0] if donated else ())
+    return jitted.lower(*jax.tree.map(placed, tuple(args)))
+
+
+def _prepare_hlo(path: str, topology: Any) -> Callable[[dict[str, Any]], None]:
+    from jax._src import compiler
+    from jax._src.interpreters import mlir
+
+    jaxlib_hlo, jaxlib_jax, xla_client, ir = (
+        importlib.import_module(name)
+        for name in ("jaxlib._hlo", "jaxlib._jax", "jaxlib.xla_client", "jaxlib.mlir.ir")
+    )
+    data = Path(path).read_bytes()
+    text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
+    proto = jaxlib_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto()
+    module_text = jaxlib_jax.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(proto))
+    device = topology.devices[0]
+
+    def compile_once(options: dict[str, Any]) -> None:
+        with mlir.make_ir_context():
+            overrides: dict[str, Any] = {**options, "xla_dump_hlo_as_text": True}
+            compile_options = compiler.get_compile_options(
+                num_replicas=1, num_partitions=1, env_options_overrides=overrides
+            )
+            module = ir.Module.parse(module_text)
+            devices = xla_client.DeviceList((device,))
+            device.client.compile(module, devices, compile_options)
+
+    return compile_once
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
