@@ -68,14 +68,14 @@ def read_document(path: Path) -> dict[str, Any]:
     return restored
 
 
-def write_weights(path: Path, config: AgentConfig, params: Any) -> None:
-    """Writes what playing needs: the settings and the weights."""
-    weights = jax.tree.map(np.asarray, params)
+def write_weights(path: Path, config: AgentConfig, params: Any, *, half: bool = False) -> None:
+    """Writes what playing needs: the settings and the weights, in half precision if asked to."""
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16 if half else None), params)
     write_document(path, {"config": config.to_document(), "params": weights})
 
 
 def read_weights(path: Path) -> tuple[AgentConfig, Any]:
-    """Settings and weights, of a weights file, of a checkpoint, or of a run's folder.
+    """Settings and float32 weights, of a weights file, of a checkpoint, or of a run's folder.
 
     Raises:
       InputError: see `read_document`.
@@ -84,7 +84,8 @@ def read_weights(path: Path) -> tuple[AgentConfig, Any]:
         path = path / BEST if (path / BEST).exists() else path / CHECKPOINT
     document = read_document(path)
     params = document["params"] if "params" in document else document["learner"]["params"]
-    return AgentConfig.from_document(document["config"]), params
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    return AgentConfig.from_document(document["config"]), weights
 
 
 _LIST = "__list__"

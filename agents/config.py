@@ -62,6 +62,8 @@ class SearchConfig:
         Q is in return units (`agents.programs`), the same in every node of every tree.
       maxvisit_init: see there.
       gumbel_scale: of the noise at the root; 0 plays greedily.
+      least_gumbel_scale: of the first actor, going up evenly to that of the last; None for the
+        same noise everywhere.
     """
 
     model: ModelKind = ModelKind.LEARNED
@@ -70,6 +72,7 @@ class SearchConfig:
     value_scale: float = 0.2
     maxvisit_init: float = 50.0
     gumbel_scale: float = 1.0
+    least_gumbel_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.simulations < 0:
@@ -128,6 +131,8 @@ class LearnConfig:
       updates_per_chunk: updates after each `PlayConfig.moves` moves of all actors.
       elite_fraction: of the batch, drawn from elite games, whose actions are imitated.
       elite_games: kept per program.
+      outlook_dropout: share of positions at which the network is not told what the incumbent
+        gains: a program that is played for the first time has none.
       policy_weight, value_weight, reward_weight, legality_weight: of the losses.
     """
 
@@ -140,6 +145,7 @@ class LearnConfig:
     updates_per_chunk: int = 12
     elite_fraction: float = 0.4
     elite_games: int = 8
+    outlook_dropout: float = 0.0
     policy_weight: float = 1.0
     value_weight: float = 0.5
     reward_weight: float = 0.5
@@ -206,6 +212,23 @@ PRESETS: Mapping[str, AgentConfig] = {
         network=NetworkConfig(width=128, channels=16, image_blocks=2, window_width=32, blocks=2),
         play=PlayConfig(actors=64),
     ),
+    "generalist": AgentConfig(
+        preset="generalist",
+        network=NetworkConfig(width=128, channels=16, window_width=32, blocks=2),
+        search=SearchConfig(simulations=8, least_gumbel_scale=0.0),
+        play=PlayConfig(actors=32, moves=32),
+        replay=ReplayConfig(capacity_decisions=40_000),
+        learn=LearnConfig(
+            batch_size=256,
+            learning_rate=1e-3,
+            warmup_updates=100,
+            decay_updates=30_000,
+            updates_per_chunk=4,
+            elite_fraction=0.5,
+            elite_games=4,
+            outlook_dropout=0.4,
+        ),
+    ),
     "large": AgentConfig(
         preset="large",
         network=NetworkConfig(width=512, channels=64, image_blocks=4, window_width=64, blocks=4),
@@ -215,7 +238,8 @@ PRESETS: Mapping[str, AgentConfig] = {
         learn=LearnConfig(batch_size=1024, learning_rate=1e-3, updates_per_chunk=16),
     ),
 }
-"""tiny and small: two CPU cores, minutes. large: an accelerator."""
+"""tiny and small: two CPU cores, minutes. generalist: many programs, an hour. large: an
+accelerator."""
 
 
 def preset_named(

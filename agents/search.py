@@ -45,7 +45,7 @@ def choose(
     root = model.root(params, boards, view)
     prior = jax.nn.softmax(root.prior_logits)
     if config.simulations == 0:
-        noise = config.gumbel_scale * jax.random.gumbel(key, mask.shape)
+        noise = gumbel_scales(config, len(mask)) * jax.random.gumbel(key, mask.shape)
         action = jnp.argmax(jnp.where(mask, root.prior_logits + noise, -jnp.inf), axis=-1)
         return Choice(action.astype(jnp.int32), prior, prior, root.value, prior)
     output = search_tree(model, config, Context(params, boards), root, mask, key)
@@ -58,6 +58,13 @@ def choose(
         value=summary.value,
         visits=summary.visit_probs,
     )
+
+
+def gumbel_scales(config: SearchConfig, actors: int) -> jax.Array:
+    """`[B, 1]` of the noise at each actor's root."""
+    most = config.gumbel_scale
+    least = most if config.least_gumbel_scale is None else config.least_gumbel_scale
+    return jnp.linspace(least, most, actors)[:, None]
 
 
 def search_tree(
@@ -77,7 +84,7 @@ def search_tree(
         num_simulations=config.simulations,
         invalid_actions=~action_mask,
         max_num_considered_actions=config.max_num_considered_actions,
-        gumbel_scale=config.gumbel_scale,
+        gumbel_scale=gumbel_scales(config, len(action_mask)),  # type: ignore[arg-type]
         qtransform=partial(
             mctx.qtransform_completed_by_mix_value,
             value_scale=config.value_scale,

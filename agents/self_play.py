@@ -149,9 +149,21 @@ class SelfPlay:
         self._states: State = jax.tree.map(lambda leaf: leaf[self._index()], self._starts)
 
     def play(
-        self, params: Params, baselines: Baselines, key: jax.Array, birth_update: int
+        self,
+        params: Params,
+        baselines: Baselines,
+        key: jax.Array,
+        birth_update: int,
+        search: SearchConfig | None = None,
     ) -> tuple[list[Game], PlayStatistics]:
         """One chunk of moves; the games that finished, and statistics.
+
+        Args:
+          params: weights.
+          baselines: the incumbents.
+          key: of everything random.
+          birth_update: updates of the learner so far.
+          search: settings, where other than the agent's own.
 
         Raises:
           NothingToPlayError: if a program asks for no decision.
@@ -159,7 +171,7 @@ class SelfPlay:
         boards, plans = self.position(baselines)
         states, moves = play_chunk(
             model_for(self.config),
-            self.config.search,
+            search or self.config.search,
             self.config.play.moves,
             params,
             boards,

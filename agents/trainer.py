@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agents.config import AgentConfig
+from agents.config import AgentConfig, SearchConfig
 from agents.demonstrations import Demonstration, demonstration_of
 from agents.elites import Elites
 from agents.games import Game, Source
@@ -72,6 +72,7 @@ class Trainer:
       config: settings.
       seed: of everything random; the same seed gives the same training.
       params: weights to begin with.
+      learner: one that others share, in place of one of its own; then `params` is not looked at.
 
     Raises:
       InputError: if a program cannot be played.
@@ -84,6 +85,7 @@ class Trainer:
         *,
         seed: int = 0,
         params: Params | None = None,
+        learner: Learner | None = None,
     ) -> None:
         self.config = config
         self.programs = ProgramSet.of(programs)
@@ -98,15 +100,19 @@ class Trainer:
         self.num_chunks, self.num_games, self.num_moves = 0, 0, 0
         self.self_play = SelfPlay(self.programs, config, self._plan)
         view = self.self_play.example_view(self.baselines)
-        self.learner = Learner(config, view, first_key, params)
+        self.learner = learner or Learner(config, view, first_key, params)
         self._targets = Targets(self.baselines, config.replay, config.unroll_steps)
 
     def demonstrate(self, program: int, memory_map: MemoryMap) -> Demonstration:
         """Has a valid map of a program played as one of its next games."""
         member = self.programs.members[program]
         shown = demonstration_of(member, memory_map, self.programs.bucket.num_items)
-        self._demonstrations[program].append(shown.plan)
+        self.show(program, shown.plan)
         return shown
+
+    def show(self, program: int, plan: Plan) -> None:
+        """Has a plan of a program played as one of its next games."""
+        self._demonstrations[program].append(plan)
 
     def best(self, program: int, *, own: bool = False) -> Game | None:
         """The fastest game; if `own`, of those played by network and search alone."""
@@ -117,18 +123,23 @@ class Trainer:
         member = self.programs.members[game.program]
         return member.map_of(game.actions_by_item(member.table.num_items))
 
-    def run_chunk(self) -> TrainReport:
-        """Plays a chunk of moves, then learns."""
+    def run_chunk(self, search: SearchConfig | None = None, *, learn: bool = True) -> TrainReport:
+        """Plays a chunk of moves, then learns.
+
+        Args:
+          search: settings of the search, where other than the agent's own.
+          learn: False leaves the weights as they are.
+        """
         began = time.monotonic()
         if self.num_chunks == 0 and any(self._demonstrations):
             self.self_play.restart()  # The games that wait to begin make room for what is shown.
         key = jax.random.fold_in(self._key, self.num_chunks)
         games, statistics = self.self_play.play(
-            self.learner.params, self.baselines, key, self.learner.num_updates
+            self.learner.params, self.baselines, key, self.learner.num_updates, search
         )
         is_best = self._remember(games)
         played = time.monotonic()
-        learned = self.learn()
+        learned = self.learn() if learn else None
         self.num_chunks += 1
         self.num_moves += statistics.num_moves
         health = None if learned is None else self._health(statistics, learned)
@@ -189,6 +200,7 @@ class Trainer:
         # Elites come program by program: mixed, so that no update is of one program alone.
         order = self._rng.permutation(count * size)
         flat = self._targets.batch([drawn, *imitated])
+        flat.outlook[self._rng.random(len(flat.outlook)) < settings.outlook_dropout] = 0
         batches = jax.tree.map(lambda leaf: leaf[order].reshape(count, size, *leaf.shape[1:]), flat)
         report, errors = self.learner.update(batches)
         by_place = np.empty(count * size, dtype=np.float32)
@@ -220,10 +232,13 @@ class Trainer:
 
     def to_document(self) -> dict[str, Any]:
         """The whole state, for a checkpoint."""
+        return self.own_document() | {"learner": self.learner.to_document()}
+
+    def own_document(self) -> dict[str, Any]:
+        """The state but for the learner, which may be shared."""
         return {
             "config": self.config.to_document(),
             "programs": [member.program.name for member in self.programs.members],
-            "learner": self.learner.to_document(),
             "replay": self.replay.to_document(),
             "elites": self.elites.to_document(),
             "best": [game and game.to_document() for game in self._best],
@@ -245,13 +260,17 @@ class Trainer:
         Raises:
           InputError: if that was of other programs or settings.
         """
+        self.restore_own(document)
+        self.learner.restore(document["learner"])
+
+    def restore_own(self, document: dict[str, Any]) -> None:
+        """Goes on where `own_document` was called; raises as `restore`."""
         names = [member.program.name for member in self.programs.members]
         if document["programs"] != names:
             found = ", ".join(document["programs"])
             raise InputError(f"the checkpoint is of {found}, not of {', '.join(names)}")
         if AgentConfig.from_document(document["config"]) != self.config:
             raise InputError("the checkpoint was made with other settings: resume with the same")
-        self.learner.restore(document["learner"])
         self.replay.restore(document["replay"])
         self.elites.restore(document["elites"])
         self._best = [game and Game.from_document(game) for game in document["best"]]

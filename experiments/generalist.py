@@ -1,0 +1,337 @@
+"""Trains the generalist: one network for all programs, on the train split and generated ones.
+
+    python -m experiments.generalist --out RUN [--time-limit 3000] [--seed 0] [--resume]
+        [--programs NAME...] [--generated 32] [--preset generalist] [--ship]
+
+No program of the test split is looked at. Each program's games begin with demonstrations: the maps
+of classical solvers (`--demonstrations`, each `--demonstration-seconds` long), which become the
+first elites. A run is a folder: `settings.json`, `metrics.jsonl` (a line every twenty seconds) and
+`checkpoint.msgpack`; `--ship` puts the weights where `solve --solver agent` finds them, with what
+they were trained on beside them. docs/agent.md has the curves of the shipped one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.files import write_atomically
+from experiments.inputs import load_program
+from hlo_graphs import corpus
+from hlo_graphs.errors import InputError
+from hlo_graphs.program import Program
+from malloc_game.generator import Family, random_program
+from malloc_game.memory_map import MemoryMap
+from malloc_game.turn_table import turn_table
+from solvers.solver import SolveRequest, solver_named
+
+if TYPE_CHECKING:
+    from agents.league import League
+    from agents.trainer import Trainer, TrainReport
+
+SETTINGS, METRICS = "settings.json", "metrics.jsonl"
+
+_LEAST_ITEMS = 8
+"""Programs with fewer are left out: they teach nothing and finish in a move or two."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneralistSettings:
+    """What a run does.
+
+    Attributes:
+      out: the run's folder.
+      programs: corpus programs; all of the train split if empty.
+      num_generated: generated programs beside them.
+      most_accesses: corpus programs with more are left out.
+      preset: of `agents.config.PRESETS`.
+      time_limit_seconds: of this call, demonstrations and compilation included.
+      demonstrations: solvers whose maps are shown.
+      demonstration_seconds: for each of them and each corpus program; generated ones get a
+        quarter.
+      seed: of everything random.
+      save_seconds, log_seconds: between checkpoints, and between lines of metrics.
+    """
+
+    out: Path
+    programs: tuple[str, ...] = ()
+    num_generated: int = 32
+    most_accesses: int = 4000
+    preset: str = "generalist"
+    time_limit_seconds: float = 3000.0
+    demonstrations: tuple[str, ...] = ("greedy", "cross-entropy")
+    demonstration_seconds: float = 8.0
+    seed: int = 0
+    save_seconds: float = 240.0
+    log_seconds: float = 20.0
+
+
+def train_generalist(
+    settings: GeneralistSettings, *, resume: bool = False, say: Callable[[str], None] = print
+) -> Path:
+    """Trains until the time is up; the folder, which `--resume` goes on with.
+
+    Raises:
+      InputError: for programs of the test split, or a folder that cannot be used.
+    """
+    from agents.checkpoint import CHECKPOINT, read_document
+    from agents.compilation import keep_compiled_code
+    from agents.config import preset_named
+    from agents.league import League
+
+    deadline = time.monotonic() + settings.time_limit_seconds
+    keep_compiled_code()
+    _begin_folder(settings, resume)
+    programs = training_programs(settings)
+    league = League(programs, preset_named(settings.preset), seed=settings.seed)
+    say(_parts_text(league))
+    run = _Run(settings, league, say)
+    if resume:
+        document = read_document(settings.out / CHECKPOINT)
+        run.restore(document)
+        say(f"resumed after {league.num_games} games")
+    else:
+        show_demonstrations(league, settings, say)
+    while time.monotonic() < deadline:
+        run.note(*league.run_chunk())
+    run.save()
+    return settings.out
+
+
+def training_programs(settings: GeneralistSettings) -> list[Program]:
+    """Corpus programs, then generated ones, with something to decide.
+
+    Raises:
+      InputError: for a corpus program of the test split.
+    """
+    train = corpus.split().train
+    for name in settings.programs:
+        if name not in train:
+            raise InputError(f"{name}: not a program of the train split ({', '.join(train)})")
+    chosen = [load_program(name).program for name in settings.programs or train]
+    fitting = [p for p in chosen if _num_accesses(p) <= settings.most_accesses]
+    programs = [*fitting, *generated_programs(settings.num_generated, settings.seed)]
+    return [program for program in programs if turn_table(program).num_items >= _LEAST_ITEMS]
+
+
+def generated_programs(count: int, seed: int) -> list[Program]:
+    """Programs of all families, sizes, pressures and intensities, drawn from `seed`."""
+    rng = np.random.default_rng(seed)
+    families = list(Family)
+    return [
+        random_program(
+            int(rng.integers(2**31)),
+            family=families[number % len(families)],
+            num_accesses=int(np.exp(rng.uniform(np.log(40), np.log(250)))),
+            pressure=float(np.exp(rng.uniform(np.log(1.2), np.log(8)))),
+            intensity=float(np.exp(rng.uniform(np.log(0.2), np.log(3)))),
+            max_size_units=int(rng.integers(4, 64)),
+            num_lanes=int(rng.integers(1, 3)),
+        )
+        for number in range(count)
+    ]
+
+
+def _num_accesses(program: Program) -> int:
+    return sum(len(instruction.accesses) for instruction in program.instructions)
+
+
+def show_demonstrations(
+    league: League, settings: GeneralistSettings, say: Callable[[str], None]
+) -> None:
+    """Has each solver's map of each program played as one of its first games."""
+    real = corpus.names()
+    for trainer in league.trainers:
+        for index, member in enumerate(trainer.programs.members):
+            program = member.program
+            for name in settings.demonstrations:
+                share = 1.0 if program.name in real else 0.25
+                memory_map = _solved(program, name, share * settings.demonstration_seconds)
+                shown = trainer.demonstrate(index, memory_map)
+                saved = 1 - shown.latency_ticks / program.all_slow_ticks
+                say(f"{program.name}: {name} saves {saved:.2%} ({shown.loss:+.2%} in replay)")
+
+
+def _solved(program: Program, solver: str, seconds: float) -> MemoryMap:
+    request = SolveRequest(program, time_limit_seconds=seconds)
+    return solver_named(solver).solve(request).memory_map
+
+
+def _parts_text(league: League) -> str:
+    parts = []
+    for trainer in league.trainers:
+        turns = sum(member.table.num_turns for member in trainer.programs.members)
+        parts.append(f"{len(trainer.programs)} programs of {turns} turns")
+    return f"{'; '.join(parts)}; {league.learner.num_parameters:,} weights"
+
+
+def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
+    path = settings.out / SETTINGS
+    document = json.loads(json.dumps(asdict(settings), default=str))
+    if resume:
+        known = json.loads(path.read_text()) if path.exists() else None
+        free = {"out", "time_limit_seconds", "save_seconds", "log_seconds"}
+        if known is None or any(known[k] != document[k] for k in document.keys() - free):
+            raise InputError(f"{settings.out}: no run with these settings to go on with")
+        return
+    if path.exists():
+        raise InputError(f"{settings.out}: holds a run already: use --resume, or another folder")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(document, indent=2) + "\n")
+
+
+@dataclass
+class _Run:
+    """A run on disk, and what has happened since its last line of metrics."""
+
+    settings: GeneralistSettings
+    league: League
+    say: Callable[[str], None]
+    trained_seconds: float = 0.0
+    _reports: list[tuple[Trainer, TrainReport]] = field(default_factory=list)
+    _logged_at: float = field(default_factory=time.monotonic)
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def note(self, trainer: Trainer, report: TrainReport) -> None:
+        """Takes a chunk in; logs and saves when it is time."""
+        self.trained_seconds += report.play_seconds + report.learn_seconds
+        self._reports.append((trainer, report))
+        now = time.monotonic()
+        learned = any(one.learn is not None for _, one in self._reports)
+        if learned and now - self._logged_at >= self.settings.log_seconds:
+            self._log()
+            self._logged_at = now
+        if now - self._saved_at >= self.settings.save_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Writes everything."""
+        from agents.checkpoint import CHECKPOINT, write_document
+
+        write_document(
+            self.settings.out / CHECKPOINT,
+            {
+                "config": self.league.config.to_document(),
+                "trained_seconds": self.trained_seconds,
+                **self.league.to_document(),
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.league.restore(document)
+        self.trained_seconds = float(document["trained_seconds"])
+
+    def _log(self) -> None:
+        row = metrics_of(self._reports) | {
+            "trained_seconds": self.trained_seconds,
+            "num_games": self.league.num_games,
+            "num_moves": self.league.num_moves,
+            "num_updates": self.league.learner.num_updates,
+        }
+        self._reports.clear()
+        with (self.settings.out / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.say(
+            f"{row['trained_seconds']:6.0f} s  {row['num_games']} games  "
+            f"{row['num_updates']} updates  of the best {row['share_of_best'] or 0:.3f}  "
+            f"policy loss {row['policy_loss']:.3f}  value explained {row['value_explained']:.2f}"
+        )
+
+
+def metrics_of(reports: Sequence[tuple[Trainer, TrainReport]]) -> dict[str, Any]:
+    """A line of metrics from chunks of several parts.
+
+    `share_of_best` is the mean, over finished games that no other solver's moves are in, of what
+    the game saves over what the best known game of its program saves; `new_bests` are programs'
+    records in these chunks.
+    """
+    from agents.games import Source
+
+    shares, learned = [], [report.learn for _, report in reports if report.learn is not None]
+    for trainer, report in reports:
+        for game in report.finished:
+            best = trainer.best(game.program)
+            if game.source is Source.SELF_PLAY and best is not None and best.total > 0:
+                shares.append(game.total / best.total)
+    names = ("loss", "policy_loss", "value_loss", "reward_loss", "legality_loss")
+    return {
+        "share_of_best": float(np.mean(shares)) if shares else None,
+        "new_bests": sum(report.is_best for _, report in reports),
+        **{
+            name: float(np.mean([getattr(one, name) for one in learned]))
+            for name in (*names, "value_explained", "value_bias", "reward_error")
+        },
+        "learn_share": sum(r.learn_seconds for _, r in reports)
+        / max(sum(r.learn_seconds + r.play_seconds for _, r in reports), 1e-9),
+    }
+
+
+def ship(out: Path) -> Path:
+    """Puts a run's weights where the agent finds them; the file.
+
+    Raises:
+      InputError: if there is no finished run in `out`.
+    """
+    from agents.checkpoint import read_weights, write_weights
+    from agents.generalist import ABOUT, WEIGHTS
+
+    config, params = read_weights(out)
+    write_weights(WEIGHTS, config, params, half=True)
+    lines = (out / METRICS).read_text().splitlines()
+    about = {"settings": json.loads((out / SETTINGS).read_text()), "metrics": json.loads(lines[-1])}
+    del about["settings"]["out"]
+    write_atomically(ABOUT, json.dumps(about, indent=2) + "\n")
+    return WEIGHTS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains, and ships if asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--programs", nargs="*", default=())
+    parser.add_argument("--generated", type=int, default=32)
+    parser.add_argument("--most-accesses", type=int, default=4000)
+    parser.add_argument("--preset", default="generalist")
+    parser.add_argument("--time-limit", type=float, default=3000.0)
+    parser.add_argument("--demonstrations", nargs="*", default=("greedy", "cross-entropy"))
+    parser.add_argument("--demonstration-seconds", type=float, default=8.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--ship", action="store_true", help="afterwards, or alone with limit 0")
+    chosen = parser.parse_args(arguments)
+    settings = GeneralistSettings(
+        out=chosen.out,
+        programs=tuple(chosen.programs),
+        num_generated=chosen.generated,
+        most_accesses=chosen.most_accesses,
+        preset=chosen.preset,
+        time_limit_seconds=chosen.time_limit,
+        demonstrations=tuple(chosen.demonstrations),
+        demonstration_seconds=chosen.demonstration_seconds,
+        seed=chosen.seed,
+    )
+    try:
+        if chosen.time_limit > 0:
+            train_generalist(settings, resume=chosen.resume, say=_say)
+        if chosen.ship:
+            _say(f"shipped as {ship(chosen.out)}")
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
