@@ -233,7 +233,7 @@ def _failure(code: int, log: str) -> str:
     telling = [line for line in lines if re.match(r"F\d{4} ", line)]  # a failed check
     line = (telling or lines or ["no output"])[0 if telling else -1]
     how = f"ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"the compiler {how}: {line[:400]}"
+    return f"the compiler's process {how}: {line[:400]}"
 
 
 # --- the bundle --------------------------------------------------------------------------------

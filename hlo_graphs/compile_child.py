@@ -83,6 +83,8 @@ def _load_function(target: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(module_name)
+    if not callable(getattr(module, function_name, None)):
+        raise SystemExit(f"{module_name} has no function {function_name}")
     function: Callable[..., Any] = getattr(module, function_name)
     return function
 
@@ -90,8 +92,7 @@ def _load_function(target: str) -> Callable[..., Any]:
 def _lower(factory: Callable[..., Any], devices: Sequence[Any]) -> Any:
     import jax
 
-    built = factory(devices) if inspect.signature(factory).parameters else factory()
-    function, args, *donated = built
+    function, args, *donated = _built(factory, devices)
     alone = jax.sharding.SingleDeviceSharding(devices[0])
     shape: Any = jax.ShapeDtypeStruct  # its constructor is untyped
 
@@ -101,6 +102,24 @@ def _lower(factory: Callable[..., Any], devices: Sequence[Any]) -> Any:
 
     jitted = jax.jit(function, donate_argnums=donated[0] if donated else ())
     return jitted.lower(*jax.tree.map(placed, tuple(args)))
+
+
+_WANTED = (
+    "a target is a function that returns (fn, args) or (fn, args, donate_argnums), with no "
+    "parameter or one for the devices: fn is what gets compiled, args are jax.ShapeDtypeStruct"
+)
+
+
+def _built(factory: Callable[..., Any], devices: Sequence[Any]) -> tuple[Any, ...]:
+    """What the target function returns; ends the process with one line if it is no target."""
+    try:
+        built = factory(devices) if inspect.signature(factory).parameters else factory()
+    except Exception as error:
+        raise SystemExit(f"{type(error).__name__}: {error} ({_WANTED})") from error
+    is_target = isinstance(built, tuple) and len(built) in (2, 3) and callable(built[0])
+    if not is_target:
+        raise SystemExit(f"it returned {type(built).__name__} ({_WANTED})")
+    return tuple(built)
 
 
 def _prepare_hlo(path: str, topology: Any) -> Callable[[dict[str, Any]], None]:

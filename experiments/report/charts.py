@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -82,10 +83,11 @@ def _line_chart(
         left, level = place(xs[0], y)
         right, bottom = place(x, ys[0])
         parts.append(
-            f'<text x="{left - 6:.1f}" y="{level + 4:.1f}" text-anchor="end">{y:.3g}</text>'
+            f'<text x="{left - 6:.1f}" y="{level + 4:.1f}" text-anchor="end">{_tick(y, ys)}</text>'
         )
+        label = _tick(x, xs)
         parts.append(
-            f'<text x="{right:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{x:.3g}</text>'
+            f'<text x="{right:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{label}</text>'
         )
         end = place(xs[1], y)[0]
         parts.append(f'<path d="M{left:.1f} {level:.1f}H{end:.1f}" stroke="#e4e4e4"/>')
@@ -97,3 +99,11 @@ def _line_chart(
         parts.append(f'<path d="M{_WIDTH - 140} {row}h16" stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{_WIDTH - 118}" y="{row + 4}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def _tick(value: float, span: tuple[float, float]) -> str:
+    """An axis label with as many digits as tell quarters of the axis apart."""
+    width = span[1] - span[0]
+    digits = 2 - math.floor(math.log10(width)) if width > 0 else 2
+    text = f"{value:.{min(max(digits, 1), 6)}f}"
+    return text.rstrip("0").rstrip(".")

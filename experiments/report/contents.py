@@ -78,9 +78,10 @@ class Report:
     comparison: Comparison | None
 
     @property
-    def limits(self) -> str:
-        """The time limits of all runs: "5 s", or "5 and 10 s"."""
-        return limits_of(self.settings)
+    def title(self) -> str:
+        """What it is about: "Memory maps of 43 programs, 5 s each"."""
+        programs = counted(self.num_programs, "program")
+        return f"Memory maps of {programs}, {limits_of(self.settings)} each"
 
 
 def report_of(directory: Path, other: Path | None = None) -> Report:
@@ -108,6 +109,12 @@ def report_of(directory: Path, other: Path | None = None) -> Report:
 def _comparison(other: Path, rows: Sequence[Row]) -> Comparison:
     changes = compare(read_rows(other), rows)
     return Comparison(read_settings(other), len(changes), tuple(regressions(changes)))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 family", "2 families"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def limits_of(settings: TableSettings) -> str:
@@ -140,7 +147,7 @@ def sections(results: Sequence[ProgramResult]) -> list[Section]:
 def _note(results: Sequence[ProgramResult]) -> str:
     programs = {result.program for result in results}
     families = {result.family for result in results}
-    note = f"{len(programs)} programs of {len(families)} families."
+    note = f"{counted(len(programs), 'program')} of {counted(len(families), 'family')}."
     if len(shared_results(results)) < len(results):
         note += " Not every solver ran on all of them: these means do not compare."
     return note

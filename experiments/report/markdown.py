@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.report.contents import Comparison, Report, Section
+from experiments.report.contents import Comparison, Report, Section, counted
 from experiments.report.retimings import Ranking, Retiming
 from experiments.report.statistics import ProgramResult
 
@@ -12,7 +12,7 @@ from experiments.report.statistics import ProgramResult
 def markdown(report: Report) -> str:
     """The page's tables as Markdown."""
     lines = [
-        f"# Memory maps of {report.num_programs} programs, {report.limits} each",
+        f"# {report.title}",
         "",
         f"Times: {report.settings.model.label}. Made with "
         + ", ".join(f"`{run.command}`" for run in report.settings.runs)
@@ -48,7 +48,7 @@ def _summary_table(section: Section) -> list[str]:
 def _retiming_lines(retiming: Retiming) -> list[str]:
     lines = ["", "## The same maps under other times", "", retiming.note]
     for ranking in retiming.rankings:
-        lines += ["", f"{ranking.title}, {ranking.num_programs} programs:", ""]
+        lines += ["", f"{ranking.title}, {counted(ranking.num_programs, 'program')}:", ""]
         lines += _ranking_table(ranking)
     return lines
 

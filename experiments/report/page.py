@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from experiments.files import write_atomically
 from experiments.folder import map_path
 from experiments.inputs import load_map, load_program
-from experiments.report.contents import Report, report_of
+from experiments.report.contents import Report, counted, report_of
 from experiments.report.markdown import markdown
 from experiments.report.picture import PicturedMap, map_document, program_document
 from experiments.report.statistics import ProgramResult
@@ -38,7 +38,11 @@ def write_report(directory: Path, other: Path | None = None, *, pictures: bool =
     """
     found = report_of(directory, other)
     drawn = _pictures(directory, found) if pictures else []
-    page = _environment().get_template("report.html").render(report=found, **_assets(drawn))
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(report=found, counted=counted, **_assets(drawn))
+    )
     write_atomically(directory / PAGE, page)
     write_atomically(directory / MARKDOWN, markdown(found))
     return directory / PAGE

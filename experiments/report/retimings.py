@@ -39,7 +39,10 @@ STANDARD = (
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One solver under one model: geometric mean of its speed-ups, rank by it, and losses."""
+    """One solver under one model: geometric mean of its speed-ups, rank by it, and losses.
+
+    The rank is one more than the solvers whose mean is higher in its first four digits.
+    """
 
     geometric_mean: float
     rank: int
@@ -235,8 +238,14 @@ def ranking(title: str, tables: Mapping[TimeModel, Sequence[Row]], programs: set
 
 
 def _standings(rows: Iterable[Row], programs: set[str]) -> dict[str, Standing]:
-    results = [r for r in program_results(rows) if r.program in programs]
+    """Means that look the same as printed share a rank."""
+    summaries = summarise([r for r in program_results(rows) if r.program in programs])
+    shown = {summary.solver: round(summary.geometric_mean, 4) for summary in summaries}
     return {
-        summary.solver: Standing(summary.geometric_mean, rank, summary.losses)
-        for rank, summary in enumerate(summarise(results), start=1)
+        summary.solver: Standing(
+            summary.geometric_mean,
+            1 + sum(mean > shown[summary.solver] for mean in shown.values()),
+            summary.losses,
+        )
+        for summary in summaries
     }

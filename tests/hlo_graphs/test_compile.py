@@ -306,7 +306,7 @@ def failing_child(log: str, code: int) -> str:
 def test_a_failed_check_becomes_one_line() -> None:
     log = "INFO\nF1122 22:45 x.cc:5] Check failed: a <= b (2 vs. 1)\nE1122 Raising signal 6\n"
     message = failing_child(log, -6)
-    assert message.startswith("the compiler ended by signal 6: ")
+    assert message.startswith("the compiler's process ended by signal 6: ")
     assert "Check failed: a <= b" in message
     assert "Raising" not in message
     assert failing_child("Traceback\nValueError: no\n", 1).endswith("exit code 1: ValueError: no")
@@ -325,6 +325,11 @@ def tiny():
 
 def broken():
     raise ValueError("no such model")
+
+def not_a_target(x):
+    return x
+
+number = 1
 """
 
 
@@ -353,6 +358,29 @@ def test_a_real_compile_makes_a_whole_bundle(tiny: Path, tmp_path: Path) -> None
     assert table.meta is not None
     assert table.meta.live_range_module == "before"
     assert len(lines) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("not_a_target", r"it returned list \(a target is a function that returns \(fn, args\)"),
+        ("number", "has no function number"),
+        ("nothing", "has no function nothing"),
+    ],
+)
+def test_what_is_no_target_is_said_in_one_line(
+    tiny: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    with pytest.raises(CompileError, match=words):
+        extract(f"{tiny}:{name}", "v5e", tmp_path / "out")
+
+
+def test_a_missing_target_file_is_named_before_anything_is_compiled(tmp_path: Path) -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("the tpu extra is not installed")
+    with pytest.raises(InputError, match=r"gone\.py: no such file"):
+        extract(f"{tmp_path}/gone.py:model", "v5e", tmp_path)
 
 
 @pytest.mark.slow
