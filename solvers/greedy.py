@@ -103,7 +103,10 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
             if replacing:
                 plan.replace_copies()
             yield construct(program, settings, plan=plan)
-    for buffer, last_use in carried_choices(program)[: (0, 1, 2)[effort]]:
+    first_two = carried_choices(program)[:2]
+    choices: list[tuple[int, int | None]] = [(buffer, 0) for buffer in first_two]
+    choices += [(buffer, None) for buffer in first_two[:1]]
+    for buffer, last_use in choices[: (0, 1, 3)[effort]]:
         plan = Plan(program, lanes)
         if replaceable:
             plan.replace_copies()
@@ -111,14 +114,14 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
             yield construct(program, VARIANTS[0], plan=plan)
 
 
-def carried_choices(program: Program) -> list[tuple[int, int]]:
-    """Parameters worth carrying over, best first, as (buffer, last use covered from the start).
+def carried_choices(program: Program) -> list[int]:
+    """Parameters worth carrying over, best first.
 
     By what their first use could save per byte held until then: nothing can be prefetched
     before the program starts, so early uses gain most.
     """
     shares = shares_of(program)
-    scored: list[tuple[float, int, int]] = []
+    scored: list[tuple[float, int]] = []
     for buffer, found in enumerate(program.buffers):
         uses = program.accesses_of_buffer[buffer]
         read_only = bool(uses) and not any(access.kind.writes for _, access in uses)
@@ -126,8 +129,8 @@ def carried_choices(program: Program) -> list[tuple[int, int]]:
             saved = shares.get((uses[0][0], buffer), 0.0)
             held = found.size_bytes * (uses[0][0] + 1)
             if saved > 0:
-                scored.append((-saved / max(held, 1), buffer, 0))
-    return [(buffer, last_use) for _, buffer, last_use in sorted(scored)]
+                scored.append((-saved / max(held, 1), buffer))
+    return [buffer for _, buffer in sorted(scored)]
 
 
 def construct(

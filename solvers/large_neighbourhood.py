@@ -24,16 +24,20 @@ from solvers.greedy import (
     VARIANTS,
     Filler,
     GreedySettings,
+    carried_choices,
     construct,
     greedy_plans,
     shares_of,
 )
-from solvers.plan import Plan, Proposal, Run, all_lanes
+from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
 from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 from solvers.timeline import Lane
 
 NAME = "large-neighbourhood"
+
+MOST_CARRIED = 12
+"""Parameters, the most promising ones, that may be carried over."""
 
 MOST_PLACES = 16
 """Addresses looked at, at most, when room is made for an access."""
@@ -42,6 +46,7 @@ MOST_STEPS = 60
 """Steps around a hole from which further candidates to fill it are taken."""
 
 Key = tuple[int, int, int]
+Change = Proposal | PinChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class NeighbourhoodSettings:
       start_temperature: share of the latency by which a round may first be worse.
       restart_rounds: after so many rounds without improvement, back to the best plan.
       ejection_share: part of the rounds that make room for one dear access.
+      carried_share: part of the rounds that carry another parameter over, where there is one.
     """
 
     relaxation_share: float = 0.2
@@ -63,6 +69,7 @@ class NeighbourhoodSettings:
     start_temperature: float = 3e-4
     restart_rounds: int = 400
     ejection_share: float = 0.4
+    carried_share: float = 0.04
 
 
 class LargeNeighbourhoodSolver:
@@ -117,6 +124,7 @@ class NeighbourhoodSearch:
         self.guide: Callable[[int, int, int], float] | None = None
         self.adopted: MemoryMap | None = None
         self.by_step = _lanes_by_step(self.program, self.lanes)
+        self.carried = carried_choices(self.program)[:MOST_CARRIED]
         self.items_of = _items_of_accesses(self.lanes)
         self.worth = [_worth_until(lane, self.shares) for lane in self.lanes]
 
@@ -172,7 +180,7 @@ class NeighbourhoodSearch:
     def run(self) -> None:
         """Rounds until the time is up."""
         current = best = self.plan.latency_estimate()
-        stack: list[Proposal] = []
+        stack: list[Change] = []
         since_best = 0
         while not self.deadline.expired and self.lanes:
             self.rounds += 1
@@ -213,13 +221,43 @@ class NeighbourhoodSearch:
         left = self.deadline.remaining_seconds / max(self.deadline.limit_seconds, 1e-9)
         return current * self.settings.start_temperature * left * left * self.rng.random()
 
-    def _round(self) -> list[Proposal]:
-        dear = self._dear_item() if self.rng.random() < self.settings.ejection_share else None
-        removed = self._choose() if dear is None else self._in_the_way(dear)
-        changes = [self.plan.uncover(run) for run in removed]
+    def _round(self) -> list[Change]:
+        changes: list[Change] = []
+        dear: Key | None = None
+        if self.carried and self.rng.random() < self.settings.carried_share:
+            removed = self._carry_another(changes)
+        else:
+            if self.rng.random() < self.settings.ejection_share:
+                dear = self._dear_item()
+            removed = self._choose() if dear is None else self._in_the_way(dear)
+            changes.extend(self.plan.uncover(run) for run in removed)
         wanted = self._candidates_near(removed)
         self._refill(wanted, changes, dear)
         return changes
+
+    def _carry_another(self, changes: list[Change]) -> list[Run]:
+        """Carries another parameter, or none; returns the runs that had to go for it."""
+        plan = self.plan
+        let_go = plan.unpin()
+        if let_go is not None:
+            changes.append(let_go)
+            if self.rng.random() < 0.2:
+                return []
+        buffer = self.rng.choice(self.carried)
+        last_use = self.rng.choice((None, 0, self.rng.randrange(self._uses_of(buffer))))
+        removed = [r for r in plan.runs.values() if plan.lanes[r.lane].buffer == buffer]
+        changes.extend(plan.uncover(run) for run in removed)
+        top = plan.capacity - plan.size[buffer]
+        new = plan.carried(buffer, last_use, self.rng.choice((0, top)))
+        met = [run for run in plan.runs.values() if any(plan.overlaps(run, r) for r in new)]
+        changes.extend(plan.uncover(run) for run in met)
+        pinned = plan.pin(new)
+        if pinned is not None:
+            changes.append(pinned)
+        return [*removed, *met]
+
+    def _uses_of(self, buffer: int) -> int:
+        return len(self.program.accesses_of_buffer[buffer])
 
     def _dear_item(self) -> Key | None:
         """A slow access that costs time, as an item of one of its scopes, or with a neighbour."""
@@ -326,7 +364,7 @@ class NeighbourhoodSearch:
             found.append((lane_index, position - 1, position))
         return found
 
-    def _refill(self, wanted: set[Key], changes: list[Proposal], dear: Key | None) -> None:
+    def _refill(self, wanted: set[Key], changes: list[Change], dear: Key | None) -> None:
         """Covers candidates by randomised density until none helps, `dear` before all others."""
         factor: dict[Key, float] = {}
         noise = self.settings.noise
@@ -370,7 +408,7 @@ class NeighbourhoodSearch:
                         heapq.heappush(heap, (-score, near))
 
 
-def _undo(changes: list[Proposal]) -> None:
+def _undo(changes: list[Change]) -> None:
     while changes:
         changes.pop().undo()
 

@@ -297,45 +297,45 @@ class Plan:
         return min(lowest, step), max(highest, step + 1)
 
     def carried(
-        self, buffer: int, last_use: int, offset: int | None = None
+        self, buffer: int, last_use: int | None, offset: int | None = None
     ) -> tuple[Residency, ...]:
         """Residencies that carry a parameter over from the previous run, to `pin`.
 
         From the start through its use number `last_use`, and again, prefetched in the idle time
-        before it, at the end; one residency if the two meet. At `offset`, in alignment units, or
-        at the best free one.
+        before it, at the end; one residency if the two meet, or if `last_use` is None. At
+        `offset`, in alignment units, or at the best free one.
         """
-        program = self.program
-        end = program.accesses_of_buffer[buffer][last_use][0] + 1
-        for loop in program.loops:
-            if loop.start_step < end < loop.end_step:
-                end = max(end, loop.end_step)
-        last = program.num_steps + 1
-        ticks = self.copy_ticks[buffer]
-        window = self._clock.window_before(program.num_steps, end, ticks, None)
+        last = self.program.num_steps + 1
         if offset is None:
             offset = max(self._space.best_fit(0, last, self.size[buffer]), 0)
         place = offset * self.unit
-        whole = window.start <= end
-        first = Residency(buffer, place, 0, last if whole else end, Source.CARRIED, 0)
-        if whole:
-            return (first,)
-        again = Residency(buffer, place, window.start, last, Source.COPIED, program.num_steps)
-        return first, again
+        released = last if last_use is None else self._released_after(buffer, last_use)
+        ticks = self.copy_ticks[buffer]
+        window = self._clock.window_before(last - 1, min(released, last - 1), ticks, None)
+        if window.start <= released:
+            return (Residency(buffer, place, 0, last, Source.CARRIED, 0),)
+        again = Residency(buffer, place, window.start, last, Source.COPIED, last - 1)
+        return Residency(buffer, place, 0, released, Source.CARRIED, 0), again
 
-    def pin(self, residencies: Sequence[Residency]) -> bool:
+    def _released_after(self, buffer: int, use: int) -> int:
+        """One past the step of a use, or past the loops around it."""
+        step = self.program.accesses_of_buffer[buffer][use][0]
+        inner = outermost_loop_within(self.program, None, step)
+        return step + 1 if inner is None else self.program.loops[inner].end_step
+
+    def pin(self, residencies: Sequence[Residency]) -> PinChange | None:
         """Places the residencies of one carried parameter, which then stay as they are.
 
-        False, and no change, if they do not fit, if they meet other residencies of the buffer,
+        None, and no change, if they do not fit, if they meet other residencies of the buffer,
         or if another parameter is carried already.
         """
         unit, size = self.unit, self.size
         buffers = {r.buffer for r in residencies}
         if self.pinned is not None or len(buffers) != 1 or self._meets_runs(residencies):
-            return False
+            return None
         for r in residencies:
             if not self._space.is_free(r.start, r.end, r.offset_bytes // unit, size[r.buffer]):
-                return False
+                return None
         (buffer,) = buffers
         fast = [
             use
@@ -354,20 +354,24 @@ class Plan:
         reserved = [taken for window in windows for taken in window.taken]
         stall = sum(window.lacking_ticks for window in windows)
         self._pin(Pinned(buffer, tuple(residencies), tuple(fast), tuple(reserved), stall))
-        return True
+        return PinChange(self, None)
 
-    def unpin(self) -> Pinned | None:
-        """Releases the carried parameter, if there is one; its accesses become slow."""
-        pinned = self.pinned
-        if pinned is not None:
-            for slot in self._pinned_slots:
-                self._space.remove(slot)
-            self._clock.set_slow(pinned.uses)
-            self._clock.release(pinned.reserved)
-            self._stalls -= pinned.stall_ticks
-            del self.blocked[pinned.buffer][-len(pinned.residencies) :]
-            self.pinned = None
-        return pinned
+    def unpin(self) -> PinChange | None:
+        """Releases the carried parameter; its accesses become slow. None if there is none."""
+        before = self.pinned
+        if before is None:
+            return None
+        self._unpin(before)
+        return PinChange(self, before)
+
+    def _unpin(self, pinned: Pinned) -> None:
+        for slot in self._pinned_slots:
+            self._space.remove(slot)
+        self._clock.set_slow(pinned.uses)
+        self._clock.release(pinned.reserved)
+        self._stalls -= pinned.stall_ticks
+        del self.blocked[pinned.buffer][-len(pinned.residencies) :]
+        self.pinned = None
 
     def _pin(self, pinned: Pinned) -> None:
         self._pinned_slots = [
@@ -380,6 +384,17 @@ class Plan:
         ranges = [(r.start, r.end) for r in pinned.residencies]
         self.blocked.setdefault(pinned.buffer, []).extend(ranges)
         self.pinned = pinned
+
+    def overlaps(self, run: Run, residency: Residency) -> bool:
+        """Whether a run holds a byte of `residency` at the same step."""
+        low = residency.offset_bytes // self.unit
+        high = low + self.size[residency.buffer]
+        return (
+            run.start < residency.end
+            and residency.start < run.end
+            and run.offset < high
+            and low < run.offset + self.size[self.lanes[run.lane].buffer]
+        )
 
     def _meets_runs(self, residencies: Sequence[Residency]) -> bool:
         """Whether a run of the same buffer holds space at the same step."""
@@ -664,6 +679,26 @@ class Proposal:
             plan._clock.set_fast(self.uses)
         for run in self.replaced:
             plan._insert(run)
+
+
+@dataclass(frozen=True, slots=True)
+class PinChange:
+    """A parameter that came to be carried, or one that no longer is.
+
+    Attributes:
+      plan: the plan changed.
+      before: what was carried before.
+    """
+
+    plan: Plan
+    before: Pinned | None
+
+    def undo(self) -> None:
+        """Restores the plan; only the latest change may be undone."""
+        if self.plan.pinned is not None:
+            self.plan._unpin(self.plan.pinned)
+        if self.before is not None:
+            self.plan._pin(self.before)
 
 
 def all_lanes(program: Program) -> tuple[Lane, ...]:

@@ -12,7 +12,7 @@ from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
-from solvers.greedy import VARIANTS, GreedySolver, construct, greedy_plans
+from solvers.greedy import VARIANTS, GreedySolver, carried_choices, construct, greedy_plans
 from solvers.plan import Plan, Proposal, all_lanes
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
@@ -172,3 +172,37 @@ def test_thousands_of_accesses_take_about_a_second() -> None:
     started = time.process_time()
     construct(program, VARIANTS[0])
     assert time.process_time() - started < 2.0
+
+
+@given(programs(max_accesses=30))
+@settings(max_examples=60, deadline=None)
+def test_carrying_another_parameter_can_be_taken_back(program: Program) -> None:
+    for buffer in carried_choices(program)[:2]:
+        for last_use in (None, 0):
+            plan = Plan(program)
+            assert plan.pin(plan.carried(buffer, last_use)) is not None
+            assert validate(program, plan.memory_map()) == ()
+            construct(program, plan=plan)
+            memory_map, ticks = plan.memory_map(), plan.latency_estimate()
+            assert validate(program, memory_map) == ()
+            assert simulate(program, memory_map).latency_ticks <= ticks * (1 + 1e-9) + 1e-6
+            let_go = plan.unpin()
+            assert let_go is not None
+            assert validate(program, plan.memory_map()) == ()
+            let_go.undo()
+            assert plan.memory_map() == memory_map
+            assert plan.latency_estimate() == pytest.approx(ticks)
+
+
+def test_a_carried_parameter_leaves_and_comes_back_for_a_later_use() -> None:
+    steps = [(0, "rp"), (9, "wa"), (9, "ra"), (0, "rp"), (9, "wb"), (9, "rb"), (9, "")]
+    program = program_of({"p": 4, "a": 8, "b": 8}, steps)
+    plan = Plan(program)
+    assert plan.pin(plan.carried(0, 0)) is not None
+    lane_of = {lane.buffer: index for index, lane in enumerate(plan.lanes)}
+    assert plan.cover(lane_of[1], 0, 1) is not None
+    assert plan.cover(lane_of[0], 1, 1) is not None
+    memory_map = plan.memory_map()
+    assert validate(program, memory_map) == ()
+    of_p = [r for r in memory_map.residencies if r.buffer == 0]
+    assert [r.source for r in of_p] == [Source.CARRIED, Source.COPIED, Source.COPIED]
