@@ -55,7 +55,7 @@ class Action(enum.IntEnum):
 
 CLEAN = kernels.CLEAN
 """Keep, and queue the eviction at the next step already, so that a later Drop frees its place at
-once. Not an action of the game: only with `FastGame(extended=True)`, else it is Keep."""
+once. Not an action of the game: only with `FastGame(allow_clean=True)`, else it is Keep."""
 
 NOT_ASKED = kernels.NOT_ASKED
 """Stands for the action of a turn that did not come up."""
@@ -115,10 +115,7 @@ class FastGame:
       program: what is played.
       max_carried: most parameters that may be carried over from the previous run.
       carried_candidates: how many parameters get a turn before step 0.
-      extended: not the rules of the game, but valid and sometimes much faster: `CLEAN` is an
-        action, and a read or update for which there is no window waits for its whole copy where
-        that takes less time than the step saves (slow accesses may cost several times their
-        bytes).
+      allow_clean: not the rules of the game, but valid maps too: `CLEAN` is an action.
     """
 
     def __init__(
@@ -127,13 +124,13 @@ class FastGame:
         *,
         max_carried: int = DEFAULT_MAX_CARRIED,
         carried_candidates: int = DEFAULT_CARRIED_CANDIDATES,
-        extended: bool = False,
+        allow_clean: bool = False,
     ) -> None:
         self.program = program
         self.max_carried = max_carried
         candidates = carried_candidates if max_carried > 0 else 0
         self._script = _Script(program, _carried_candidates(program, candidates))
-        self.tables = _tables(program, self._script, max_carried, extended)
+        self.tables = _tables(program, self._script, max_carried, allow_clean)
         self._state = new_state(self.tables)
 
     @cached_property
@@ -404,7 +401,7 @@ def new_state(tables: kernels.Tables, *, copies: int = 0) -> kernels.State:
         sums=np.zeros((*more, 2)),
         current=integers(tables.step_ticks.shape[1]),
         idle=integers(num_steps + 1, 2),
-        bases=integers(tables.offers.shape[0] + 1),
+        bases=integers(tables.offers.shape[0] + 1, kernels.NUM_BASE_COLUMNS),
         buffers=integers(num_buffers, kernels.NUM_BUFFER_COLUMNS),
         earliest=integers(num_buffers),
         live=integers(num_buffers + 1, 3),
@@ -605,10 +602,12 @@ def _buffers_by_first_use(program: Program, allowed: Sequence[bool]) -> list[lis
     return [list(found) for found in users]
 
 
-def _tables(program: Program, script: _Script, max_carried: int, extended: bool) -> kernels.Tables:
+def _tables(
+    program: Program, script: _Script, max_carried: int, allow_clean: bool
+) -> kernels.Tables:
     unit = program.machine.alignment_bytes
     capacity = program.capacity_bytes // unit
-    limits = (capacity, max_carried, program.num_steps, extended)
+    limits = (capacity, max_carried, program.num_steps, allow_clean)
     sizes = [(b.size_bytes // unit, program.copy_ticks(b.size_bytes)) for b in program.buffers]
     lanes = program.num_lanes
     step_ticks = np.zeros((program.num_steps + 1, 1 + lanes), dtype=np.int64)

@@ -13,7 +13,8 @@ of arrays (`State`), each used up to a counter, so that a checkpoint is a copy o
 - `current`: bus ticks and lane ticks of the step being played, its fast accesses taken off.
 - `idle`: stack of (step, running total of unreserved idle ticks). A prefetch takes idle time
   latest first, so it pops what it exhausts: each step is pushed and popped once.
-- `bases`: where the stack of each open loop begins; a window never reaches below.
+- `bases`: where the stack of each frame around the present one begins (a window never reaches
+  below), and from where on its idle time is exact.
 - `buffers`: per buffer `BUF_*`; those that are not resident are all alike.
 - `earliest`: per buffer the first step at whose beginning a prefetch of it may be issued.
 - `live`: (offset, offset end, buffer) of what is resident now, sorted by offset.
@@ -99,11 +100,17 @@ CNT_QUEUE_TAIL = 6
 CNT_LEAVERS = 7
 CNT_CARRIED = 8
 CNT_COPIES = 9
-NUM_COUNTERS = 10
+CNT_EXACT_FROM = 10
+NUM_COUNTERS = 11
 
 # Columns of the idle stack.
 IDLE_STEP = 0
 IDLE_TOTAL = 1
+
+# Columns of the bases.
+BASE_ROW = 0
+BASE_EXACT_FROM = 1
+NUM_BASE_COLUMNS = 2
 
 # Columns of the buffer states.
 BUF_OFFSET = 0  # -1: not resident
@@ -153,7 +160,7 @@ NUM_QUEUE_COLUMNS = 5
 LIMIT_CAPACITY = 0
 LIMIT_CARRIED = 1
 LIMIT_STEPS = 2
-LIMIT_EXTENDED = 3  # 1: Clean, and reads that wait for their copy, are allowed
+LIMIT_CLEAN = 3  # 1: Clean is an action
 NUM_LIMITS = 4
 
 # Columns of the loops' offers.
@@ -162,6 +169,9 @@ OFFER_DENOMINATOR = 1
 OFFER_ROUNDING = 2
 OFFER_LIMIT = 3
 NUM_OFFER_COLUMNS = 4
+
+NO_LIMIT = 2**62
+"""Ticks that no game takes."""
 
 IDLE_LIMIT_TICKS = 2**30
 """No loop offers more idle time than this (docs/game.md), so that 32 bits suffice elsewhere."""
@@ -241,7 +251,7 @@ def reset(tables: Tables, state: State) -> None:
 
 @compiled
 def _window(state: State, ticks: int, earliest: int) -> int:
-    """Row of the idle stack where the latest window that carries a copy begins, or -1."""
+    """Row of the idle stack where the latest window that carries a whole copy begins, or -1."""
     idle = state.idle
     top = state.counters[CNT_IDLE_TOP]
     target = idle[top, IDLE_TOTAL] - ticks
@@ -265,8 +275,47 @@ def _window(state: State, ticks: int, earliest: int) -> int:
 
 
 @compiled
+def _partial_window(tables: Tables, state: State, earliest: int) -> int:
+    """Row of the idle stack from which all idle time may serve a copy in part, or -1.
+
+    Not below what loops offer less of than the engine may have. None while an eviction is under
+    way: the copy would be served in its stead, being due earlier.
+    """
+    first = max(earliest, state.counters[CNT_EXACT_FROM])
+    low = state.counters[CNT_IDLE_BASE]
+    high = state.counters[CNT_IDLE_TOP]
+    if high == low or state.idle[high, IDLE_STEP] < first or _evicts_in_part(tables, state):
+        return -1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if state.idle[middle, IDLE_STEP] < first:
+            low = middle
+        else:
+            high = middle
+    return int(high)
+
+
+@compiled
+def _evicts_in_part(tables: Tables, state: State) -> bool:
+    """Whether an eviction has been served in part."""
+    head = state.counters[CNT_QUEUE_HEAD]
+    if head == state.counters[CNT_QUEUE_TAIL]:
+        return False
+    first = state.queue[head]
+    return bool(first[QUE_REMAINING] < tables.sizes[first[QUE_BUFFER], 1])
+
+
+@compiled
+def _hidden_ticks(state: State, row: int, ticks: int) -> int:
+    """How many of a copy's ticks the idle time from `row` of the stack on carries."""
+    idle = state.idle
+    total = idle[state.counters[CNT_IDLE_TOP], IDLE_TOTAL]
+    return int(min(ticks, total - idle[row - 1, IDLE_TOTAL]))
+
+
+@compiled
 def _reserve(state: State, row: int, ticks: int) -> None:
-    """Takes `ticks` of idle time, latest first; `row` is `_window`'s answer."""
+    """Takes `ticks` of idle time, latest first, down to `row` of the stack."""
     idle = state.idle
     left = idle[state.counters[CNT_IDLE_TOP], IDLE_TOTAL] - ticks
     idle[row, IDLE_TOTAL] = left
@@ -479,7 +528,7 @@ def _kept(tables: Tables, wanted: int, flags: int, otherwise: int) -> int:
     """Keep or Clean if that is wanted and there is a next turn, else `otherwise`."""
     if wanted < KEEP or not flags & FLAG_KEEP:
         return otherwise
-    return wanted if tables.limits[LIMIT_EXTENDED] else KEEP
+    return wanted if tables.limits[LIMIT_CLEAN] else KEEP
 
 
 @compiled
@@ -551,8 +600,10 @@ def _end_step(tables: Tables, state: State, step: int) -> None:
 def _enter_loop(tables: Tables, state: State, loop: int, outer: int, step: int) -> None:
     _flush(state, step, tables.loop_repeats[outer + 1])
     depth = state.counters[CNT_LOOP_DEPTH]
-    state.bases[depth] = state.counters[CNT_IDLE_BASE]
+    state.bases[depth, BASE_ROW] = state.counters[CNT_IDLE_BASE]
+    state.bases[depth, BASE_EXACT_FROM] = state.counters[CNT_EXACT_FROM]
     state.counters[CNT_IDLE_BASE] = state.counters[CNT_IDLE_TOP]
+    state.counters[CNT_EXACT_FROM] = 0
     state.counters[CNT_LOOP_DEPTH] = depth + 1
 
 
@@ -560,35 +611,31 @@ def _enter_loop(tables: Tables, state: State, loop: int, outer: int, step: int) 
 def _leave_loop(tables: Tables, state: State, loop: int, start: int, end: int) -> None:
     """Ends a trip: from outside, the loop is one stretch of idle time at its first step."""
     _flush(state, end, tables.loop_repeats[loop + 1])
-    base = state.counters[CNT_IDLE_BASE]
-    inside = state.idle[state.counters[CNT_IDLE_TOP], IDLE_TOTAL] - state.idle[base, IDLE_TOTAL]
+    counters = state.counters
+    base = counters[CNT_IDLE_BASE]
+    inside = state.idle[counters[CNT_IDLE_TOP], IDLE_TOTAL] - state.idle[base, IDLE_TOTAL]
     offers = tables.offers
     offer = inside * offers[loop, OFFER_NUMERATOR] // offers[loop, OFFER_DENOMINATOR]
     offer = max(0, min(offer, IDLE_LIMIT_TICKS) - offers[loop, OFFER_ROUNDING])
-    depth = state.counters[CNT_LOOP_DEPTH] - 1
-    state.counters[CNT_IDLE_TOP] = base
-    state.counters[CNT_LOOP_DEPTH] = depth
-    state.counters[CNT_IDLE_BASE] = state.bases[depth]
+    is_exact = offers[loop, OFFER_ROUNDING] == 0 and counters[CNT_EXACT_FROM] == 0
+    depth = counters[CNT_LOOP_DEPTH] - 1
+    counters[CNT_IDLE_TOP] = base
+    counters[CNT_LOOP_DEPTH] = depth
+    counters[CNT_IDLE_BASE] = state.bases[depth, BASE_ROW]
+    counters[CNT_EXACT_FROM] = state.bases[depth, BASE_EXACT_FROM]
+    if not is_exact or offer >= offers[loop, OFFER_LIMIT]:
+        counters[CNT_EXACT_FROM] = start + 1
     _push_idle(state, start, min(offer, offers[loop, OFFER_LIMIT]))
 
 
 @compiled
-def _place_at_entry(
-    tables: Tables, state: State, size: int, step: int, row: int, turn: int
-) -> tuple[int, int]:
-    """Offset and window row at a loop's entry: without window or place the copy is a stall."""
-    if row >= 0:
-        offset = _place(tables, state, size, state.idle[row, IDLE_STEP], turn)
-        if offset >= 0:
-            return offset, row
-    return _place(tables, state, size, step, turn), -1
+def _longest_wait(tables: Tables, state: State, event: Integers) -> int:
+    """The program may wait for less than so many ticks for the event's buffer to come.
 
-
-@compiled
-def _pays_off(tables: Tables, state: State, event: Integers) -> bool:
-    """Whether waiting for the whole copy takes less time than the step saves by it."""
-    if not tables.limits[LIMIT_EXTENDED]:
-        return False
+    At an access less than what the step saves by it, at a loop's entry as long as one likes.
+    """
+    if event[EVENT_KIND] != KIND_ACCESS:
+        return NO_LIMIT
     current = state.current
     access = event[EVENT_ACCESS]
     slow = current[0]
@@ -596,7 +643,7 @@ def _pays_off(tables: Tables, state: State, event: Integers) -> bool:
     for lane in range(1, current.size):
         slow = max(slow, current[lane])
         fast = max(fast, current[lane] - tables.access_ticks[access, lane])
-    return bool(slow - fast > tables.sizes[event[EVENT_BUFFER], 1])
+    return int(max(1, slow - fast))
 
 
 @compiled
@@ -604,24 +651,40 @@ def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
     """Where the event's buffer, not resident, would go: (offset, row of its window).
 
     The offset is -1 if the rules do not allow it. The row is -1 where nothing hides the copy:
-    for a buffer that is produced in place, or at loop entry, where the copy is paid as a stall.
+    for a buffer that is produced in place, or where all of the copy is paid as a stall.
     """
     buffer = event[EVENT_BUFFER]
     step = event[EVENT_STEP]
     turn = event[EVENT_TURN]
     flags = event[EVENT_FLAGS]
     size = tables.sizes[buffer, 0]
-    is_access = event[EVENT_KIND] == KIND_ACCESS
-    if is_access and not flags & FLAG_READS:
-        return _place(tables, state, size, step, turn), -1
-    row = _window(state, tables.sizes[buffer, 1], state.earliest[buffer])
-    if is_access and (row >= 0 or not _pays_off(tables, state, event)):
-        if row < 0:
-            return -1, -1
-        return _place(tables, state, size, state.idle[row, IDLE_STEP], turn), row
-    if not is_access and not flags & FLAG_NEEDED:
+    ticks = tables.sizes[buffer, 1]
+    if event[EVENT_KIND] == KIND_ACCESS:
+        if not flags & FLAG_READS:
+            return _place(tables, state, size, step, turn), -1
+    elif not flags & FLAG_NEEDED:
         return -1, -1
-    return _place_at_entry(tables, state, size, step, row, turn)
+    limit = _longest_wait(tables, state, event)
+    row = _window_for(tables, state, buffer)
+    if row >= 0:
+        if ticks - _hidden_ticks(state, row, ticks) >= limit:
+            return -1, -1
+        offset = _place(tables, state, size, state.idle[row, IDLE_STEP], turn)
+        if offset >= 0:
+            return offset, row
+    if ticks >= limit:
+        return -1, -1
+    return _place(tables, state, size, step, turn), -1
+
+
+@compiled
+def _window_for(tables: Tables, state: State, buffer: int) -> int:
+    """Row of the idle stack where a copy of the buffer begins, -1 where nothing hides any of it."""
+    ticks = tables.sizes[buffer, 1]
+    if ticks == 0:
+        return -1
+    row = _window(state, ticks, state.earliest[buffer])
+    return row if row >= 0 else _partial_window(tables, state, state.earliest[buffer])
 
 
 @compiled
@@ -639,11 +702,13 @@ def _fetch(tables: Tables, state: State, event: Integers) -> bool:
         return True
     ticks = tables.sizes[buffer, 1]
     start = step
+    hidden = 0
     if row >= 0:
         start = state.idle[row, IDLE_STEP]
-        _reserve(state, row, ticks)
-    else:
-        stall = tables.loop_repeats[loop + 1] * ticks
+        hidden = _hidden_ticks(state, row, ticks)
+        _reserve(state, row, hidden)
+    if hidden < ticks:
+        stall = tables.loop_repeats[loop + 1] * (ticks - hidden)
         state.sums[0] += stall
         state.sums[1] += stall
     state.counters[CNT_COPIES] += 1
@@ -902,7 +967,7 @@ def _save(state: State, bank: State, index: int) -> None:
     bank.sums[index, 0] = state.sums[0]
     bank.sums[index, 1] = state.sums[1]
     _copy_items(state.current, bank.current[index], state.current.size)
-    _copy_items(state.bases, bank.bases[index], counters[CNT_LOOP_DEPTH])
+    _copy_rows(state.bases, bank.bases[index], 0, counters[CNT_LOOP_DEPTH])
     _copy_items(state.leavers, bank.leavers[index], counters[CNT_LEAVERS])
     _copy_items(state.earliest, bank.earliest[index], state.earliest.size)
     _copy_rows(state.idle, bank.idle[index], 0, counters[CNT_IDLE_TOP] + 1)
@@ -926,7 +991,7 @@ def _load(bank: State, index: int, state: State, agreed: int) -> int:
     state.sums[0] = bank.sums[index, 0]
     state.sums[1] = bank.sums[index, 1]
     _copy_items(bank.current[index], state.current, state.current.size)
-    _copy_items(bank.bases[index], state.bases, counters[CNT_LOOP_DEPTH])
+    _copy_rows(bank.bases[index], state.bases, 0, counters[CNT_LOOP_DEPTH])
     _copy_items(bank.leavers[index], state.leavers, counters[CNT_LEAVERS])
     _copy_items(bank.earliest[index], state.earliest, state.earliest.size)
     _copy_rows(bank.idle[index], state.idle, 0, counters[CNT_IDLE_TOP] + 1)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from malloc_game.rules import last_at_most
+from malloc_game.rules import last_at_most, saving_ticks
 from malloc_game.specs import ArraySpec
 from malloc_game.state import LIVE, NOBODY, NUM_ACTIONS, Holding, Plan, ProgramArrays, State
 from malloc_game.turn_features import TurnFeature
@@ -200,7 +200,7 @@ def _now_features(
         NowFeature.SAVING_NOW: _saving_now(state, item),
         NowFeature.COPY_LEGAL: state.legal[1],
         NowFeature.KEEP_LEGAL: state.legal[2],
-        NowFeature.HIDDEN: brings & (state.plan[Plan.RESERVED_TICKS] > 0),
+        NowFeature.HIDDEN: jnp.where(brings, state.plan[Plan.RESERVED_TICKS] / copy_ticks, 0.0),
         NowFeature.WINDOW_STEPS: _log_steps(jnp.where(brings, window, 0)),
         NowFeature.PLACE: jnp.where(
             brings, state.plan[Plan.OFFSET] / jnp.maximum(arrays.capacity_units, 1), 0.0
@@ -222,8 +222,5 @@ def _saving_now(state: State, item: jax.Array) -> jax.Array:
     """Share of the step's present time that the access saves, given what is fast already."""
     lanes = state.fast_lanes.shape[0]
     slow = item[NUM_COLUMNS + 2 * lanes :] - state.fast_lanes
-    bus = item[Column.SLOW_BUS] - state.fast_bus
-    present = jnp.maximum(jnp.max(slow), bus)
-    faster = jnp.max(slow - item[NUM_COLUMNS : NUM_COLUMNS + lanes])
-    saved = present - jnp.maximum(faster, bus - item[Column.BUS])
-    return saved / jnp.maximum(present, 1)
+    present = jnp.maximum(jnp.max(slow), item[Column.SLOW_BUS] - state.fast_bus)
+    return saving_ticks(state, item) / jnp.maximum(present, 1)

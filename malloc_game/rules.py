@@ -97,18 +97,30 @@ class _SegmentChange(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """The item at hand before places are known, all `[]` (`hand` is the buffer's row)."""
+    """The item at hand before places are known, all `[]` (`hand` is the buffer's row).
+
+    `may_wait`: the program may wait for the whole copy.
+    """
 
     hand: jax.Array
     comes_up: jax.Array
     resident: jax.Array
-    feasible: jax.Array
     wants_place: jax.Array
-    hides: jax.Array
-    start: jax.Array
+    window: _Window
+    may_wait: jax.Array
     position: jax.Array
     size_units: jax.Array
+
+
+class _Window(NamedTuple):
+    """When a copy would be served, all `[]`: from `start`, reserving the top of the idle stack.
+
+    That is `hidden_ticks` down to the entry `stack_index`; the rest is a stall.
+    """
+
+    start: jax.Array
     stack_index: jax.Array
+    hidden_ticks: jax.Array
 
 
 class _Places(NamedTuple):
@@ -117,7 +129,7 @@ class _Places(NamedTuple):
     `widest_gap`: the widest of the gaps that are free now.
     """
 
-    hidden_offset: jax.Array
+    early_offset: jax.Array
     late_offset: jax.Array
     widest_gap: jax.Array
 
@@ -160,9 +172,10 @@ def _process(
         queued_log=state.queued_log.at[here].set(queued_ticks, mode="drop"),
     )
     idle = elapsed - (item[Column.SLOW_BUS] - fast_bus)
-    late = out.brings & _is(item, ItemKind.ENTRY) & (state.plan[Plan.RESERVED_TICKS] == 0)
+    waited = item[Column.COPY_TICKS] - state.plan[Plan.RESERVED_TICKS]
+    waited = jnp.where(out.brings & _is_copied(item), waited, 0)
     clock = _pass_time(state, item, idle)
-    stall_share = (clock.stall_ticks + late * item[Column.COPY_TICKS]) * weights[1]
+    stall_share = (clock.stall_ticks + waited) * weights[1]
     state = _write_logs(state, item, out, here, clock.head)
     state = _update_idle(state, item, out, clock.idle_ticks)
     change = _segment_change(state, item, out, clock.head)
@@ -184,6 +197,21 @@ def _process(
         stall_share=state.stall_share + stall_share,
     )
     return state, change, saved * weights[0] - stall_share
+
+
+def _is_copied(item: jax.Array) -> jax.Array:
+    """Whether the turn's buffer, if it comes, is copied there: not produced, nor carried over."""
+    reads = _is(item, ItemKind.ACCESS) & (item[Column.READS] > 0)
+    return reads | _is(item, ItemKind.ENTRY)
+
+
+def saving_ticks(state: State, item: jax.Array) -> jax.Array:
+    """What the step at hand saves by the access of `item`, given what is fast already."""
+    num_lanes = state.fast_lanes.shape[0]
+    fast_lanes = state.fast_lanes + item[NUM_COLUMNS : NUM_COLUMNS + num_lanes]
+    fast_bus = state.fast_bus + item[Column.BUS]
+    before = _elapsed(item, state.fast_lanes, state.fast_bus)
+    return before - _elapsed(item, fast_lanes, fast_bus)
 
 
 def _elapsed(item: jax.Array, fast_lanes: jax.Array, fast_bus: jax.Array) -> jax.Array:
@@ -303,9 +331,15 @@ def _update_idle(state: State, item: jax.Array, out: _Outcome, idle: jax.Array) 
     pushes = (item[Column.ENDS_STEP] > 0) | trip_ends
     total += idle
     base = state.frame_base[state.depth]
-    below = sums[base]
+    below, floor = sums[base], state.frame_floor[state.depth]
+    offer = _offer(item, total - below)
+    limit = item[Column.OFFER_LIMIT]
+    exact = (item[Column.OFFER_SLACK] == 0) & (floor == base) & (offer < limit)
+    around = state.frame_floor[jnp.maximum(state.depth - 1, 0)]
+    floor = jnp.where(trip_ends, around, jnp.minimum(floor, top))
     top = jnp.where(trip_ends, base, top) + pushes
-    total = jnp.where(trip_ends, below + _offer(item, total - below), total)
+    floor = jnp.where(enters | (trip_ends & ~exact), top, floor)
+    total = jnp.where(trip_ends, below + jnp.minimum(offer, limit), total)
     position = jnp.where(trip_ends, item[Column.OFFER_START], item[Column.POSITION])
     pushed = jnp.where(pushes, top, nowhere)
     depth = state.depth + enters - trip_ends
@@ -317,11 +351,15 @@ def _update_idle(state: State, item: jax.Array, out: _Outcome, idle: jax.Array) 
         idle_top=top,
         depth=depth,
         frame_base=state.frame_base.at[opened].set(top, mode="drop"),
+        frame_floor=state.frame_floor.at[depth].set(floor),
     )
 
 
 def _offer(item: jax.Array, left: jax.Array) -> jax.Array:
-    """What a finished trip that has `left` ticks left offers (docs/game.md, idle time of loops)."""
+    """What a finished trip that has `left` ticks left offers (docs/game.md, idle time of loops).
+
+    Still to be held to `OFFER_LIMIT`.
+    """
     numerator = jnp.maximum(item[Column.OFFER_NUMERATOR], 1)
     denominator = jnp.maximum(item[Column.OFFER_DENOMINATOR], 1)
     whole, rest = left // denominator, left % denominator
@@ -333,8 +371,7 @@ def _offer(item: jax.Array, left: jax.Array) -> jax.Array:
         jnp.minimum(most * numerator, IDLE_LIMIT_TICKS) + rest * numerator // denominator,
     )
     scaled = jnp.where(item[Column.OFFER_NUMERATOR] > 0, scaled, 0)
-    offer = jnp.minimum(scaled, IDLE_LIMIT_TICKS) - item[Column.OFFER_SLACK]
-    return jnp.clip(offer, 0, item[Column.OFFER_LIMIT])
+    return jnp.maximum(jnp.minimum(scaled, IDLE_LIMIT_TICKS) - item[Column.OFFER_SLACK], 0)
 
 
 def _segment_change(
@@ -429,30 +466,49 @@ def _ask(arrays: ProgramArrays, row: jax.Array, state: State) -> _Question:
     held = state.cursor < hand[Holding.HELD_UNTIL]
     comes_up = (item[Column.KIND] != ItemKind.NONE) & ~held
     resident = hand[Holding.BIRTH] != NOBODY
-    position, ticks = item[Column.POSITION], item[Column.COPY_TICKS]
-    base = state.frame_base[state.depth]
-    wanted = state.idle_sum[state.idle_top] - ticks
-    stack_index = 1 + last_at_most(state.idle_sum, wanted, base, state.idle_top - 1)
-    stack_index = jnp.where(ticks == 0, state.idle_top, stack_index)
-    opened = jnp.where(ticks == 0, position, state.idle_position[stack_index])
-    window = (wanted >= state.idle_sum[base]) & (opened >= hand[Holding.EARLIEST])
-    access, entry = _is(item, ItemKind.ACCESS), _is(item, ItemKind.ENTRY)
-    reads = item[Column.READS] > 0
-    hides = window & ((access & reads) | entry)
-    feasible = (access & (window | ~reads)) | (entry & (item[Column.NEEDED] > 0))
-    feasible |= _is(item, ItemKind.CARRIED) & (state.num_carried < arrays.max_carried[row])
+    window = _window_of(state, item, hand[Holding.EARLIEST])
+    ticks, access = item[Column.COPY_TICKS], _is(item, ItemKind.ACCESS)
+    longest = jnp.where(access, jnp.maximum(saving_ticks(state, item), 1), NEVER)
+    feasible = _is_copied(item) & (ticks - window.hidden_ticks < longest)
+    feasible &= access | (item[Column.NEEDED] > 0)
+    feasible |= access & (item[Column.READS] == 0)
+    room = state.num_carried < arrays.max_carried[row]
+    feasible |= _is(item, ItemKind.CARRIED) & room
+    fits = item[Column.SIZE_UNITS] <= state.widest_gap
     return _Question(
         hand=hand,
         comes_up=comes_up,
         resident=resident,
-        feasible=feasible,
-        wants_place=comes_up & ~resident & feasible & (item[Column.SIZE_UNITS] <= state.widest_gap),
-        hides=hides,
-        start=jnp.where(hides, opened, position),
-        position=position,
+        wants_place=comes_up & ~resident & feasible & fits,
+        window=window,
+        may_wait=_is_copied(item) & (ticks < longest),
+        position=item[Column.POSITION],
         size_units=item[Column.SIZE_UNITS],
-        stack_index=stack_index,
     )
+
+
+def _window_of(state: State, item: jax.Array, earliest: jax.Array) -> _Window:
+    """The latest window that carries the whole copy, else all that idle time may do for it."""
+    ticks, top = item[Column.COPY_TICKS], state.idle_top
+    total = state.idle_sum[top]
+    low = last_at_most(state.idle_position, earliest - 1, state.frame_base[state.depth], top)
+    whole = total - ticks >= state.idle_sum[low]
+    low = jnp.where(whole, low, jnp.maximum(low, state.frame_floor[state.depth]))
+    below = jnp.where(whole, total - ticks, state.idle_sum[low])
+    hidden = jnp.where(whole | ~_evicts_in_part(state), total - below, 0)
+    hidden = jnp.where(_is_copied(item), hidden, 0)
+    first = 1 + last_at_most(state.idle_sum, below, low, top - 1)
+    return _Window(
+        start=jnp.where(hidden > 0, state.idle_position[first], item[Column.POSITION]),
+        stack_index=jnp.where(hidden > 0, first, top),
+        hidden_ticks=hidden,
+    )
+
+
+def _evicts_in_part(state: State) -> jax.Array:
+    """Whether an eviction has been served in part."""
+    done_ticks = state.queued_log[jnp.maximum(state.head - 1, 0)]
+    return state.served_ticks > jnp.where(state.head > 0, done_ticks, 0)
 
 
 def _refresh(arrays: ProgramArrays, row: jax.Array, state: State, hand: jax.Array) -> jax.Array:
@@ -482,22 +538,19 @@ def _answer(
 ) -> tuple[State, jax.Array]:
     """The legal actions and the plan; whether this is a decision."""
     item = _item_at(arrays, row, state.cursor, jnp.bool_(True))
-    hidden_offset, late_offset = places.hidden_offset, places.late_offset
-    hidden = hidden_offset != NOBODY
-    entry = _is(item, ItemKind.ENTRY)
-    late = entry & ~hidden & (late_offset != NOBODY)
+    window, early = question.window, places.early_offset != NOBODY
+    late = question.may_wait & ~early & (places.late_offset != NOBODY)
     knows_gaps = active & question.wants_place & (question.position >= state.freed_at)
-    brings = question.wants_place & (hidden | late)
+    brings = question.wants_place & (early | late)
     stays = question.resident & (item[Column.HAS_NEXT] > 0)
     keep = question.comes_up & (stays | (brings & (item[Column.HAS_NEXT] > 0)))
     copy = brings & _is(item, ItemKind.ACCESS)
-    reserves = question.hides & hidden
     plan = jnp.stack(
         [
-            jnp.where(hidden, question.start, question.position),
-            jnp.where(hidden, hidden_offset, late_offset),
-            jnp.where(reserves, question.stack_index, state.idle_top),
-            jnp.where(reserves, item[Column.COPY_TICKS], 0),
+            jnp.where(early, window.start, question.position),
+            jnp.where(early, places.early_offset, places.late_offset),
+            jnp.where(early, window.stack_index, state.idle_top),
+            jnp.where(early, window.hidden_ticks, 0),
         ]
     )
     decision = active & (keep | copy)
@@ -537,21 +590,21 @@ def _find_places(
         corner = (0, index * SEARCH_CHUNK)
         starts = jax.lax.dynamic_slice(state.segment_start, corner, (lanes, SEARCH_CHUNK + 1))
         codes = jax.lax.dynamic_slice(state.segment_code, corner, (lanes, SEARCH_CHUNK))
-        hidden, late = searches
+        early, late = searches
         for i in range(SEARCH_CHUNK):
             low, high, code = starts[:, i], starts[:, i + 1], codes[:, i]
             solid = high > low
-            hidden = fit(hidden, low, high, solid & ((code < 0) | (code > question.start)))
+            early = fit(early, low, high, solid & ((code < 0) | (code > question.window.start)))
             late = fit(late, low, high, solid & ((code < 0) | (code > question.position)))
-        return hidden, late
+        return early, late
 
     nothing = jnp.zeros(lanes, dtype=jnp.int32)
     search = _Search(nothing, nothing + NEVER, nothing + NOBODY, nothing)
     chunks = (num_segments + SEARCH_CHUNK - 1) // SEARCH_CHUNK
-    hidden, late = jax.lax.fori_loop(0, chunks, chunk, (search, search))
+    early, late = jax.lax.fori_loop(0, chunks, chunk, (search, search))
     always = nothing == 0
-    hidden, late = (fit(search, capacity, capacity, always) for search in (hidden, late))
-    return _Places(hidden.offset, late.offset, late.widest)
+    early, late = (fit(search, capacity, capacity, always) for search in (early, late))
+    return _Places(early.offset, late.offset, late.widest)
 
 
 class _Search(NamedTuple):

@@ -109,7 +109,7 @@ class ProgramArrays:
     Attributes:
       items: `[num_items, columns]` int32, `malloc_game.turn_table.Column`.
       weights: `[num_items, 2]` float32: the share of the all-slow latency that one tick of the
-        item's step is, and one of its stalls (its flush, or its late copy at loop entry).
+        item's step is, and one of its stalls (its flush, or the rest of its copy).
       features: `[num_items, len(TurnFeature)]` float32: what observations say about each turn
         before the game (`malloc_game.turn_features`).
       idle_curve: `[num_items + 1]` float32: idle time before each step with everything slow,
@@ -154,6 +154,8 @@ class State:
       idle_position: `[num_items + 1]` steps, or starts of loops, whose idle time it is.
       idle_top: `[]` index of the latest entry; `idle_sum[idle_top]` is all there is.
       frame_base: `[MAX_DEPTH]` per open frame the index below its first entry.
+      frame_floor: `[MAX_DEPTH]` per open frame the index of the last entry which the engine may
+        have more of than it says, or `frame_base`: windows of copies hidden in part stay above.
       depth: `[]` index of the innermost open frame.
       queued_ticks, served_ticks: `[]` ticks ever put into the eviction queue, and served.
       eligible_ticks, eligible_item: `[]` of these, what was queued before the step at hand.
@@ -184,6 +186,7 @@ class State:
     idle_position: jax.Array
     idle_top: jax.Array
     frame_base: jax.Array
+    frame_floor: jax.Array
     depth: jax.Array
     queued_ticks: jax.Array
     served_ticks: jax.Array
@@ -313,6 +316,7 @@ def first_state(arrays: ProgramArrays) -> State:
         idle_position=idle,
         idle_top=zero,
         frame_base=jnp.zeros(MAX_DEPTH, dtype=jnp.int32),
+        frame_floor=jnp.zeros(MAX_DEPTH, dtype=jnp.int32),
         depth=zero,
         queued_ticks=zero,
         served_ticks=zero,

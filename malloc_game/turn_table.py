@@ -100,7 +100,7 @@ class TurnTable:
       program: the program.
       items: `[num_items, NUM_COLUMNS + 3 * num_lanes]` int32.
       weights: `[num_items, 2]` float64: how often ticks of the item's step, and of its stalls
-        (its flush, or its late copy at loop entry), count.
+        (its flush, or the rest of its copy), count.
       buffers: program indices of the buffers that take turns.
       frames: per item the loop whose time its turn spends; -1 is the program itself.
       loops: per item the loop of an entry or exit turn, else -1.
@@ -217,6 +217,7 @@ class _Writer:
             row[NUM_COLUMNS : NUM_COLUMNS + self.lanes] = access.lane_ticks
             row[Column.NEEDED] = (position, buffer) in self.after_access
             self._describe_step(row, position)
+            self.weights[-1][1] = frame_repeat(self.program, frame)
         elif kind is ItemKind.ENTRY:
             row[Column.NEEDED] = (loop, buffer) in self.before_loop
             self.weights[-1][1] = frame_repeat(self.program, frame)

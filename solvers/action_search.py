@@ -209,7 +209,7 @@ class ActionSearch:
         self.request = request
         self.name = name
         self.max_games = max_games
-        self.game = FastGame(request.program, extended=True)
+        self.game = FastGame(request.program, allow_clean=True)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
         self.best = Plan(self.game.wishes(Action.DROP), self.game.hints.copy())

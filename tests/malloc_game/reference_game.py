@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from hlo_graphs.program import Access, Loop, Program
@@ -106,6 +106,24 @@ class Supply:
     ticks: int
 
 
+@dataclass
+class Frame:
+    """Idle time of an open frame; partial windows begin no earlier than `exact_from`."""
+
+    supplies: list[Supply] = field(default_factory=list)
+    exact_from: int = 0
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """How a buffer would come: resident from `start`, `hidden_ticks` of its copy unnoticed."""
+
+    start: int
+    offset: int
+    hidden_ticks: int
+    stall_ticks: int
+
+
 @dataclass(frozen=True)
 class Rules:
     """The settings of the game."""
@@ -137,7 +155,7 @@ class ReferenceGame:
         self.held_by: dict[int, int] = {}  # buffer -> the loop around which it is kept
         self.earliest = [0] * len(program.buffers)  # prefetches begin no earlier
         self.queue: list[PendingCopy] = []
-        self.supplies: list[list[Supply]] = [[]]  # one list per open frame
+        self.frames = [Frame()]  # the open ones
         self.num_carried = 0
         self.fast: set[int] = set()  # buffers served fast in the step at hand
         self.script = list(script_of(program, self.rules))
@@ -214,7 +232,7 @@ class ReferenceGame:
         elif event.kind is EventKind.FLUSH_AT_ENTRY:
             assert event.loop is not None
             self._flush(position, self.program.loops[event.loop].parent)
-            self.supplies.append([])
+            self.frames.append(Frame())
         elif event.kind is EventKind.TRIP_END:
             assert event.loop is not None
             self._flush(position, event.loop)
@@ -238,8 +256,8 @@ class ReferenceGame:
         if turn.kind is TurnKind.EXIT:
             return True, False, False
         if turn.kind is TurnKind.ENTRY:
-            return True, False, self._may_enter(turn) and self._entry_place(turn) is not None
-        possible = self._place(turn) is not None
+            return True, False, self._may_enter(turn) and self._arrival(turn) is not None
+        possible = self._arrival(turn) is not None
         return True, possible, possible and has_next
 
     def _apply(self, turn: Turn, action: Action) -> None:
@@ -276,18 +294,13 @@ class ReferenceGame:
 
     def _bring(self, turn: Turn) -> None:
         """Puts the buffer into fast memory, where and when the rules say."""
-        found = self._entry_place(turn) if turn.kind is TurnKind.ENTRY else self._place(turn)
+        found = self._arrival(turn)
         assert found is not None
-        start, offset = found
-        writes = turn.access is not None and not turn.access.kind.reads
-        if not writes:
-            if start < turn.position:
-                self._reserve(turn.buffer, start)
-            else:
-                ticks = self.program.copy_ticks(self.program.buffers[turn.buffer].size_bytes)
-                self._stall(turn.position, turn.frame, ticks)
-        source = Source.PRODUCED if writes else Source.COPIED
-        self._occupy(turn.buffer, offset, start, turn.position, source, turn.frame)
+        self._reserve(found.hidden_ticks, found.start)
+        if found.stall_ticks:
+            self._stall(turn.position, turn.frame, found.stall_ticks)
+        source = Source.PRODUCED if is_produced(turn) else Source.COPIED
+        self._occupy(turn.buffer, found.offset, found.start, turn.position, source, turn.frame)
 
     def _occupy(
         self, buffer: int, offset: int, start: int, ready: int, source: Source, frame: int | None
@@ -398,7 +411,7 @@ class ReferenceGame:
             if first.remaining_ticks > 0:
                 break
             self._finish_first(step + 1)
-        self.supplies[-1].append(Supply(step, idle))
+        self.frames[-1].supplies.append(Supply(step, idle))
         self.fast.clear()
 
     def _finish_first(self, done: int) -> None:
@@ -426,14 +439,18 @@ class ReferenceGame:
 
     def _offer_loop(self, loop: int) -> None:
         """What the finished trip left over is, times the loop's weight, the outer frame's."""
-        inside = sum(s.ticks for s in self.supplies.pop())
+        frame = self.frames.pop()
+        inside = sum(s.ticks for s in frame.supplies)
         bounds = self.program.loops[loop]
         numerator, denominator = weight_as_ratio(bounds)
+        limit = IDLE_LIMIT_TICKS // len(self.program.loops)
         offer = min(inside * numerator // denominator, IDLE_LIMIT_TICKS)
         if not float(bounds.weight).is_integer():
             offer = max(0, offer - self._rounding(bounds))
-        limit = IDLE_LIMIT_TICKS // len(self.program.loops)
-        self.supplies[-1].append(Supply(bounds.start_step, min(offer, limit)))
+        self.frames[-1].supplies.append(Supply(bounds.start_step, min(offer, limit)))
+        exact = float(bounds.weight).is_integer() and frame.exact_from == 0 and offer < limit
+        if not exact:
+            self.frames[-1].exact_from = bounds.start_step + 1
 
     def _rounding(self, loop: Loop) -> int:
         """What an engine that rounds at every step of a branch may lose (overridden by a test)."""
@@ -441,44 +458,71 @@ class ReferenceGame:
 
     # --- windows and places ---------------------------------------------------------------
 
-    def _place(self, turn: Turn) -> tuple[int, int] | None:
-        """(start, offset) of the residency that an access would begin; None if impossible."""
-        assert turn.access is not None
-        start: int | None = turn.position
-        if turn.access.kind.reads:
-            start = self._window_start(turn)
-        if start is None:
-            return None
+    def _arrival(self, turn: Turn) -> Arrival | None:
+        """How the turn's buffer would come; None if it may not."""
+        position = turn.position
+        if is_produced(turn):
+            offset = self._best_fit(turn.buffer, position)
+            return None if offset is None else Arrival(position, offset, 0, 0)
+        whole = self._copy_ticks(turn.buffer)
+        start, hidden = self._window(turn)
         offset = self._best_fit(turn.buffer, start)
-        return None if offset is None else (start, offset)
+        if offset is None:
+            start, hidden = position, 0
+            offset = self._best_fit(turn.buffer, position)
+        if offset is None:
+            return None
+        stall = whole - hidden
+        if stall and turn.kind is TurnKind.ACCESS and stall >= self._saving(turn):
+            return None
+        return Arrival(start, offset, hidden, stall)
 
-    def _entry_place(self, turn: Turn) -> tuple[int, int] | None:
-        """As `_place`; where nothing can hide the copy, it is a stall at the loop's entry."""
-        start = self._window_start(turn)
+    def _saving(self, turn: Turn) -> int:
+        """Ticks that the step is faster when this access too is fast."""
+        before = self._elapsed(turn.position)
+        self.fast.add(turn.buffer)
+        after = self._elapsed(turn.position)
+        self.fast.remove(turn.buffer)
+        return before - after
+
+    def _window(self, turn: Turn) -> tuple[int, int]:
+        """Where the copy starts and how many of its ticks idle time hides from there."""
+        whole = self._copy_ticks(turn.buffer)
+        start = self._whole_window(turn.buffer, turn.position)
         if start is not None:
-            offset = self._best_fit(turn.buffer, start)
-            if offset is not None:
-                return start, offset
-        offset = self._best_fit(turn.buffer, turn.position)
-        return None if offset is None else (turn.position, offset)
+            return start, whole
+        return self._partial_window(turn.buffer, turn.position)
 
-    def _window_start(self, turn: Turn) -> int | None:
+    def _whole_window(self, buffer: int, position: int) -> int | None:
         """The latest step from which the frame's unreserved idle time carries the whole copy."""
-        wanted = self._copy_ticks(turn.buffer)
-        start = turn.position
-        for supply in reversed(self.supplies[-1]):
+        wanted = self._copy_ticks(buffer)
+        start = position
+        for supply in reversed(self.frames[-1].supplies):
             if wanted <= 0:
                 break
             wanted -= supply.ticks
             start = supply.position
-        if wanted > 0 or start < self.earliest[turn.buffer]:
-            return None
-        return start
+        return None if wanted > 0 or start < self.earliest[buffer] else start
 
-    def _reserve(self, buffer: int, start: int) -> None:
-        """Takes the copy's ticks from the frame's idle time, latest first."""
-        wanted = self._copy_ticks(buffer)
-        for supply in reversed(self.supplies[-1]):
+    def _partial_window(self, buffer: int, position: int) -> tuple[int, int]:
+        """All the unreserved idle time that may serve the copy, where that does not suffice."""
+        first = max(self.earliest[buffer], self._exact_from())
+        usable = [s for s in self.frames[-1].supplies if s.ticks > 0 and s.position >= first]
+        if not usable or self._evicts_in_part():
+            return position, 0
+        return usable[0].position, sum(s.ticks for s in usable)
+
+    def _exact_from(self) -> int:
+        """Whatever loops offer before this, the engine may have more (overridden by a test)."""
+        return self.frames[-1].exact_from
+
+    def _evicts_in_part(self) -> bool:
+        """Whether an eviction is under way (overridden by a test)."""
+        return any(p.remaining_ticks < self._copy_ticks(p.buffer) for p in self.queue)
+
+    def _reserve(self, wanted: int, start: int) -> None:
+        """Takes so many ticks from the frame's idle time, latest first."""
+        for supply in reversed(self.frames[-1].supplies):
             taken = min(wanted, supply.ticks)
             supply.ticks -= taken
             wanted -= taken
@@ -527,6 +571,11 @@ def weight_as_ratio(loop: Loop) -> tuple[int, int]:
     if weight.is_integer() or weight >= FRACTION_DENOMINATOR:
         return math.floor(weight), 1
     return math.floor(weight * FRACTION_DENOMINATOR), FRACTION_DENOMINATOR
+
+
+def is_produced(turn: Turn) -> bool:
+    """Whether the buffer is made in fast memory rather than copied there."""
+    return turn.access is not None and not turn.access.kind.reads
 
 
 def may_be_skipped(loop: Loop) -> bool:
@@ -637,6 +686,21 @@ def _enter_loops(program: Program, position: int) -> Iterator[Turn | Event]:
         for buffer in first_uses(program, loop.start_step, loop.end_step):
             yield Turn(TurnKind.ENTRY, position, buffer, loop.parent, index)
         yield Event(EventKind.FLUSH_AT_ENTRY, position, index)
+
+
+def with_dear_accesses(program: Program, seed: int) -> Program:
+    """The program with most slow accesses `1 + seed % 5` times as slow: some are worth a wait."""
+    factor = 1 + seed % 5
+    instructions = []
+    for step, instruction in enumerate(program.instructions):
+        accesses = [
+            replace(access, lane_ticks=tuple(factor * ticks for ticks in access.lane_ticks))
+            if (step + access.buffer + seed) % 3
+            else access
+            for access in instruction.accesses
+        ]
+        instructions.append(replace(instruction, accesses=tuple(accesses)))
+    return replace(program, instructions=tuple(instructions))
 
 
 def play_out(game: ReferenceGame, choices: Sequence[int]) -> list[Fraction]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hlo_graphs.errors import InputError
-from hlo_graphs.program import Machine
+from hlo_graphs.program import Machine, Program
 from malloc_game import env as game_env
 from malloc_game.env import MallocGame, StepType
 from malloc_game.generator import random_program
@@ -24,11 +24,19 @@ from tests.malloc_game.game_batches import (
     play_randomly,
     stack_programs,
 )
-from tests.malloc_game.reference_game import ReferenceGame, total_of_all_slow
+from tests.malloc_game.reference_game import (
+    ReferenceGame,
+    total_of_all_slow,
+    with_dear_accesses,
+)
 from tests.strategies import small_program
 
 NUM_DECISIONS = 96
 """More than any game of a small program has."""
+
+
+def drawn_program(seed: int) -> Program:
+    return with_dear_accesses(small_program(seed), seed)
 
 
 def same_state(left: object, right: object) -> bool:
@@ -39,7 +47,7 @@ def same_state(left: object, right: object) -> bool:
 def test_same_as_reference_on_random_games_step_by_step() -> None:
     compared = 0
     for batch in range(6):
-        programs = [small_program(100 * batch + seed) for seed in range(16)]
+        programs = [drawn_program(100 * batch + seed) for seed in range(16)]
         record = play_randomly(programs, batch, NUM_DECISIONS)
         compared += check_against_reference(programs, record)
     assert compared > 2000
@@ -49,7 +57,7 @@ def test_same_as_reference_on_random_games_step_by_step() -> None:
 @pytest.mark.slow
 def test_same_as_reference_on_thousands_of_random_games() -> None:
     for batch in range(200):
-        programs = [small_program(10_000 + 100 * batch + seed) for seed in range(16)]
+        programs = [drawn_program(10_000 + 100 * batch + seed) for seed in range(16)]
         check_against_reference(programs, play_randomly(programs, batch, NUM_DECISIONS))
 
 

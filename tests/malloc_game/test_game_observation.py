@@ -17,14 +17,19 @@ from malloc_game.turn_features import (
     squash,
 )
 from tests.malloc_game.game_batches import SMALL
-from tests.malloc_game.reference_game import ReferenceGame
+from tests.malloc_game.reference_game import (
+    ReferenceGame,
+    TurnKind,
+    is_produced,
+    with_dear_accesses,
+)
 from tests.malloc_game.small import program_of
 from tests.strategies import small_program
 
 
 def compare_all_decisions(seed: int) -> None:
     """Plays both games side by side and compares at every decision."""
-    program = small_program(seed, max_accesses=24)
+    program = with_dear_accesses(small_program(seed, max_accesses=24), seed)
     game, witness = MallocGame(program, bucket=SMALL), ReferenceGame(program)
     state, time_step = game.reset()
     rng = np.random.default_rng(seed)
@@ -47,7 +52,7 @@ def check(witness: ReferenceGame, observation: Observation) -> None:
     assert np.all(np.diff(later, axis=0) <= 0), "what is kept now can only end"
     copy_ticks = program.copy_ticks(buffer.size_bytes)
     left = [
-        sum(s.ticks for s in witness.supplies[-1] if s.position >= time)
+        sum(s.ticks for s in witness.frames[-1].supplies if s.position >= time)
         for time in times[times < turn.position]
     ]
     wanted = [squash(ticks, copy_ticks) for ticks in left]
@@ -58,14 +63,27 @@ def check(witness: ReferenceGame, observation: Observation) -> None:
     assert now[NowFeature.STALE] == (turn.buffer in witness.stale)
     assert now[NowFeature.LEAVING] == (turn.buffer in witness.leaving)
     assert now[NowFeature.QUEUE_TO_COPY] == pytest.approx(squash(queue, copy_ticks), abs=1e-6)
-    idle = sum(s.ticks for s in witness.supplies[-1])
+    idle = sum(s.ticks for s in witness.frames[-1].supplies)
     assert now[NowFeature.IDLE_TO_COPY] == pytest.approx(squash(idle, copy_ticks), abs=1e-6)
     assert np.array_equal(np.asarray(observation.action_mask), witness.legal())
+    assert now[NowFeature.HIDDEN] == pytest.approx(hidden_share(witness), abs=1e-6)
     static = np.asarray(observation.turn)
     assert static[TurnFeature.SIZE_SHARE] == pytest.approx(
         buffer.size_bytes / program.capacity_bytes
     )
     assert np.array_equal(np.asarray(observation.window)[0, : len(static)], static)
+
+
+def hidden_share(witness: ReferenceGame) -> float:
+    """Of the copy that bringing the buffer at hand takes."""
+    turn = witness.turn
+    assert turn is not None
+    if turn.kind is TurnKind.CARRIED or turn.buffer in witness.at or not any(witness.legal()[1:]):
+        return 0
+    arrival = witness._arrival(turn)
+    if arrival is None or is_produced(turn):
+        return 0
+    return arrival.hidden_ticks / (arrival.hidden_ticks + arrival.stall_ticks)
 
 
 def taken(witness: ReferenceGame, times: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -131,7 +131,7 @@ def test_they_are_in_the_registry(name: str) -> None:
 def test_search_finds_the_best_play_of_small_games() -> None:
     for seed in range(12):
         program = random_program(seed, num_accesses=9, pressure=2.0, max_loop_depth=1)
-        game = FastGame(program, extended=True)
+        game = FastGame(program, allow_clean=True)
         free = [t for t in range(game.num_turns) if game.legal_masks(game.wishes())[0][t] != 1]
         if len(free) > 9:
             continue
@@ -174,7 +174,7 @@ def test_hints_move_places_and_leave_games_valid() -> None:
     rng = np.random.default_rng(1)
     for seed in range(40):
         program = random_program(seed, num_accesses=60)
-        game = FastGame(program, extended=True)
+        game = FastGame(program, allow_clean=True)
         capacity = program.capacity_bytes // program.machine.alignment_bytes
         game.hints[:] = rng.integers(-2, capacity + 2, game.num_turns)
         wishes = rng.choice(3, size=game.num_turns, p=[0.2, 0.3, 0.5]).astype(np.int8)
