@@ -10,17 +10,19 @@ PROBLEM.md sections 2 to 4; issue "a first solver".
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hlo_graphs.program import Access, Instruction, Program
-from malloc_game.memory_map import MemoryMap
+from malloc_game.memory_map import MemoryMap, Source
 from solvers.evaluate import simulated_latency
 from solvers.plan import Plan, Proposal, Run, all_lanes
 from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 from solvers.timeline import Lane
 
 Uses = Sequence[tuple[int, Access]]
+Key = tuple[int, int, int]
+"""A candidate: lane, first and last item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,6 @@ def construct(
     plan = Plan(program, lanes) if plan is None else plan
     greedy = _Greedy(Filler(plan, settings or GreedySettings(), shares_of(program), bonus))
     greedy.fill()
-    greedy.drop_useless()
     greedy.refill()
     return plan
 
@@ -167,10 +168,12 @@ class Attempt:
       proposal: the change, if it was made.
       density: of the change that was not made because it was too low; 0 if it was impossible or
         worth nothing.
+      impossible: whether there was no room, or no way at all.
     """
 
     proposal: Proposal | None
     density: float
+    impossible: bool
 
 
 class Filler:
@@ -197,7 +200,7 @@ class Filler:
         self.bonus = bonus
 
     def estimate(self, lane_index: int, first: int, last: int) -> float:
-        """An upper estimate of the density: no copies, no more space than the items need.
+        """The density, about: with every copy hidden by one step, and nothing in the way.
 
         0 if the candidate is taken already, cannot be, or brings nothing.
         """
@@ -209,17 +212,17 @@ class Filler:
         runs = plan.run_at[lane_index]
         uses = begin.uses if first == last else (*begin.uses, *finish.uses)
         new = [use for use in uses if not plan.is_fast(use[0], lane.buffer)]
-        gain = self._blend(plan.saving(new), new)
-        if not new:
-            if first == last or runs[first] is runs[last]:
-                return 0.0
-            gain = self.settings.idle_price * plan.copy_ticks[lane.buffer] * lane.repeat
+        if not new and (first == last or runs[first] is runs[last]):
+            return 0.0
+        copies = self._more_copies(lane_index, first, last)
+        gain = self._blend(plan.saving(new), new) if new else 0.0
+        gain -= self.settings.idle_price * copies * plan.copy_ticks[lane.buffer] * lane.repeat
         for run in (runs[first], runs[last]):
             if run is not None:
                 gain += run.stall_ticks
         if gain <= 0:
             return 0.0
-        held = finish.end_step - begin.start_step
+        held = finish.end_step - begin.start_step + max(copies, 0)
         held -= sum(
             item.end_step - item.start_step
             for position, item in {first: begin, last: finish}.items()
@@ -228,18 +231,34 @@ class Filler:
         score = self.density(gain, max(held, 1) * max(plan.size[lane.buffer], 1))
         return score * self.bonus(lane_index, first, last) if self.bonus else score
 
+    def _more_copies(self, lane_index: int, first: int, last: int) -> int:
+        """Copies that covering two neighbouring items, or one, adds at least; may be negative."""
+        plan = self.plan
+        before, after = plan.run_at[lane_index][first], plan.run_at[lane_index][last]
+        more = 0
+        if before is None:
+            more += not plan.starts_empty[lane_index][first]
+        elif first < last:
+            more -= before.eviction is not None
+        if after is None or after is before:
+            more += plan.must_evict(lane_index, first, last)
+        elif first < last:
+            more -= after.source is Source.COPIED
+        return more
+
     def take(self, lane_index: int, first: int, last: int, least: float = 0.0) -> Attempt:
         """Makes the change if it is possible, worth something and of density `least` or more."""
-        densities = [0.0]
+        density, refused = 0.0, False
 
         def accepts(proposal: Proposal) -> bool:
+            nonlocal density, refused
             value = self.value(proposal)
-            densities[0] = self.density(value, proposal.added_area) if value > 0 else 0.0
-            return value > 0 and densities[0] >= least
+            density = self.density(value, proposal.added_area) if value > 0 else 0.0
+            refused = value <= 0 or density < least
+            return not refused
 
         proposal = self.plan.cover(lane_index, first, last, accepts=accepts)
-        refused = proposal is None and densities[0] < least
-        return Attempt(proposal, densities[0] if refused else 0.0)
+        return Attempt(proposal, density if refused else 0.0, proposal is None and not refused)
 
     def value(self, proposal: Proposal) -> float:
         """Gain of a change that has been made, in ticks, with the price of idle time."""
@@ -265,31 +284,45 @@ class _Greedy:
         self.filler = filler
         self.plan = filler.plan
         self.heap: list[tuple[float, int, int, int]] = []
-        self.current: dict[tuple[int, int, int], float] = {}
+        self.current: dict[Key, float] = {}
+        self.homeless: set[Key] = set()
 
-    def fill(self) -> None:
-        """Takes candidates by density until none helps."""
+    def fill(self, skipped: Collection[Key] = ()) -> None:
+        """Takes candidates, but for those `skipped`, by density until none helps."""
         for lane_index, lane in enumerate(self.plan.lanes):
             for first in range(len(lane.items)):
-                self._push(lane_index, first, first)
-                if first + 1 < len(lane.items):
-                    self._push(lane_index, first, first + 1)
+                for last in range(first, min(first + 2, len(lane.items))):
+                    if (lane_index, first, last) not in skipped:
+                        self._push(lane_index, first, last)
         while self.heap:
             self._step()
 
     def refill(self) -> None:
-        """A second pass that counts only what a candidate saves alone, now."""
+        """Drops what is useless, then counts only what a candidate saves alone, now.
+
+        What found no place before finds none now, unless something was dropped there.
+        """
+        freed = [0] * (self.plan.program.num_steps + 1)
+        for run in self._drop_useless():
+            freed[run.start : run.end] = [1] * (run.end - run.start)
         self.filler.share = 0.0
         self.current.clear()
-        self.fill()
+        self.fill({key for key in self.homeless if not self._any_step(freed, key)})
 
-    def drop_useless(self) -> None:
-        """Takes out residencies without which the program is no slower."""
-        runs = sorted(self.plan.runs.values(), key=_by_length)
-        for run in runs:
+    def _any_step(self, flags: Sequence[int], key: Key) -> bool:
+        items = self.plan.lanes[key[0]].items
+        return any(flags[items[key[1]].start_step : items[key[2]].end_step])
+
+    def _drop_useless(self) -> list[Run]:
+        """Takes out the residencies without which the program is no slower."""
+        dropped = []
+        for run in sorted(self.plan.runs.values(), key=_by_length):
             proposal = self.plan.uncover(run)
             if proposal.gain_ticks < 0:
                 proposal.undo()
+            else:
+                dropped.append(run)
+        return dropped
 
     def _step(self) -> None:
         negative, lane_index, first, last = heapq.heappop(self.heap)
@@ -308,6 +341,8 @@ class _Greedy:
             self._push_neighbours(attempt.proposal)
         elif attempt.density > 0:
             self._push_scored(key, attempt.density)
+        elif attempt.impossible:
+            self.homeless.add(key)
 
     def _push_neighbours(self, proposal: Proposal) -> None:
         run = proposal.run
@@ -322,7 +357,7 @@ class _Greedy:
         if score > 0:
             self._push_scored((lane_index, first, last), score)
 
-    def _push_scored(self, key: tuple[int, int, int], score: float) -> None:
+    def _push_scored(self, key: Key, score: float) -> None:
         self.current[key] = score
         heapq.heappush(self.heap, (-score, *key))
 

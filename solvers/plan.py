@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
-from solvers.timeline import Item, Lane, is_undefined_before, lanes_of, outermost_loop_within
+from solvers.timeline import Item, Lane, lanes_of, outermost_loop_within
 
 MAX_WINDOW_STEPS = 512
 """A copy looks no further than this for idle time: longer windows only hold space."""
@@ -40,7 +40,6 @@ class Run:
       reserved: idle ticks per execution that its copies hold, as (step, ticks).
       stall_ticks: what its copies lack, weighted by repeat.
       copy_ticks: work of its copies, weighted by repeat.
-      slot: row in the plan's table of placed rectangles.
     """
 
     lane: int
@@ -55,7 +54,6 @@ class Run:
     reserved: list[tuple[int, int]] = field(default_factory=list)
     stall_ticks: float = 0.0
     copy_ticks: float = 0.0
-    slot: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +104,13 @@ class Plan:
         self.covered = [0] * len(self.lanes)
         self.inner_lanes = _inner_lanes(self.lanes)
         self.write_before = [_write_before(program, lane) for lane in self.lanes]
+        self.starts_empty = [_starts_empty(program, lane) for lane in self.lanes]
+        self.last_write = [_last_write(lane) for lane in self.lanes]
         self._clock = _Clock(program)
         self._space = _Space(program.num_steps + 2, self.capacity)
         self.runs: dict[int, Run] = {}
         self._stalls = 0.0
         self.pinned: Pinned | None = None
-        self._pinned_slots: list[int] = []
         self.replaced: dict[int, tuple[int, int]] = {}
         self.blocked: dict[int, list[tuple[int, int]]] = {}
 
@@ -128,6 +127,12 @@ class Plan:
     def is_fast(self, step: int, buffer: int) -> bool:
         """Whether the access of `buffer` at `step` is served from fast memory."""
         return (step, buffer) in self._clock.fast
+
+    def must_evict(self, lane_index: int, first: int, last: int) -> bool:
+        """Whether a residency over items `first..last` must be written back."""
+        return self.lanes[lane_index].needed_after[last] and (
+            self.last_write[lane_index][last] >= first
+        )
 
     def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
         """Fall of the total latency, copies left out, if `uses` became fast now."""
@@ -187,7 +192,7 @@ class Plan:
           offset: tried before other addresses, in alignment units.
           accepts: asked about the proposal before an address is sought; False refuses it.
         """
-        if self.covered[lane_index]:
+        if self.covered[lane_index] or not self._gap_has_room(lane_index, first, last):
             return None
         first, last = self._joined_range(lane_index, first, last)
         replaced = self._runs_touching(lane_index, first, last)
@@ -365,8 +370,9 @@ class Plan:
         return PinChange(self, before)
 
     def _unpin(self, pinned: Pinned) -> None:
-        for slot in self._pinned_slots:
-            self._space.remove(slot)
+        size = self.size[pinned.buffer]
+        for r in pinned.residencies:
+            self._space.remove(r.start, r.end, r.offset_bytes // self.unit, size)
         self._clock.set_slow(pinned.uses)
         self._clock.release(pinned.reserved)
         self._stalls -= pinned.stall_ticks
@@ -374,10 +380,9 @@ class Plan:
         self.pinned = None
 
     def _pin(self, pinned: Pinned) -> None:
-        self._pinned_slots = [
-            self._space.add(r.start, r.end, r.offset_bytes // self.unit, self.size[r.buffer])
-            for r in pinned.residencies
-        ]
+        size = self.size[pinned.buffer]
+        for r in pinned.residencies:
+            self._space.add(r.start, r.end, r.offset_bytes // self.unit, size)
         self._clock.set_fast(pinned.uses)
         self._clock.reserve(pinned.reserved)
         self._stalls += pinned.stall_ticks
@@ -509,6 +514,16 @@ class Plan:
                 high = middle - 1
         return start, end
 
+    def _gap_has_room(self, lane_index: int, first: int, last: int) -> bool:
+        """Whether the steps between two items have room; a quick no before runs are joined."""
+        if last != first + 1:
+            return True
+        runs, items = self.run_at[lane_index], self.lanes[lane_index].items
+        before, after = runs[first], runs[last]
+        start = items[first].end_step if before is None else before.end
+        end = items[last].start_step if after is None else after.start
+        return before is after is not None or start >= end or self._has_room(lane_index, start, end)
+
     def _has_room(self, lane_index: int, start: int, end: int) -> bool:
         size = self.size[self.lanes[lane_index].buffer]
         if self._space.peak(start, end) + size > self.capacity:
@@ -528,10 +543,8 @@ class Plan:
             end=finish.end_step,
             source=Source.PRODUCED,
         )
-        empty = begin.kind is AccessKind.WRITE or is_undefined_before(self.program, lane, first)
-        possible = empty or self._add_prefetch(run, begin, low)
-        dirty = any(item.writes for item in lane.items[first : last + 1])
-        if possible and dirty and lane.needed_after[last]:
+        possible = self.starts_empty[lane_index][first] or self._add_prefetch(run, begin, low)
+        if possible and self.must_evict(lane_index, first, last):
             possible = self._add_eviction(run, high)
         if not possible or self._is_blocked(run):
             self._clock.release(run.reserved)
@@ -570,8 +583,7 @@ class Plan:
 
     def _add_eviction(self, run: Run, high: int) -> bool:
         lane = self.lanes[run.lane]
-        written = [i for i in range(run.first, run.last + 1) if lane.items[i].writes]
-        issue = lane.items[written[-1]].end_step
+        issue = lane.items[self.last_write[run.lane][run.last]].end_step
         limit = min(lane.end_step, high)
         if run.last + 1 < len(lane.items):
             limit = min(limit, lane.items[run.last + 1].start_step)
@@ -617,7 +629,7 @@ class Plan:
 
     def _insert_placed(self, run: Run) -> None:
         lane = self.lanes[run.lane]
-        run.slot = self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
+        self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
         self.runs[id(run)] = run
         self._stalls += run.stall_ticks
         for position in range(run.first, run.last + 1):
@@ -631,7 +643,8 @@ class Plan:
 
     def _remove(self, run: Run) -> None:
         self._clock.release(run.reserved)
-        self._space.remove(run.slot)
+        size = self.size[self.lanes[run.lane].buffer]
+        self._space.remove(run.start, run.end, run.offset, size)
         del self.runs[id(run)]
         self._stalls -= run.stall_ticks
         for position in range(run.first, run.last + 1):
@@ -743,6 +756,26 @@ def _write_before(program: Program, lane: Lane) -> list[int]:
     return floors
 
 
+def _starts_empty(program: Program, lane: Lane) -> list[bool]:
+    """Per item whether a residency that begins with it is produced there, not copied."""
+    undefined = lane.loop is None and not program.buffers[lane.buffer].has_content_at_start
+    found: list[bool] = []
+    for item in lane.items:
+        found.append(undefined or item.kind is AccessKind.WRITE)
+        undefined = undefined and not item.writes
+    return found
+
+
+def _last_write(lane: Lane) -> list[int]:
+    """Per item the last one up to it that writes; -1 if there is none."""
+    found: list[int] = []
+    last = -1
+    for position, item in enumerate(lane.items):
+        last = position if item.writes else last
+        found.append(last)
+    return found
+
+
 class _Clock:
     """Durations of the steps with the current fast accesses, and idle time not yet reserved."""
 
@@ -782,7 +815,7 @@ class _Clock:
 
     def _shift(self, step: int, access: Access, sign: int) -> None:
         lanes = self.lanes[step]
-        over = self._over(step)
+        over = self._over(step) if self.reserved[step] else 0
         self.bus[step] += sign * access.bus_ticks
         longest = self.bus[step]
         for k, ticks in enumerate(access.lane_ticks):
@@ -790,12 +823,12 @@ class _Clock:
             longest = max(longest, lanes[k])
         self.total += self.repeat[step] * (longest - self.elapsed[step])
         self.elapsed[step] = longest
-        self.overcommitted += self.repeat[step] * (self._over(step) - over)
+        if self.reserved[step]:
+            self.overcommitted += self.repeat[step] * (self._over(step) - over)
 
     def _over(self, step: int) -> int:
         """Reserved ticks that the step no longer has: they will be stalls."""
-        reserved = self.reserved[step]
-        return max(reserved - (self.elapsed[step] - self.bus[step]), 0) if reserved else 0
+        return max(self.reserved[step] - self.elapsed[step] + self.bus[step], 0)
 
     def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
         saved = 0.0
@@ -906,7 +939,8 @@ class _Clock:
 class _Space:
     """Placed rectangles over steps and alignment units.
 
-    Columns are arrays of their own: every query looks at all starts and ends.
+    Rows are starts, ends, low and high addresses, sorted by low address: the gaps between those
+    that hold space at some step come out in order.
     """
 
     def __init__(self, num_steps: int, capacity: int) -> None:
@@ -914,47 +948,47 @@ class _Space:
         self.used: npt.NDArray[np.int64] = np.zeros(num_steps, dtype=np.int64)
         self.table: npt.NDArray[np.int32] = np.zeros((4, 64), dtype=np.int32)
         self.count = 0
-        self.vacant: list[int] = []
 
     def peak(self, start: int, end: int) -> int:
         return int(self.used[start:end].max()) if end > start else 0
 
-    def add(self, start: int, end: int, offset: int, size: int) -> int:
-        if self.vacant:
-            slot = self.vacant.pop()
-        else:
-            slot = self.count
-            self.count += 1
-            if slot == self.table.shape[1]:
-                self.table = np.concatenate([self.table, np.zeros_like(self.table)], axis=1)
-        self.table[:, slot] = (start, end, offset, offset + size)
+    def add(self, start: int, end: int, low: int, size: int) -> None:
+        if self.count == self.table.shape[1]:
+            self.table = np.concatenate([self.table, np.zeros_like(self.table)], axis=1)
+        row = int(self.table[2, : self.count].searchsorted(low))
+        self.table[:, row + 1 : self.count + 1] = self.table[:, row : self.count]
+        self.table[:, row] = (start, end, low, low + size)
+        self.count += 1
         self.used[start:end] += size
-        return slot
 
-    def remove(self, slot: int) -> None:
-        start, end, low, high = self.table[:, slot].tolist()
-        self.used[start:end] -= high - low
-        self.table[:, slot] = 0
-        self.vacant.append(slot)
+    def remove(self, start: int, end: int, low: int, size: int) -> None:
+        lows = self.table[2, : self.count]
+        first, last = lows.searchsorted(low), lows.searchsorted(low, side="right")
+        starts, ends, _, highs = self.table[:, first:last]
+        same = (starts == start) & (ends == end) & (highs == low + size)
+        row = int(first + same.argmax())
+        self.table[:, row : self.count - 1] = self.table[:, row + 1 : self.count]
+        self.count -= 1
+        self.used[start:end] -= size
 
-    def is_free(self, start: int, end: int, offset: int, size: int) -> bool:
-        if offset + size > self.capacity:
+    def is_free(self, start: int, end: int, low: int, size: int) -> bool:
+        if low + size > self.capacity:
             return False
-        starts, ends, lows, highs = self.table[:, : self.count]
-        mask = (starts < end) & (ends > start)
-        mask &= (lows < offset + size) & (highs > offset)
-        return not bool(mask.any())
+        below = int(self.table[2, : self.count].searchsorted(low + size))
+        starts, ends, _, highs = self.table[:, :below]
+        return not bool(((highs > low) & (starts < end) & (ends > start)).any())
 
     def best_fit(self, start: int, end: int, size: int) -> int:
         """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
         starts, ends, lows, highs = self.table[:, : self.count]
-        near = np.flatnonzero((starts < end) & (ends > start))
+        near = ((starts < end) & (ends > start)).nonzero()[0]
         if not len(near):
             return 0 if size <= self.capacity else -1
-        low, high = lows[near], highs[near]
-        order = np.argsort(low, kind="stable")
-        free_from = np.concatenate(([0], np.maximum.accumulate(high[order])))
-        gaps = np.concatenate((low[order], [self.capacity])) - free_from
-        gaps = np.where(gaps >= size, gaps, self.capacity + 1)
+        bounds = np.empty((2, len(near) + 1), dtype=np.int32)
+        bounds[0, 0], bounds[1, -1] = 0, self.capacity
+        np.maximum.accumulate(highs[near], out=bounds[0, 1:])
+        bounds[1, :-1] = lows[near]
+        gaps = bounds[1] - bounds[0]
+        gaps[gaps < size] = self.capacity + 1
         best = int(gaps.argmin())
-        return int(free_from[best]) if gaps[best] <= self.capacity else -1
+        return int(bounds[0, best]) if gaps[best] <= self.capacity else -1
