@@ -211,7 +211,8 @@ class Filler:
         begin, finish = lane.items[first], lane.items[last]
         runs = plan.run_at[lane_index]
         uses = begin.uses if first == last else (*begin.uses, *finish.uses)
-        new = [use for use in uses if not plan.is_fast(use[0], lane.buffer)]
+        fast, buffer = plan.fast_accesses, lane.buffer
+        new = [use for use in uses if (use[0], buffer) not in fast]
         if not new and (first == last or runs[first] is runs[last]):
             return 0.0
         copies = self._more_copies(lane_index, first, last)
@@ -223,11 +224,10 @@ class Filler:
         if gain <= 0:
             return 0.0
         held = finish.end_step - begin.start_step + max(copies, 0)
-        held -= sum(
-            item.end_step - item.start_step
-            for position, item in {first: begin, last: finish}.items()
-            if runs[position] is not None
-        )
+        if runs[first] is not None:
+            held -= begin.end_step - begin.start_step
+        if first < last and runs[last] is not None:
+            held -= finish.end_step - finish.start_step
         score = self.density(gain, max(held, 1) * max(plan.size[lane.buffer], 1))
         return score * self.bonus(lane_index, first, last) if self.bonus else score
 
@@ -273,7 +273,9 @@ class Filler:
     def _blend(self, saving: float, uses: Uses) -> float:
         if self.share <= 0:
             return saving
-        shares = sum(self.shares.get((step, access.buffer), 0.0) for step, access in uses)
+        shares = 0.0
+        for step, access in uses:
+            shares += self.shares.get((step, access.buffer), 0.0)
         return (1 - self.share) * saving + self.share * max(shares, saving)
 
 

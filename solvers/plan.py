@@ -9,7 +9,7 @@ a valid map (PROBLEM.md section 2); its estimate of stalls is close, the simulat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,6 +124,11 @@ class Plan:
         """Current duration of one execution of `step`."""
         return self._clock.elapsed[step]
 
+    @property
+    def fast_accesses(self) -> Set[tuple[int, int]]:
+        """The accesses served from fast memory, as (step, buffer)."""
+        return self._clock.fast
+
     def is_fast(self, step: int, buffer: int) -> bool:
         """Whether the access of `buffer` at `step` is served from fast memory."""
         return (step, buffer) in self._clock.fast
@@ -135,7 +140,10 @@ class Plan:
         )
 
     def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
-        """Fall of the total latency, copies left out, if `uses` became fast now."""
+        """Fall of the total latency, copies left out, if one of the slow `uses` became fast.
+
+        Summed over the uses, each by itself.
+        """
         return self._clock.saving(uses)
 
     def used_units(self, start: int, end: int) -> int:
@@ -820,7 +828,8 @@ class _Clock:
         longest = self.bus[step]
         for k, ticks in enumerate(access.lane_ticks):
             lanes[k] += sign * ticks
-            longest = max(longest, lanes[k])
+            if lanes[k] > longest:
+                longest = lanes[k]
         self.total += self.repeat[step] * (longest - self.elapsed[step])
         self.elapsed[step] = longest
         if self.reserved[step]:
@@ -833,11 +842,10 @@ class _Clock:
     def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
         saved = 0.0
         for step, access in uses:
-            if (step, access.buffer) in self.fast:
-                continue
             longest = self.bus[step] - access.bus_ticks
             for have, less in zip(self.lanes[step], access.lane_ticks, strict=True):
-                longest = max(longest, have - less)
+                if have - less > longest:
+                    longest = have - less
             saved += self.repeat[step] * (self.elapsed[step] - longest)
         return saved
 
