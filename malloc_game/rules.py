@@ -39,11 +39,14 @@ from malloc_game.turn_table import IDLE_LIMIT_TICKS, NEVER, NUM_COLUMNS, Column,
 
 Tree = TypeVar("Tree")
 
-NARROWING = 16
+NARROWING = 32
 """One in so many lanes of a batch fits the narrow batch in which the last busy ones play on."""
 
 PATIENCE = 16
 """Items that all lanes play side by side before that."""
+
+LONG_GAME_ITEMS = 1024
+"""Shorter games do without: their runs are not long enough to be worth compiling two batches."""
 
 SEARCH_WAYS = 8
 """Parts into which a round of a search splits its range: few rounds compile and run faster."""
@@ -668,7 +671,7 @@ def _play_on(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
     once all have had some items: taking lanes out and putting them back costs as much as those.
     """
     width = lanes.active.shape[0]
-    few = width // NARROWING
+    few = width // NARROWING if arrays.bucket.num_items >= LONG_GAME_ITEMS else 0
 
     def is_wide(carry: tuple[jax.Array, _Lanes]) -> jax.Array:
         played, lanes = carry

@@ -12,6 +12,7 @@ import pytest
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Machine, Program
 from malloc_game import env as game_env
+from malloc_game import rules
 from malloc_game.env import MallocGame, StepType
 from malloc_game.generator import random_program
 from malloc_game.rules import PATIENCE, advance
@@ -46,11 +47,11 @@ def same_state(left: object, right: object) -> bool:
 
 def test_same_as_reference_on_random_games_step_by_step() -> None:
     compared = 0
-    for batch in range(6):
+    for batch in range(4):
         programs = [drawn_program(100 * batch + seed) for seed in range(16)]
         record = play_randomly(programs, batch, NUM_DECISIONS)
         compared += check_against_reference(programs, record)
-    assert compared > 2000
+    assert compared > 1500
     assert play_programs._cache_size() == 1, "the games of one bucket must share one trace"
 
 
@@ -211,8 +212,11 @@ def test_turn_table_lists_the_turns_of_the_witness() -> None:
         assert float(total_of_all_slow(program)) == pytest.approx(program.all_slow_ticks)
 
 
-def test_lanes_that_play_on_in_a_narrow_batch_play_the_same_game() -> None:
+def test_lanes_that_play_on_in_a_narrow_batch_play_the_same_game(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Batches of 32 narrow to 2 lanes after `PATIENCE` items, batches of 8 never do."""
+    monkeypatch.setattr(rules, "LONG_GAME_ITEMS", 0)
     program = random_program(3, num_accesses=150, pressure=6.0, max_size_units=8)
     arrays = program_arrays(program)
     first = first_state(arrays)
