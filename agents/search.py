@@ -84,7 +84,7 @@ def search_tree(
         num_simulations=config.simulations,
         invalid_actions=~action_mask,
         max_num_considered_actions=config.max_num_considered_actions,
-        gumbel_scale=gumbel_scales(config, len(action_mask)),  # type: ignore[arg-type]
+        gumbel_scale=gumbel_scales(config, len(action_mask)),
         qtransform=partial(
             mctx.qtransform_completed_by_mix_value,
             value_scale=config.value_scale,

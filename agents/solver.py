@@ -1,34 +1,54 @@
-"""The agent behind the solvers' interface: `agent` raw, and `agent-prod`, as it would be deployed.
+"""The agent behind the solvers' interface, raw in three forms, and as it would be deployed.
 
-Source: issue "mallocMuZero", item 5. `agent` plays and learns on the one program it is given,
-from random weights or a checkpoint's, until the time is up; every map it returns was played by
-its own network and search. `agent-prod` first runs classical solvers, shows the agent their maps,
-and returns the best of all.
+Source: issue "mallocMuZero", item 5. Every map of a raw agent was played by its own network,
+search and table (`agents.adaptation`); none comes from another solver. `agent-prod` first runs
+classical solvers, shows the agent their maps, and returns the best of all.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from agents.adaptation import AdaptationConfig, actions_by_item, adapt
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
 from agents.config import AgentConfig, preset_named
-from agents.games import Game
+from agents.games import Game, Source
+from agents.generalist import WEIGHTS
 from agents.programs import NothingToPlayError
+from agents.self_play import Plan
 from agents.trainer import Trainer
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.memory_map import MemoryMap
 from solvers.evaluate import simulated_latency
 from solvers.solver import Deadline, Progress, Solution, SolveRequest, solver_named, status_of
 
-SOLVERS = ("agent", "agent-prod")
+
+class Learning(enum.Enum):
+    """What an agent does with the time it is given."""
+
+    SCRATCH = "agent-scratch"
+    """Begins with random weights, plays and learns: the paper's agent, one program at a time."""
+    ADAPTED = "agent"
+    """Begins with a trained network, adapts a table to the program, then the weights too."""
+    NONE = "agent-generalist"
+    """Plays with a trained network as it is, first its policy, then with search."""
+
+
+SOLVERS = (*(learning.value for learning in Learning), "agent-prod")
 """Names that `agent_named` knows."""
 
 _BASELINE_SHARE = 0.1
 """Part of the time limit that each classical solver of `agent-prod` may take."""
+
+_LEARNING_SHARE = 0.35
+"""Part of the time left after the network's first games that is kept for learning."""
 
 
 @dataclass
@@ -71,28 +91,29 @@ class _Found:
 
 @dataclass(frozen=True)
 class AgentSolver:
-    """Trains on the program within the time limit, and returns the best game it played.
+    """Plays the program within the time limit, and returns the best game.
 
-    The first chunk of a new size bucket has to be compiled, which the time limit cannot cut
-    short: tens of seconds of CPU time the first time, a second or two from then on.
+    The first chunk of a new size has to be compiled, which the time limit cannot cut short: tens
+    of seconds of CPU time the first time, a second or two from then on.
 
     Attributes:
-      config: settings; a checkpoint's own if None and there is one, else the tiny preset.
-      checkpoint: weights to begin with: a run's folder or a file of one.
-      learn: False plays with the weights as they are.
+      learning: what it does beside playing.
+      config: settings; the checkpoint's own if None, from scratch the tiny preset.
+      checkpoint: weights to begin with, a run's folder or a file of one; None for those that
+        come with the package. From scratch there are none.
       follow_initial_maps: shows the request's maps to the agent. Then games that repeat their
         moves count too, and the answer is not raw.
     """
 
+    learning: Learning = Learning.ADAPTED
     config: AgentConfig | None = None
     checkpoint: Path | None = None
-    learn: bool = True
     follow_initial_maps: bool = False
 
     @property
     def name(self) -> str:
         """The name it is found by."""
-        return "agent"
+        return self.learning.value
 
     def solve(self, request: SolveRequest) -> Solution:
         """The best map that was played within the time limit.
@@ -116,40 +137,107 @@ class AgentSolver:
                     trainer.demonstrate(0, memory_map)
             elif request.initial_maps:
                 found.notes.append("the agent is raw: it was not shown the initial maps")
-            self._play(trainer, found)
+            game = _Playing(trainer, found, own=not self.follow_initial_maps)
+            if self.learning is not Learning.SCRATCH:
+                game.play_policy()
+            if self.learning is Learning.ADAPTED:
+                game.adapt_table()
+            game.play_on(learn=self.learning is not Learning.NONE)
         except NothingToPlayError as error:
             found.notes.append(str(error))
 
     def _begin(self) -> tuple[AgentConfig, Any]:
         """Settings, and weights if there are any."""
-        if self.checkpoint is None:
-            config, params = self.config or preset_named("tiny"), None
-        else:
-            stored, params = read_weights(self.checkpoint)
-            config = self.config or stored
-            if config.network != stored.network:
-                raise InputError(f"{self.checkpoint}: has networks of other widths")
-        if not self.learn:
-            config = replace(config, learn=replace(config.learn, updates_per_chunk=0))
+        if self.learning is Learning.SCRATCH:
+            return self.config or preset_named("tiny"), None
+        path = self.checkpoint or WEIGHTS
+        stored, params = read_weights(path)
+        config = self.config or stored
+        if config.network != stored.network:
+            raise InputError(f"{path}: has networks of other widths")
         return config, params
 
-    def _play(self, trainer: Trainer, found: _Found) -> None:
-        """Chunks while the next one fits the time that is left."""
-        last: Game | None = None
-        longest = 0.0
-        while True:
-            report = trainer.run_chunk()
-            found.games_played = report.num_games
-            game = trainer.best(0, own=not self.follow_initial_maps)
-            if game is not None and game is not last:
-                last = game
-                found.offer(trainer.map_of(game), self.name)
-            if report.num_chunks > 1:
-                longest = max(longest, report.play_seconds + report.learn_seconds)
-            if found.deadline.remaining_seconds <= longest:
+
+@dataclass
+class _Playing:
+    """One program's games, by network, search and table, against the clock.
+
+    Attributes:
+      trainer: of the one program.
+      found: where games are offered, and the clock.
+      own: only games that no other solver's moves are in count.
+    """
+
+    trainer: Trainer
+    found: _Found
+    own: bool
+    _offered: Game | None = None
+    _table_games: int = 0
+
+    def play_policy(self) -> None:
+        """Every actor plays once what the network's policy says, the first without any noise."""
+        config = self.trainer.config
+        policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
+        while self.trainer.num_games < config.play.actors:
+            self.trainer.run_chunk(policy, learn=False)
+            self._offer()
+            if self.found.deadline.remaining_seconds <= 0:
                 break
-        if last is None:
-            found.notes.append("no game of its own was finished in time")
+        self._note("policy alone")
+
+    def adapt_table(self) -> None:
+        """Moves a table away from the network's policy, then has its best game played."""
+        trainer, deadline = self.trainer, self.found.deadline
+        games = [game for game in trainer.elites.games(0) if self._counts(game)]
+        if not games or deadline.remaining_seconds <= 0:
+            return
+        member = trainer.programs.members[0]
+        rest = _LEARNING_SHARE * deadline.remaining_seconds
+        rng = np.random.default_rng(self.found.request.seed)
+        best = games[0].latency_ticks
+        for last in adapt(member, games, AdaptationConfig(), rng):
+            self._table_games = last.num_games
+            if last.latency_ticks < best:
+                best = last.latency_ticks
+                self.found.offer(member.fast_game.map_of(last.wishes), self.found.who)
+            if deadline.remaining_seconds <= rest:
+                break
+        actions = actions_by_item(member, last.wishes, trainer.programs.bucket.num_items)
+        trainer.show(0, Plan(actions, games[0].source))
+        trainer.self_play.restart()
+        self._note("table")
+
+    def play_on(self, *, learn: bool) -> None:
+        """Games with search, as long as the next chunk fits the time that is left."""
+        longest_seconds: float | None = None
+        while self.found.deadline.remaining_seconds > (longest_seconds or 0.0):
+            report = self.trainer.run_chunk(learn=learn)
+            self._offer()
+            # The first chunk is compiled, which those after it are not.
+            took = report.play_seconds + report.learn_seconds
+            longest_seconds = 0.0 if longest_seconds is None else max(longest_seconds, took)
+        self._note("search and learning" if learn else "search")
+
+    def _counts(self, game: Game) -> bool:
+        return not self.own or game.source is Source.SELF_PLAY
+
+    def _offer(self) -> None:
+        """Counts games, and offers the best if it is new."""
+        self.found.games_played = self.trainer.num_games + self._table_games
+        game = self.trainer.best(0, own=self.own)
+        if game is not None and game is not self._offered:
+            self._offered = game
+            self.found.offer(self.trainer.map_of(game), self.found.who)
+
+    def _note(self, stage: str) -> None:
+        """What was reached by the end of a stage."""
+        self.found.games_played = self.trainer.num_games + self._table_games
+        saved = 1 - self.found.latency_ticks / max(self.found.request.program.all_slow_ticks, 1)
+        elapsed = self.found.deadline.elapsed_seconds
+        self.found.notes.append(
+            f"{stage}: {saved:.3%} of all-slow saved after {self.found.games_played} games, "
+            f"{elapsed:.1f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -194,10 +282,15 @@ def agent_named(name: str, checkpoint: Path | None = None) -> AgentSolver | Agen
     """The agent's solver called `name`, one of `SOLVERS`.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, or it begins without weights and is given some.
     """
-    if name == "agent":
-        return AgentSolver(checkpoint=checkpoint)
     if name == "agent-prod":
         return AgentProdSolver(AgentSolver(checkpoint=checkpoint, follow_initial_maps=True))
-    raise InputError(f"no agent is called {name!r}: use {' or '.join(SOLVERS)}")
+    try:
+        learning = Learning(name)
+    except ValueError:
+        known = ", ".join(SOLVERS[:-1])
+        raise InputError(f"no agent is called {name!r}: use {known} or {SOLVERS[-1]}") from None
+    if learning is Learning.SCRATCH and checkpoint is not None:
+        raise InputError(f"solver {name!r} has no use for a checkpoint: it begins from scratch")
+    return AgentSolver(learning, checkpoint=checkpoint)

@@ -5,9 +5,10 @@
 
 No program of the test split is looked at. Each program's games begin with demonstrations: the maps
 of classical solvers (`--demonstrations`, each `--demonstration-seconds` long), which become the
-first elites. A run is a folder: `settings.json`, `metrics.jsonl` (a line every twenty seconds) and
-`checkpoint.msgpack`; `--ship` puts the weights where `solve --solver agent` finds them, with what
-they were trained on beside them. docs/agent.md has the curves of the shipped one.
+first elites. A run is a folder: `settings.json`, `programs.json` (names of what is played),
+`metrics.jsonl` (a line every twenty seconds) and `checkpoint.msgpack`. `--ship` puts the weights
+where `solve --solver agent` finds them, with what they were trained on beside them. docs/agent.md
+has the curves of the shipped one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from agents.league import League
     from agents.trainer import Trainer, TrainReport
 
-SETTINGS, METRICS = "settings.json", "metrics.jsonl"
+SETTINGS, METRICS, PROGRAMS = "settings.json", "metrics.jsonl", "programs.json"
 
 _LEAST_ITEMS = 8
 """Programs with fewer are left out: they teach nothing and finish in a move or two."""
@@ -91,6 +92,8 @@ def train_generalist(
     keep_compiled_code()
     _begin_folder(settings, resume)
     programs = training_programs(settings)
+    names = [program.name for program in programs]
+    write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
     league = League(programs, preset_named(settings.preset), seed=settings.seed)
     say(_parts_text(league))
     run = _Run(settings, league, say)
@@ -288,7 +291,11 @@ def ship(out: Path) -> Path:
     config, params = read_weights(out)
     write_weights(WEIGHTS, config, params, half=True)
     lines = (out / METRICS).read_text().splitlines()
-    about = {"settings": json.loads((out / SETTINGS).read_text()), "metrics": json.loads(lines[-1])}
+    about = {
+        "settings": json.loads((out / SETTINGS).read_text()),
+        "programs": json.loads((out / PROGRAMS).read_text()),
+        "metrics": json.loads(lines[-1]),
+    }
     del about["settings"]["out"]
     write_atomically(ABOUT, json.dumps(about, indent=2) + "\n")
     return WEIGHTS

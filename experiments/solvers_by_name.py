@@ -8,7 +8,7 @@ from experiments.inputs import need_extra
 from hlo_graphs.errors import InputError
 from solvers.solver import Solver, solver_named, solver_names
 
-AGENTS = ("agent", "agent-prod")
+AGENTS = ("agent", "agent-generalist", "agent-scratch", "agent-prod")
 """Solvers of the optional extra "train"; nothing of it is imported before they are asked for."""
 
 
@@ -21,8 +21,8 @@ def any_solver_named(name: str, checkpoint: Path | None = None) -> Solver:
     """The solver called `name`.
 
     Args:
-      name: a classical solver, "agent" or "agent-prod".
-      checkpoint: a trained agent's; without one it trains on the spot.
+      name: a classical solver, or one of `AGENTS`.
+      checkpoint: a trained agent's, in place of the one that comes with the package.
 
     Raises:
       InputError: if there is none, or it has no use for a checkpoint.

@@ -19,7 +19,7 @@ from agents.models import Boards, Context, ExactModel
 from agents.networks import Networks
 from agents.search import search_tree
 from agents.self_play import Plan
-from agents.solver import AgentProdSolver, AgentSolver, agent_named
+from agents.solver import AgentProdSolver, AgentSolver, Learning, agent_named
 from agents.trainer import Trainer
 from hlo_graphs.errors import InputError
 from malloc_game.known_optimum import KnownOptimum, known_optimum_program
@@ -135,12 +135,12 @@ def test_the_agent_is_a_solver(known: KnownOptimum, config: AgentConfig) -> None
         initial_maps=(MemoryMap(),),
         on_progress=reports.append,
     )
-    solution = AgentSolver(config).solve(request)
+    solution = AgentSolver(Learning.SCRATCH, config).solve(request)
     check(known.program, solution.memory_map)
     latency = simulate(known.program, solution.memory_map).latency_ticks
     assert latency == solution.latency_ticks < known.program.all_slow_ticks
     assert solution.games_played > 0
-    assert solution.solver == "agent"
+    assert solution.solver == "agent-scratch"
     assert reports[-1].incumbent_ticks == latency
     assert any("raw" in note for note in solution.notes)
 
@@ -148,13 +148,16 @@ def test_the_agent_is_a_solver(known: KnownOptimum, config: AgentConfig) -> None
 def test_in_production_it_is_no_worse_than_what_it_was_shown(
     known: KnownOptimum, config: AgentConfig
 ) -> None:
-    solver = AgentProdSolver(AgentSolver(config, follow_initial_maps=True), baselines=("greedy",))
+    agent = AgentSolver(Learning.SCRATCH, config, follow_initial_maps=True)
+    solver = AgentProdSolver(agent, baselines=("greedy",))
     request = SolveRequest(known.program, time_limit_seconds=2.0, initial_maps=(known.memory_map,))
     solution = solver.solve(request)
     assert solution.latency_ticks == known.optimal_ticks
     assert solution.solver == "agent-prod"
     assert solution.games_played > 0
-    with pytest.raises(InputError, match="use agent or agent-prod"):
+    with pytest.raises(
+        InputError, match="use agent-scratch, agent, agent-generalist or agent-prod"
+    ):
         agent_named("agnet")
 
 

@@ -1,0 +1,194 @@
+"""Many programs and one network; a table that adapts it; weights that come with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from agents.adaptation import AdaptationConfig, adapt, around, network_table
+from agents.checkpoint import read_document, read_weights, write_document, write_weights
+from agents.config import AgentConfig, preset_named
+from agents.generalist import ABOUT, WEIGHTS
+from agents.league import League, parted_by_size
+from agents.solver import AgentSolver, Learning, agent_named
+from agents.trainer import Trainer
+from experiments.generalist import METRICS, GeneralistSettings, generated_programs, train_generalist
+from hlo_graphs import corpus
+from hlo_graphs.errors import InputError
+from malloc_game.generator import random_program
+from malloc_game.known_optimum import KnownOptimum, known_optimum_program
+from malloc_game.simulate import simulate
+from malloc_game.turn_table import turn_table
+from malloc_game.validate import check
+from solvers.solver import SolveRequest
+
+
+@pytest.fixture(scope="module")
+def known() -> KnownOptimum:
+    return known_optimum_program(2, kind="knapsack", size=8)
+
+
+@pytest.fixture(scope="module")
+def config() -> AgentConfig:
+    tiny = preset_named("tiny", simulations=2)
+    learn = replace(tiny.learn, updates_per_chunk=2, outlook_dropout=0.5)
+    return replace(tiny, play=replace(tiny.play, actors=8), learn=learn)
+
+
+def test_programs_of_like_size_play_together() -> None:
+    programs = [random_program(1, num_accesses=size) for size in (20, 600, 30)]
+    sizes = [turn_table(program).num_items for program in programs]
+    assert sizes[0] < 384 < sizes[1] < 1536
+    assert parted_by_size(programs) == [[programs[0], programs[2]], [programs[1]]]
+    assert parted_by_size([]) == []
+    with pytest.raises(InputError, match="no program"):
+        League([], preset_named("tiny"))
+
+
+def test_a_league_teaches_one_learner_and_goes_on_from_a_file(
+    config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Parts of one bucket: compiled once.
+    monkeypatch.setattr("agents.league.SIZES", (35,))
+    programs = [random_program(seed, num_accesses=20) for seed in (3, 5)]
+
+    def league(seed: int) -> League:
+        return League(programs, config, seed=seed)
+
+    whole, parted = league(7), league(7)
+    assert len(whole.trainers) == 2
+    assert all(trainer.learner is whole.learner for trainer in whole.trainers)
+    for _ in range(8):
+        whole.run_chunk()
+    for _ in range(3):
+        parted.run_chunk()
+    assert whole.learner.num_updates > 0
+    write_document(tmp_path / "league", parted.to_document())
+    resumed = league(99)
+    resumed.restore(read_document(tmp_path / "league"))
+    for _ in range(5):
+        resumed.run_chunk()
+    first, second = whole.to_document(), resumed.to_document()
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    with pytest.raises(InputError, match="other sizes"):
+        League(programs[:1], config).restore(first)
+
+
+def test_a_table_begins_as_the_network_and_finds_the_optimum(
+    known: KnownOptimum, config: AgentConfig
+) -> None:
+    trainer = Trainer([known.program], config)
+    while trainer.best(0) is None:
+        trainer.run_chunk(learn=False)
+    assert trainer.learner.num_updates == 0
+    games = trainer.elites.games(0)
+    member = trainer.programs.members[0]
+    table = network_table(member, games, temperature=1.0)
+    np.testing.assert_allclose(table.sum(axis=1), 1)
+    turn = int(np.flatnonzero(member.item_of_turn == games[0].cursors[0])[0])
+    asked = [game.policies[0] for game in games if game.cursors[0] == games[0].cursors[0]]
+    if len(asked) == len(games):
+        np.testing.assert_allclose(table[turn], np.maximum(np.mean(asked, axis=0), 1e-4), atol=1e-3)
+    latencies, played = [], []
+    for found, _ in zip(
+        adapt(member, games, AdaptationConfig(), np.random.default_rng(0)), range(40), strict=False
+    ):
+        latencies.append(found.latency_ticks)
+        played.append(found.num_games)
+    assert latencies == sorted(latencies, reverse=True)
+    assert played == [200 * (1 + i) for i in range(40)]
+    assert latencies[-1] == known.optimal_ticks
+    memory_map = member.fast_game.map_of(found.wishes)
+    check(known.program, memory_map)
+    assert simulate(known.program, memory_map).latency_ticks == known.optimal_ticks
+
+
+def test_a_table_around_a_game() -> None:
+    wishes = np.array([0, 2], dtype=np.int8)
+    np.testing.assert_allclose(around(wishes, 0.8), [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+
+
+@pytest.mark.parametrize("learning", [Learning.NONE, Learning.ADAPTED])
+def test_a_trained_agent_plays_and_adapts(
+    learning: Learning, known: KnownOptimum, config: AgentConfig, tmp_path: Path
+) -> None:
+    trainer = Trainer([known.program], config)
+    path = tmp_path / "weights"
+    write_weights(path, config, trainer.learner.params, half=True)
+    jax.tree.map(
+        lambda kept, old: np.testing.assert_allclose(kept, old, rtol=1e-3, atol=1e-6),
+        read_weights(path)[1],
+        trainer.learner.params,
+    )
+    solver = AgentSolver(learning, checkpoint=path)
+    solver.solve(SolveRequest(known.program, time_limit_seconds=0.1))  # Compiles.
+    solution = solver.solve(SolveRequest(known.program, time_limit_seconds=4.0))
+    check(known.program, solution.memory_map)
+    assert simulate(known.program, solution.memory_map).latency_ticks == solution.latency_ticks
+    assert solution.solver == learning.value
+    stages = [note.split(":")[0] for note in solution.notes]
+    if learning is Learning.NONE:
+        assert stages == ["policy alone", "search"]
+    else:
+        assert stages == ["policy alone", "table", "search and learning"]
+        assert solution.latency_ticks == known.optimal_ticks
+    assert solution.games_played >= 8
+
+
+def test_weights_are_of_no_use_from_scratch() -> None:
+    with pytest.raises(InputError, match="no use for a checkpoint"):
+        agent_named("agent-scratch", Path("weights"))
+
+
+def test_generated_programs_differ_and_are_drawn_from_the_seed() -> None:
+    programs = generated_programs(8, 5)
+    assert [p.to_json() for p in programs] == [p.to_json() for p in generated_programs(8, 5)]
+    assert len({p.name for p in programs}) == 8
+
+
+def test_the_test_split_is_not_trained_on(tmp_path: Path) -> None:
+    settings = GeneralistSettings(out=tmp_path / "run", programs=("gpt_decode.v5e",))
+    with pytest.raises(InputError, match="not a program of the train split"):
+        train_generalist(settings)
+
+
+def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    settings = GeneralistSettings(
+        out=tmp_path / "run",
+        programs=("flash_attention_forward.v5e",),
+        num_generated=1,
+        preset="tiny",
+        time_limit_seconds=12.0,
+        demonstrations=("greedy",),
+        demonstration_seconds=1.0,
+        log_seconds=0.0,
+    )
+    said: list[str] = []
+    train_generalist(settings, say=said.append)
+    assert any("greedy saves" in line for line in said)
+    with pytest.raises(InputError, match="holds a run already"):
+        train_generalist(settings)
+    rows = [json.loads(line) for line in (settings.out / METRICS).read_text().splitlines()]
+    train_generalist(replace(settings, time_limit_seconds=3.0), resume=True, say=said.append)
+    more = [json.loads(line) for line in (settings.out / METRICS).read_text().splitlines()]
+    assert len(more) > len(rows)
+    assert more[-1]["num_updates"] > rows[-1]["num_updates"]
+    assert more[-1]["num_games"] > rows[-1]["num_games"]
+    with pytest.raises(InputError, match="no run with these settings"):
+        train_generalist(replace(settings, seed=1), resume=True)
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights come with this package")
+def test_the_shipped_weights_are_small_and_say_what_they_are() -> None:
+    assert WEIGHTS.stat().st_size < 3_000_000
+    config, params = read_weights(WEIGHTS)
+    assert config.preset == "generalist"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    about = json.loads(ABOUT.read_text())
+    assert not set(about["programs"]) & set(corpus.split().test)
