@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from hlo_graphs.program import Access, Instruction, Program
 from malloc_game.memory_map import MemoryMap, Source
-from solvers.evaluate import simulated_latency
+from solvers.incumbent import Incumbent
 from solvers.plan import Plan, Proposal, Run, all_lanes
-from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.solver import Solution, SolveRequest
 from solvers.timeline import Lane
 
 Uses = Sequence[tuple[int, Access]]
@@ -61,28 +61,12 @@ class GreedySolver:
 
     def solve(self, request: SolveRequest) -> Solution:
         """The best of the constructed maps, the initial ones and the empty one."""
-        deadline = Deadline.after(request.time_limit_seconds)
-        program = request.program
-        best, best_ticks = MemoryMap(), program.all_slow_ticks
-        played = 0
+        best = Incumbent(request, self.name)
         for candidate in _candidates(request):
-            ticks = simulated_latency(program, candidate, request.copy_order)
-            played += 1
-            if ticks < best_ticks:
-                best, best_ticks = candidate, ticks
-                seconds = deadline.elapsed_seconds
-                request.report(Progress(seconds, self.name, ticks, memory_map=candidate))
-            if deadline.expired:
+            best.offer(candidate)
+            if best.deadline.expired:
                 break
-        return Solution(
-            memory_map=best,
-            latency_ticks=best_ticks,
-            lower_bound_ticks=None,
-            status=status_of(best_ticks, None, request.gap),
-            solver=self.name,
-            wall_seconds=deadline.elapsed_seconds,
-            games_played=played,
-        )
+        return best.solution(best.offers)
 
 
 def _candidates(request: SolveRequest) -> Iterator[MemoryMap]:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
-from solvers.evaluate import simulated_latency
 from solvers.greedy import (
     VARIANTS,
     Filler,
@@ -29,9 +28,10 @@ from solvers.greedy import (
     greedy_plans,
     shares_of,
 )
+from solvers.incumbent import Incumbent
 from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
-from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.solver import Solution, SolveRequest
 from solvers.timeline import Lane
 
 NAME = "large-neighbourhood"
@@ -60,6 +60,8 @@ class NeighbourhoodSettings:
       start_temperature: share of the latency by which a round may first be worse.
       restart_rounds: after so many rounds without improvement, back to the best plan.
       ejection_share: part of the rounds that make room for one dear access.
+      max_rounds: stop after so many rounds; None leaves it to the clock. With a limit, and a
+        time limit that is not reached, the answer depends on the seed alone.
       carried_share: part of the rounds that carry another parameter over, where there is one.
     """
 
@@ -69,6 +71,7 @@ class NeighbourhoodSettings:
     start_temperature: float = 3e-4
     restart_rounds: int = 400
     ejection_share: float = 0.4
+    max_rounds: int | None = None
     carried_share: float = 0.04
 
 
@@ -85,15 +88,7 @@ class LargeNeighbourhoodSolver:
         search = NeighbourhoodSearch(request, self.settings)
         search.seed()
         search.run()
-        return Solution(
-            memory_map=search.best,
-            latency_ticks=search.best_ticks,
-            lower_bound_ticks=None,
-            status=status_of(search.best_ticks, None, request.gap),
-            solver=self.name,
-            wall_seconds=search.deadline.elapsed_seconds,
-            games_played=search.rounds,
-        )
+        return search.incumbent.solution(search.rounds)
 
 
 class NeighbourhoodSearch:
@@ -108,15 +103,13 @@ class NeighbourhoodSearch:
     def __init__(
         self, request: SolveRequest, settings: NeighbourhoodSettings, name: str = NAME
     ) -> None:
-        self.name = name
         self.request = request
         self.settings = settings
         self.program: Program = request.program
-        self.deadline = Deadline.after(request.time_limit_seconds)
+        self.incumbent = Incumbent(request, name)
+        self.deadline = self.incumbent.deadline
         self.rng = random.Random(request.seed)
         self.lanes = all_lanes(self.program)
-        self.best = MemoryMap()
-        self.best_ticks = self.program.all_slow_ticks
         self.plan = Plan(self.program, self.lanes)
         self.best_plan_ticks = math.inf
         self.rounds = 0
@@ -133,7 +126,7 @@ class NeighbourhoodSearch:
     def seed(self) -> None:
         """The best of the initial maps, greedy plans and the rounded relaxation."""
         for memory_map in self.request.initial_maps:
-            self.offer_map(memory_map)
+            self.incumbent.offer(memory_map)
             plan = Plan(self.program, self.lanes)
             plan.load(memory_map)
             self._refill_all(plan)
@@ -165,24 +158,16 @@ class NeighbourhoodSearch:
         if estimate < self.best_plan_ticks:
             self.best_plan_ticks = estimate
             self.plan = plan
-        self.offer_map(plan.memory_map())
-
-    def offer_map(self, memory_map: MemoryMap) -> None:
-        """Remembers and reports a map if it is the fastest so far."""
-        ticks = simulated_latency(self.program, memory_map, self.request.copy_order)
-        if ticks < self.best_ticks:
-            self.best, self.best_ticks = memory_map, ticks
-            seconds = self.deadline.elapsed_seconds
-            self.request.report(Progress(seconds, self.name, ticks, memory_map=memory_map))
+        self.incumbent.offer(plan.memory_map())
 
     # -- rounds -------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Rounds until the time is up."""
+        """Rounds until the time, or their number, is up."""
         current = best = self.plan.latency_estimate()
         stack: list[Change] = []
         since_best = 0
-        while not self.deadline.expired and self.lanes:
+        while self._progress() < 1 and self.lanes:
             self.rounds += 1
             changes = self._round()
             ticks = self.plan.latency_estimate()
@@ -195,7 +180,7 @@ class NeighbourhoodSearch:
             if current < best * (1 - 1e-9):
                 best, since_best = current, 0
                 stack.clear()
-                self.offer_map(self.plan.memory_map())
+                self.incumbent.offer(self.plan.memory_map())
             elif since_best > self.settings.restart_rounds:
                 _undo(stack)
                 stack.clear()
@@ -212,13 +197,22 @@ class NeighbourhoodSearch:
         plan = Plan(self.program, self.lanes)
         plan.load(known)
         self._refill_all(plan)
-        self.offer_map(known)
+        self.incumbent.offer(known)
         if plan.latency_estimate() < self.plan.latency_estimate():
             self.plan = plan
-            self.offer_map(plan.memory_map())
+            self.incumbent.offer(plan.memory_map())
+
+    def _progress(self) -> float:
+        """Share of the rounds, or else of the time, that is used up; 1 is the end."""
+        limit = self.deadline.limit_seconds
+        if self.deadline.expired:
+            return 1.0
+        if self.settings.max_rounds is not None:
+            return min(self.rounds / max(self.settings.max_rounds, 1), 1.0)
+        return min(self.deadline.elapsed_seconds / limit, 1.0)
 
     def _threshold(self, current: float) -> float:
-        left = self.deadline.remaining_seconds / max(self.deadline.limit_seconds, 1e-9)
+        left = 1 - self._progress()
         return current * self.settings.start_temperature * left * left * self.rng.random()
 
     def _round(self) -> list[Change]:

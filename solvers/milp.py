@@ -69,7 +69,7 @@ class MilpSolver:
         deadline = Deadline.after(request.time_limit_seconds)
         search = NeighbourhoodSearch(request, NeighbourhoodSettings(), NAME)
         for memory_map in request.initial_maps:
-            search.offer_map(memory_map)
+            search.incumbent.offer(memory_map)
         settings = self.settings
         seconds = deadline.remaining_seconds * settings.bound_share
         bound = bound_program(
@@ -78,7 +78,7 @@ class MilpSolver:
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
         notes: list[str] = []
         if self._solve_small(request, search, deadline, notes):
-            return self._solution(request, search, bound, deadline, notes)
+            return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
         limit = deadline.remaining_seconds * settings.integer_share
         found = integer_solution(request.program, bound, limit, settings.relative_gap)
         if found is None:
@@ -95,9 +95,9 @@ class MilpSolver:
                 request.program, search.lanes, found, settings.packing_attempts, until
             ):
                 search.offer(plan)
-        if status_of(search.best_ticks, bound.ticks, request.gap) != "optimal":
+        if status_of(search.incumbent.ticks, bound.ticks, request.gap) != "optimal":
             search.run()
-        return self._solution(request, search, bound, deadline, notes)
+        return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
 
     def _solve_small(
         self,
@@ -117,29 +117,10 @@ class MilpSolver:
         found = solve_exactly(program, limit, seed=request.seed, workers=request.workers)
         if found is None:
             return False
-        search.offer_map(found.memory_map)
+        search.incumbent.offer(found.memory_map)
         if found.proven:
             notes.append("CP-SAT: no map without slices, holes and replaced copies is faster")
         return found.proven and not any(step.async_copy for step in program.instructions)
-
-    def _solution(
-        self,
-        request: SolveRequest,
-        search: NeighbourhoodSearch,
-        bound: Bound,
-        deadline: Deadline,
-        notes: list[str],
-    ) -> Solution:
-        return Solution(
-            memory_map=search.best,
-            latency_ticks=search.best_ticks,
-            lower_bound_ticks=bound.ticks,
-            status=status_of(search.best_ticks, bound.ticks, request.gap),
-            solver=NAME,
-            wall_seconds=deadline.elapsed_seconds,
-            games_played=search.rounds,
-            notes=tuple(notes),
-        )
 
 
 def integer_solution(

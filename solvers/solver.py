@@ -65,7 +65,8 @@ class SolveRequest:
     Attributes:
       program: the problem.
       time_limit_seconds: wall time the solver may use; it returns within a second of it.
-      seed: of everything random; one worker and one seed give one map where no clock decides.
+      seed: of everything random, not negative; one worker and one seed give one map where no
+        clock decides.
       gap: stop when latency / lower bound - 1 is at most this.
       workers: processes or threads it may use.
       initial_maps: valid maps to start from; the answer is never worse than the best of them.
@@ -75,7 +76,7 @@ class SolveRequest:
         none; lets solvers that run beside each other share incumbents.
 
     Raises:
-      InputError: for a negative limit or gap, no workers, or an unknown copy order.
+      InputError: for a negative limit, gap or seed, no workers, or an unknown copy order.
     """
 
     program: Program
@@ -93,6 +94,8 @@ class SolveRequest:
             raise InputError(f"time limit is {self.time_limit_seconds} seconds, must be >= 0")
         if not self.gap >= 0:
             raise InputError(f"gap is {self.gap}, must be >= 0")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, must be a whole number >= 0")
         if self.workers < 1:
             raise InputError(f"workers is {self.workers}, must be at least 1")
         if self.copy_order not in COPY_ORDERS:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from malloc_game.memory_map import MemoryMap
 from malloc_game.validate import validate
-from solvers.evaluate import simulated_latency
+from solvers.incumbent import Incumbent
 from solvers.msa_algorithm import assign
 from solvers.msa_options import BenefitModel, MsaOptions, PickerOptions
 from solvers.msa_program import memory_map_of, problem_of
-from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.solver import Solution, SolveRequest
 
 TUNED = MsaOptions(
     benefit_model=BenefitModel.COMPUTE_LANE,
@@ -43,36 +42,18 @@ class XlaMsaSolver:
 
     def solve(self, request: SolveRequest) -> Solution:
         """The assignment, or an initial map or the empty one if that is faster."""
-        deadline = Deadline.after(request.time_limit_seconds)
         program = request.program
-        best, best_ticks = MemoryMap(), program.all_slow_ticks
-        notes: tuple[str, ...] = ()
+        best = Incumbent(request, self.name)
         for candidate in request.initial_maps:
-            ticks = simulated_latency(program, candidate, request.copy_order)
-            if ticks < best_ticks:
-                best, best_ticks = candidate, ticks
+            best.offer(candidate)
         result = assign(problem_of(program, self.options), self.options)
         made = memory_map_of(program, result)
         broken = validate(program, made)
         if broken:
-            notes = (f"xla-msa made an invalid map, not used: {broken[0].message}",)
-        else:
-            ticks = simulated_latency(program, made, request.copy_order)
-            if ticks < best_ticks:
-                best, best_ticks = made, ticks
-                request.report(Progress(deadline.elapsed_seconds, self.name, ticks, None, made))
-            else:
-                notes = (
-                    f"xla-msa's own map takes {ticks:.0f} ticks, {best_ticks:.0f} without it: "
-                    "not used",
-                )
-        return Solution(
-            memory_map=best,
-            latency_ticks=best_ticks,
-            lower_bound_ticks=None,
-            status=status_of(best_ticks, None, request.gap),
-            solver=self.name,
-            wall_seconds=deadline.elapsed_seconds,
-            games_played=1,
-            notes=notes,
-        )
+            note = f"xla-msa made an invalid map, not used: {broken[0].message}"
+            return best.solution(1, notes=(note,))
+        ticks = best.offer(made)
+        if ticks == best.ticks:
+            return best.solution(1)
+        note = f"xla-msa's own map takes {ticks:.0f} ticks, {best.ticks:.0f} without it: not used"
+        return best.solution(1, notes=(note,))

@@ -46,6 +46,7 @@ def test_unknown_names_come_with_the_nearest() -> None:
     [
         ({"time_limit_seconds": -1.0}, "time limit is -1.0"),
         ({"gap": -0.1}, "gap is -0.1"),
+        ({"seed": -1}, "seed is -1, must be a whole number >= 0"),
         ({"workers": 0}, "workers is 0"),
         ({"copy_order": "lifo"}, "unknown copy order 'lifo': use one of deadline, fifo"),
     ],
