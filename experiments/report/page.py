@@ -80,9 +80,10 @@ def _pictures(directory: Path, report: Report) -> list[dict[str, Any]]:
 def _picture(directory: Path, result: ProgramResult, model: TimeModel) -> dict[str, Any]:
     loaded = load_program(result.row.source, times=model.times, busy=model.busy)
     path = map_path(directory, result.row)
-    maps = [PicturedMap(result.solver, load_map(path))] if path.exists() else []
+    order = model.copy_order
+    maps = [PicturedMap(result.solver, load_map(path), order)] if path.exists() else []
     if loaded.production_map is not None:
-        maps.append(PicturedMap("production", loaded.production_map))
+        maps.append(PicturedMap("production", loaded.production_map, order))
     return {
         "program": program_document(loaded.program),
         "maps": [map_document(loaded.program, pictured) for pictured in maps],

@@ -21,10 +21,11 @@ NUM_SLOW_SHOWN = 25
 
 @dataclass(frozen=True)
 class PicturedMap:
-    """One map over the program, under the heading it is shown with."""
+    """One map over the program, under the heading it is shown with; how its copies are served."""
 
     heading: str
     memory_map: MemoryMap
+    copy_order: str = "deadline"
 
 
 def program_document(program: Program) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def program_document(program: Program) -> dict[str, Any]:
 def map_document(program: Program, pictured: PicturedMap) -> dict[str, Any]:
     """One map: pieces of memory, copies, and what happens at each step."""
     memory_map = pictured.memory_map
-    simulation = simulate(program, memory_map)
+    simulation = simulate(program, memory_map, pictured.copy_order)
     saved = _saved_ticks(program, memory_map)
     return {
         "heading": pictured.heading,
@@ -61,7 +62,10 @@ def map_document(program: Program, pictured: PicturedMap) -> dict[str, Any]:
             [step, ticks] for step, ticks in enumerate(simulation.stall_before_ticks) if ticks > 0
         ],
         "held": held_bytes(program, memory_map).tolist(),
-        "slow": [_slow_row(slow) for slow in slow_accesses(program, memory_map)[:NUM_SLOW_SHOWN]],
+        "slow": [
+            _slow_row(slow)
+            for slow in slow_accesses(program, memory_map, NUM_SLOW_SHOWN, pictured.copy_order)
+        ],
     }
 
 

@@ -151,28 +151,37 @@ def retime(
     if missing:
         return Retiming((), (), missing)
     models = models_for(own)
-    tables = {model: retimed_rows(directory, rows, model) for model in models}
+    tables = retimed_rows(directory, rows, models)
     again = {row.key: row for row in tables[own]}
     changed = tuple(row for row in solved if not _is_same(row, again[row.key]))
     return Retiming(_rankings(tables, results), changed, ())
 
 
-def retimed_rows(directory: Path, rows: Iterable[Row], model: TimeModel) -> list[Row]:
-    """The rows with the times of another model; of the solvers' own claims nothing is kept."""
-    by_program: dict[str, list[Row]] = {}
+def retimed_rows(
+    directory: Path, rows: Iterable[Row], models: Sequence[TimeModel]
+) -> dict[TimeModel, list[Row]]:
+    """The rows with the times of each model; of the solvers' own claims nothing is kept."""
+    by_source: dict[str, list[Row]] = {}
     for row in rows:
-        by_program.setdefault(row.program, []).append(row)
-    found = []
-    for group in by_program.values():  # one at a time: they are large
-        loaded, production = _load(group[0].source, model)
-        found += [_retimed(directory, row, loaded, production, model) for row in group]
-    return found
+        by_source.setdefault(row.source, []).append(row)
+    tables: dict[TimeModel, list[Row]] = {model: [] for model in models}
+    for source, group in by_source.items():  # one program at a time: they are large
+        loaded: dict[tuple[str, str], LoadedProgram] = {}
+        for model in models:
+            key = (model.times, model.busy)
+            if key not in loaded:
+                loaded[key] = load_program(source, times=model.times, busy=model.busy)
+            tables[model] += _retimed_group(directory, group, loaded[key], model)
+    return tables
 
 
-def _load(source: str, model: TimeModel) -> tuple[LoadedProgram, Simulation | None]:
-    loaded = load_program(source, times=model.times, busy=model.busy)
+def _retimed_group(
+    directory: Path, rows: Iterable[Row], loaded: LoadedProgram, model: TimeModel
+) -> list[Row]:
+    """The rows of one program."""
     known = loaded.production_map
-    return loaded, None if known is None else simulate(loaded.program, known, model.copy_order)
+    production = None if known is None else simulate(loaded.program, known, model.copy_order)
+    return [_retimed(directory, row, loaded, production, model) for row in rows]
 
 
 def _retimed(

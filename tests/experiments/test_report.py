@@ -8,10 +8,12 @@ import math
 import shutil
 import statistics
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
 
 from experiments.evaluate import EvaluationSettings, evaluate
 from experiments.inputs import load_program
@@ -27,9 +29,12 @@ from experiments.report.statistics import (
     summarise,
 )
 from experiments.results import TABLE, Row, TimeModel, read_rows
-from malloc_game.memory_map import MemoryMap
+from hlo_graphs.program import Loop, Program
+from malloc_game.memory_map import MemoryMap, Residency, Source
 from malloc_game.simulate import simulate
+from malloc_game.validate import validate
 from tests.malloc_game.small import program_of
+from tests.strategies import programs_with_maps
 
 PROGRAMS = ("lstm_forward.v5e", "lstm_forward.v5e.32MiB")
 
@@ -263,15 +268,70 @@ def test_why_a_tensor_is_slow() -> None:
     steps = [(9, "ra"), (1, "rb"), (1, "rc"), (9, "rd"), (1, "re"), (5, "rf")]
     sizes = {"a": 1, "b": 5, "c": 1, "d": 9, "e": 2, "f": 1}
     program = program_of(sizes, steps, capacity=8, forbidden="c")
-    found = {program.buffers[s.buffer].name: s.reason for s in slow_accesses(program, MemoryMap())}
-    assert found == {
+    found = slow_accesses(program, MemoryMap(), limit=6)
+    assert {program.buffers[s.buffer].name: s.reason for s in found} == {
         "a": Reason.NOT_WORTH,
-        "b": Reason.NOT_CHOSEN,
+        "b": Reason.MISSED,  # 8 idle ticks before it
         "c": Reason.NOT_ALLOWED,
         "d": Reason.TOO_LARGE,
-        "e": Reason.NOT_CHOSEN,
+        "e": Reason.MISSED,
         "f": Reason.NOT_WORTH,
     }
+
+
+def test_why_a_tensor_is_slow_in_a_loop() -> None:
+    """The copy of `a` costs 4 ticks, of which nothing hides any: worth it for three trips only."""
+    for trips, reason in ((1, Reason.NO_TIME), (3, Reason.MISSED)):
+        loop = Loop(0, 1, trips, 1.0, None)
+        program = program_of({"a": 4}, [(0, "ra")], loops=[loop])
+        (found,) = slow_accesses(program, MemoryMap(), limit=1)
+        assert found.reason is reason
+        assert found.cost_seconds == 4 * trips
+
+
+def test_an_access_has_no_room_beside_what_fills_the_memory() -> None:
+    program = program_of({"a": 8, "b": 1}, [(9, "ra"), (0, "ra rb"), (9, "ra")])
+    full = MemoryMap((Residency(0, 0, 0, 3, Source.COPIED, 0),))
+    (found, *_) = slow_accesses(program, full, limit=1)
+    assert found.reason is Reason.NO_ROOM
+
+
+@settings(max_examples=150)
+@given(programs_with_maps(max_accesses=16))
+def test_why_a_read_is_slow_is_what_trying_every_copy_shows(
+    case: tuple[Program, MemoryMap],
+) -> None:
+    """Every start and every address of a copy for this read alone, outside of loops."""
+    program, memory_map = case
+    assume(not program.loops)
+    latency = simulate(program, memory_map).latency_ticks
+    for slow in slow_accesses(program, memory_map, limit=16):
+        if slow.kind != "read" or slow.reason in (Reason.NOT_ALLOWED, Reason.NOT_WORTH):
+            continue
+        if slow.reason is Reason.TOO_LARGE:
+            assert slow.size_bytes > program.capacity_bytes
+            continue
+        found = [
+            simulate(program, candidate).latency_ticks
+            for candidate in copies_for(program, memory_map, slow.buffer, slow.step)
+            if not validate(program, candidate)
+        ]
+        if any(ticks < latency for ticks in found):
+            assert slow.reason is Reason.MISSED
+        elif found:
+            assert slow.reason is Reason.NO_TIME
+        else:
+            assert slow.reason in (Reason.NO_ROOM, Reason.NOT_ALONE)
+
+
+def copies_for(
+    program: Program, memory_map: MemoryMap, buffer: int, step: int
+) -> Iterator[MemoryMap]:
+    unit = program.machine.alignment_bytes
+    for offset in range(0, program.capacity_bytes, unit):
+        for start in range(step + 1):
+            added = Residency(buffer, offset, start, step + 1, Source.COPIED, step)
+            yield replace(memory_map, residencies=(*memory_map.residencies, added))
 
 
 def test_the_markdown_has_every_result(evaluated: Path) -> None:
