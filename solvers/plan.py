@@ -19,6 +19,8 @@ from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from solvers.timeline import Item, Lane, lanes_of, outermost_loop_within
 
+_LOW_HALF = (1 << 32) - 1
+
 MAX_WINDOW_STEPS = 512
 """A copy looks no further than this for idle time: longer windows only hold space."""
 
@@ -40,6 +42,7 @@ class Run:
       reserved: idle ticks per execution that its copies hold, as (step, ticks).
       stall_ticks: what its copies lack, weighted by repeat.
       copy_ticks: work of its copies, weighted by repeat.
+      slot: column in the plan's table of placed rectangles.
     """
 
     lane: int
@@ -54,6 +57,7 @@ class Run:
     reserved: list[tuple[int, int]] = field(default_factory=list)
     stall_ticks: float = 0.0
     copy_ticks: float = 0.0
+    slot: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class Plan:
         self.runs: dict[int, Run] = {}
         self._stalls = 0.0
         self.pinned: Pinned | None = None
+        self._pinned_slots: list[int] = []
         self.replaced: dict[int, tuple[int, int]] = {}
         self.blocked: dict[int, list[tuple[int, int]]] = {}
 
@@ -378,9 +383,8 @@ class Plan:
         return PinChange(self, before)
 
     def _unpin(self, pinned: Pinned) -> None:
-        size = self.size[pinned.buffer]
-        for r in pinned.residencies:
-            self._space.remove(r.start, r.end, r.offset_bytes // self.unit, size)
+        for slot in self._pinned_slots:
+            self._space.remove(slot)
         self._clock.set_slow(pinned.uses)
         self._clock.release(pinned.reserved)
         self._stalls -= pinned.stall_ticks
@@ -389,8 +393,10 @@ class Plan:
 
     def _pin(self, pinned: Pinned) -> None:
         size = self.size[pinned.buffer]
-        for r in pinned.residencies:
+        self._pinned_slots = [
             self._space.add(r.start, r.end, r.offset_bytes // self.unit, size)
+            for r in pinned.residencies
+        ]
         self._clock.set_fast(pinned.uses)
         self._clock.reserve(pinned.reserved)
         self._stalls += pinned.stall_ticks
@@ -637,7 +643,7 @@ class Plan:
 
     def _insert_placed(self, run: Run) -> None:
         lane = self.lanes[run.lane]
-        self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
+        run.slot = self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
         self.runs[id(run)] = run
         self._stalls += run.stall_ticks
         for position in range(run.first, run.last + 1):
@@ -651,8 +657,7 @@ class Plan:
 
     def _remove(self, run: Run) -> None:
         self._clock.release(run.reserved)
-        size = self.size[self.lanes[run.lane].buffer]
-        self._space.remove(run.start, run.end, run.offset, size)
+        self._space.remove(run.slot)
         del self.runs[id(run)]
         self._stalls -= run.stall_ticks
         for position in range(run.first, run.last + 1):
@@ -947,56 +952,64 @@ class _Clock:
 class _Space:
     """Placed rectangles over steps and alignment units.
 
-    Rows are starts, ends, low and high addresses, sorted by low address: the gaps between those
-    that hold space at some step come out in order.
+    Arrays of their own for starts, ends and addresses, as every query looks at all starts and
+    ends; an address is its low end times 2^32 plus its high end, so that sorting the few that
+    matter to a query sorts both. Slots are in no order.
     """
 
     def __init__(self, num_steps: int, capacity: int) -> None:
         self.capacity = capacity
         self.used: npt.NDArray[np.int64] = np.zeros(num_steps, dtype=np.int64)
-        self.table: npt.NDArray[np.int32] = np.zeros((4, 64), dtype=np.int32)
+        self.steps: npt.NDArray[np.int32] = np.zeros((2, 64), dtype=np.int32)
+        self.addresses: npt.NDArray[np.int64] = np.zeros(64, dtype=np.int64)
         self.count = 0
+        self.vacant: list[int] = []
 
     def peak(self, start: int, end: int) -> int:
         return int(self.used[start:end].max()) if end > start else 0
 
-    def add(self, start: int, end: int, low: int, size: int) -> None:
-        if self.count == self.table.shape[1]:
-            self.table = np.concatenate([self.table, np.zeros_like(self.table)], axis=1)
-        row = int(self.table[2, : self.count].searchsorted(low))
-        self.table[:, row + 1 : self.count + 1] = self.table[:, row : self.count]
-        self.table[:, row] = (start, end, low, low + size)
-        self.count += 1
+    def add(self, start: int, end: int, low: int, size: int) -> int:
+        if self.vacant:
+            slot = self.vacant.pop()
+        else:
+            slot = self.count
+            self.count += 1
+            if slot == len(self.addresses):
+                self.steps = np.concatenate([self.steps, np.zeros_like(self.steps)], axis=1)
+                self.addresses = np.concatenate([self.addresses, np.zeros_like(self.addresses)])
+        self.steps[0, slot], self.steps[1, slot] = start, end
+        self.addresses[slot] = low << 32 | low + size
         self.used[start:end] += size
+        return slot
 
-    def remove(self, start: int, end: int, low: int, size: int) -> None:
-        lows = self.table[2, : self.count]
-        first, last = lows.searchsorted(low), lows.searchsorted(low, side="right")
-        starts, ends, _, highs = self.table[:, first:last]
-        same = (starts == start) & (ends == end) & (highs == low + size)
-        row = int(first + same.argmax())
-        self.table[:, row : self.count - 1] = self.table[:, row + 1 : self.count]
-        self.count -= 1
-        self.used[start:end] -= size
+    def remove(self, slot: int) -> None:
+        start, end = self.steps[:, slot].tolist()
+        low, high = divmod(int(self.addresses[slot]), 1 << 32)
+        self.used[start:end] -= high - low
+        self.steps[:, slot] = 0
+        self.vacant.append(slot)
 
     def is_free(self, start: int, end: int, low: int, size: int) -> bool:
         if low + size > self.capacity:
             return False
-        below = int(self.table[2, : self.count].searchsorted(low + size))
-        starts, ends, _, highs = self.table[:, :below]
-        return not bool(((highs > low) & (starts < end) & (ends > start)).any())
+        near = self._near(start, end)
+        return not bool((((near >> 32) < low + size) & ((near & _LOW_HALF) > low)).any())
 
     def best_fit(self, start: int, end: int, size: int) -> int:
         """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
-        starts, ends, lows, highs = self.table[:, : self.count]
-        near = ((starts < end) & (ends > start)).nonzero()[0]
-        if not len(near):
-            return 0 if size <= self.capacity else -1
-        bounds = np.empty((2, len(near) + 1), dtype=np.int32)
+        near = self._near(start, end)
+        near.sort()
+        bounds = np.empty((2, len(near) + 1), dtype=np.int64)
         bounds[0, 0], bounds[1, -1] = 0, self.capacity
-        np.maximum.accumulate(highs[near], out=bounds[0, 1:])
-        bounds[1, :-1] = lows[near]
+        np.maximum.accumulate(near & _LOW_HALF, out=bounds[0, 1:])
+        np.right_shift(near, 32, out=bounds[1, :-1])
         gaps = bounds[1] - bounds[0]
         gaps[gaps < size] = self.capacity + 1
         best = int(gaps.argmin())
         return int(bounds[0, best]) if gaps[best] <= self.capacity else -1
+
+    def _near(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Addresses held at some step of `[start, end)`, in no order."""
+        starts, ends = self.steps[:, : self.count]
+        near: npt.NDArray[np.int64] = self.addresses[: self.count][(starts < end) & (ends > start)]
+        return near
