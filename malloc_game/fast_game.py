@@ -282,8 +282,16 @@ class GameWalk:
         self.best_wishes = game.wishes()
         self.best_hints = game.hints.copy()
         self._taken = game.wishes()
-        self._trial = game.wishes()
         self._values = np.zeros(2)
+        self._chain = kernels.Chain(
+            event_of_turn=game.event_of_turn,
+            wishes=self.wishes,
+            taken=self._taken,
+            trial=game.wishes(),
+            best_wishes=self.best_wishes,
+            best_hints=self.best_hints,
+            values=self._values,
+        )
         self.restart(wishes)
 
     @property
@@ -338,27 +346,16 @@ class GameWalk:
         """
         if hints is None:
             hints = self.game.hints[turns]
-        return int(
-            kernels.walk(
-                self.game.tables,
-                self._state,
-                self._bank,
-                self._stride,
-                self.game.event_of_turn,
-                self.wishes,
-                self._taken,
-                self._trial,
-                self.best_wishes,
-                self.best_hints,
-                self._values,
-                np.ascontiguousarray(turns, dtype=np.int64),
-                np.array(actions, dtype=np.int8, order="C"),
-                np.array(hints, dtype=np.int64, order="C"),
-                np.ascontiguousarray(thresholds, dtype=np.float64),
-                float(margin_ticks),
-                patience,
-            )
+        proposals = kernels.Proposals(
+            turns=np.ascontiguousarray(turns, dtype=np.int64),
+            actions=np.array(actions, dtype=np.int8, order="C"),
+            hints=np.array(hints, dtype=np.int64, order="C"),
+            thresholds=np.ascontiguousarray(thresholds, dtype=np.float64),
+            margin=np.array([margin_ticks], dtype=np.float64),
+            patience=np.array([patience], dtype=np.int64),
         )
+        tables, bank = self.game.tables, self._bank
+        return int(kernels.walk(tables, self._state, bank, self._stride, self._chain, proposals))
 
 
 def memory_map_of(program: Program, state: kernels.State) -> MemoryMap:

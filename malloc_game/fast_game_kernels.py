@@ -1129,76 +1129,118 @@ def _is_same(one: Actions, other: Actions, first: int) -> bool:
     return same
 
 
+class Chain(NamedTuple):
+    """A game that changes step by step, and the best one so far.
+
+    Attributes:
+      event_of_turn: `[num_turns]` row of each turn in the event table.
+      wishes: `[num_turns]` of the current game; its hints are the tables'.
+      taken: `[num_turns]` what was played in it.
+      trial: `[num_turns]` working memory.
+      best_wishes: `[num_turns]` of the best game.
+      best_hints: `[num_turns]` of the best game.
+      values: latency of the current game, of the best one, in ticks.
+    """
+
+    event_of_turn: Integers
+    wishes: Actions
+    taken: Actions
+    trial: Actions
+    best_wishes: Actions
+    best_hints: Integers
+    values: Floats
+
+
+class Proposals(NamedTuple):
+    """Changes to try one after another.
+
+    Attributes:
+      turns: `[proposals, changes]` turns to change, -1 for none.
+      actions: `[proposals, changes]` the new wishes; overwritten.
+      hints: `[proposals, changes]` the new hints; overwritten.
+      thresholds: `[proposals]` ticks by which a game may be worse than the current one.
+      margin: `[1]` ticks a game may be behind before it is given up.
+      patience: `[1]` checkpoints after the last change before it may be given up.
+    """
+
+    turns: Integers
+    actions: Actions
+    hints: Integers
+    thresholds: Floats
+    margin: Floats
+    patience: Integers
+
+
 @compiled
 def walk(
-    tables: Tables,
-    state: State,
-    bank: State,
-    stride: int,
-    event_of_turn: Integers,
-    wishes: Actions,
-    taken: Actions,
-    trial: Actions,
-    best: Actions,
-    best_hints: Integers,
-    values: Floats,
-    turns: Integers,
-    actions: Actions,
-    hints: Integers,
-    thresholds: Floats,
-    margin: float,
-    patience: int,
+    tables: Tables, state: State, bank: State, stride: int, chain: Chain, proposals: Proposals
 ) -> int:
     """A chain of games, each a few wishes away from the last accepted one.
 
     Args:
       tables: of the game.
       state: working memory.
-      bank: checkpoints of the game with `wishes`, as `record` leaves them.
+      bank: checkpoints of the current game, as `record` leaves them.
       stride: events between checkpoints.
-      event_of_turn: `[num_turns]`.
-      wishes: `[num_turns]`, the start; receives the last accepted game.
-      taken: `[num_turns]`, what was played with `wishes`; kept up to date.
-      trial: `[num_turns]` working memory.
-      best: `[num_turns]`, the wishes of the best game; kept up to date.
-      best_hints: `[num_turns]`, its hints; those of the current game are the tables'.
-      values: latency of the current game, of the best one.
-      turns: `[proposals, changes]` turns to change, -1 for none.
-      actions: `[proposals, changes]` the new wishes; overwritten.
-      hints: `[proposals, changes]` the new hints; overwritten.
-      thresholds: `[proposals]` ticks by which a game may be worse than the current one.
-      margin: ticks a game may be behind before it is given up.
-      patience: checkpoints after the last change before it may be given up.
+      chain: where it begins; kept up to date.
+      proposals: what is tried.
 
     Returns:
       The number of games played, those given up included.
     """
     played = 0
     agreed = 0
-    for proposal in range(turns.shape[0]):
-        mine = turns[proposal]
-        wish, hint = actions[proposal], hints[proposal]
-        event = _first_change(tables, event_of_turn, wishes, mine, wish, hint)
-        if event == tables.events.shape[0]:
-            continue
-        played += 1
-        first = event // stride
-        settled = _last_change(event_of_turn, mine) // stride + patience
-        _swap(tables, wishes, mine, wish, hint, True)
-        agreed = _load(bank, first, state, agreed)
-        latency = _replay(tables, state, bank, stride, first, settled, margin, wishes, trial)
-        if latency > values[0] + thresholds[proposal]:
-            _swap(tables, wishes, mine, wish, hint, False)
-            continue
-        if latency == values[0] and not _moves(tables, mine, hint):
-            turn = int(np.searchsorted(event_of_turn, first * stride))
-            if _is_same(trial, taken, turn):
-                continue
-        values[0] = record(tables, state, bank, stride, first, agreed, wishes, taken)
-        agreed = state.counters[CNT_ENDED]
-        if latency < values[1]:
-            values[1] = latency
-            for each in range(wishes.size):
-                best[each] = wishes[each]
-                best_hints[each] = tables.hints[each]
+    for row in range(proposals.turns.shape[0]):
+        event = _first_change(
+            tables,
+            chain.event_of_turn,
+            chain.wishes,
+            proposals.turns[row],
+            proposals.actions[row],
+            proposals.hints[row],
+        )
+        if event < tables.events.shape[0]:
+            played += 1
+            agreed = _try_change(tables, state, bank, stride, chain, proposals, row, event, agreed)
     return played
+
+
+@compiled
+def _try_change(
+    tables: Tables,
+    state: State,
+    bank: State,
+    stride: int,
+    chain: Chain,
+    proposals: Proposals,
+    row: int,
+    event: int,
+    agreed: int,
+) -> int:
+    """Plays the proposal in `row`, whose first change is at `event`; accepts it or takes it back.
+
+    `agreed`, before and after, is as in `_load`.
+    """
+    turns, actions, hints = proposals.turns[row], proposals.actions[row], proposals.hints[row]
+    values, first = chain.values, event // stride
+    settled = _last_change(chain.event_of_turn, turns) // stride + proposals.patience[0]
+    margin = proposals.margin[0]
+    _swap(tables, chain.wishes, turns, actions, hints, True)
+    agreed = _load(bank, first, state, agreed)
+    latency = _replay(
+        tables, state, bank, stride, first, settled, margin, chain.wishes, chain.trial
+    )
+    if latency > values[0] + proposals.thresholds[row]:
+        _swap(tables, chain.wishes, turns, actions, hints, False)
+        return agreed
+    if latency == values[0] and not _moves(tables, turns, hints):
+        turn = int(np.searchsorted(chain.event_of_turn, first * stride))
+        if _is_same(chain.trial, chain.taken, turn):
+            return agreed
+    values[0] = record(tables, state, bank, stride, first, agreed, chain.wishes, chain.taken)
+    if latency < values[1]:
+        values[1] = latency
+        for each in range(chain.wishes.size):
+            chain.best_wishes[each] = chain.wishes[each]
+            chain.best_hints[each] = tables.hints[each]
+    return int(state.counters[CNT_ENDED])

@@ -45,7 +45,7 @@ NARROWING = 32
 PATIENCE = 16
 """Items that all lanes play side by side before that."""
 
-LONG_GAME_ITEMS = 1024
+LONG_GAME_ITEMS = 1536
 """Shorter games do without: their runs are not long enough to be worth compiling two batches."""
 
 SEARCH_WAYS = 8
