@@ -111,6 +111,7 @@ class _Files:
     cycles: Path | None
     points: Path | None
     bufferinfo: Path | None
+    allocinfo: Path | None
     buffer_assignment: Path | None
 
 
@@ -135,7 +136,7 @@ def _files(
     given_cycles = None if cycles is None else Path(cycles)
     if bundle is None:
         name = "stdin" if str(source) == "-" else Path(source).name.split(".")[0]
-        return _Files(name, None, given_production, given_cycles, None, None, None)
+        return _Files(name, None, given_production, given_cycles, None, None, None, None)
     is_its_chip = bundle.chip in (None, machine.name)
     return _Files(
         name=bundle.key,
@@ -145,6 +146,7 @@ def _files(
         cycles=given_cycles or bundle.cycles,
         points=bundle.points,
         bufferinfo=bundle.bufferinfo if is_its_chip else None,
+        allocinfo=bundle.allocinfo if is_its_chip else None,
         buffer_assignment=bundle.buffer_assignment,
     )
 
@@ -174,6 +176,7 @@ def _from_hlo(
             files.name, capacity_bytes=_native_capacity(machine, files.chip, cycles), busy=busy
         ),
         () if files.bufferinfo is None else bundles.read_bufferinfo(files.bufferinfo),
+        () if files.allocinfo is None else bundles.read_allocinfo(files.allocinfo),
     )
     loaded = LoadedProgram(lowered.program, lowered, _production_map(lowered, files))
     if capacity_bytes is None:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from hlo_graphs.accesses import LeafAccess, is_forwarding, leaf_accesses
 from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
-from hlo_graphs.bundle import BufferInfo
+from hlo_graphs.bundle import AllocationInfo, BufferInfo
 from hlo_graphs.chips import Chip
 from hlo_graphs.dataflow import HloValue
 from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
@@ -111,6 +111,7 @@ def lower(
     times: Times,
     options: LoweringOptions,
     buffer_info: Collection[BufferInfo] = (),
+    allocations: Collection[AllocationInfo] = (),
 ) -> Lowered:
     """The program of a scheduled module on a chip.
 
@@ -121,6 +122,7 @@ def lower(
       options: see there.
       buffer_info: the compiler's own table of the buffers it considered; decides
         `fast_allowed` where given, XLA's rules do otherwise.
+      allocations: the blocks of fast memory it gave away, if `buffer_info` is given.
 
     Raises:
       InputError: if the module has no entry computation to schedule or its figures do not fit.
@@ -128,7 +130,29 @@ def lower(
     aliases = analyse_aliases(module)
     schedule = flatten_schedule(module)
     lowering = _Lowering(module, chip, times, options, aliases, schedule)
-    return lowering.run(frozenset(_listed_values(buffer_info)) if buffer_info else None)
+    return lowering.run(_considered(buffer_info, allocations) if buffer_info else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Considered:
+    """What the compiler may have placed in fast memory.
+
+    Attributes:
+      listed: the (instruction, index) of what its table lists.
+      unlisted_sizes_bytes: sizes of what it placed although no row lists it: the parameter that
+        it prefetches across programs.
+    """
+
+    listed: frozenset[tuple[str, ShapeIndex]]
+    unlisted_sizes_bytes: frozenset[int]
+
+
+def _considered(
+    buffer_info: Collection[BufferInfo], allocations: Collection[AllocationInfo]
+) -> _Considered:
+    ids = {info.buffer_id for info in buffer_info}
+    unlisted = {block.size_bytes for block in allocations if block.buffer_id not in ids}
+    return _Considered(frozenset(_listed_values(buffer_info)), frozenset(unlisted))
 
 
 def _listed_values(buffer_info: Iterable[BufferInfo]) -> Iterator[tuple[str, ShapeIndex]]:
@@ -148,7 +172,7 @@ class _Lowering:
     aliases: AliasAnalysis
     schedule: FlatSchedule
 
-    def run(self, listed: frozenset[tuple[str, ShapeIndex]] | None) -> Lowered:
+    def run(self, considered: _Considered | None) -> Lowered:
         step_times = tuple(self.accesses)
         buffer_ids = {hlo_buffer: i for i, hlo_buffer in enumerate(self._placeable_buffers())}
         tick_seconds = self._tick_seconds()
@@ -160,7 +184,8 @@ class _Lowering:
         )
         origins = _first_writes(instructions)
         buffers = tuple(
-            self._buffer(hlo_buffer, origins.get(i), listed) for hlo_buffer, i in buffer_ids.items()
+            self._buffer(hlo_buffer, origins.get(i), considered)
+            for hlo_buffer, i in buffer_ids.items()
         )
         program = Program(
             name=self.options.name,
@@ -280,7 +305,7 @@ class _Lowering:
         self,
         hlo_buffer: int,
         first_write: int | None,
-        listed: frozenset[tuple[str, ShapeIndex]] | None,
+        considered: _Considered | None,
     ) -> Buffer:
         values = [self.aliases.values[v] for v in self.aliases.buffers[hlo_buffer].values]
         shapes = self._shapes(hlo_buffer)
@@ -294,7 +319,7 @@ class _Lowering:
             size_bytes=-(-size_bytes // self.chip.alignment_bytes) * self.chip.alignment_bytes,
             origin=BEFORE_PROGRAM if given or first_write is None else first_write,
             live_out=hlo_buffer in self._live_out,
-            fast_allowed=self._may_be_fast(values, shapes, size_bytes, is_parameter, listed),
+            fast_allowed=self._may_be_fast(values, shapes, size_bytes, is_parameter, considered),
             is_parameter=is_parameter,
             is_undefined=allocated,
             shape=str(shapes[largest]),
@@ -320,7 +345,7 @@ class _Lowering:
         shapes: Sequence[Shape],
         size_bytes: int,
         is_parameter: bool,
-        listed: frozenset[tuple[str, ShapeIndex]] | None,
+        considered: _Considered | None,
     ) -> bool:
         """What the compiler's table lists, where there is one; XLA's own rule otherwise.
 
@@ -329,11 +354,14 @@ class _Lowering:
         """
         if all(shape.num_elements <= 1 for shape in shapes):
             return False
-        if listed is None or any((v.instruction, v.index) in listed for v in values):
+        if considered is None:
+            return True
+        if any((v.instruction, v.index) in considered.listed for v in values):
             return True
         if size_bytes > self.capacity_bytes:
             return True
-        return is_parameter and size_bytes > ALWAYS_LISTED_BYTES
+        is_unlisted = size_bytes > ALWAYS_LISTED_BYTES
+        return is_parameter and (is_unlisted or size_bytes in considered.unlisted_sizes_bytes)
 
     @cached_property
     def _live_out(self) -> frozenset[int]:

@@ -32,10 +32,15 @@ MODULES = {
 
 CORPUS: Mapping[str, int] = {
     "alphatensor_infer.v5e": 1,
+    "bert_base_train.v5e": 0,
+    "convnext_tiny_infer.v5e": 0,
+    "dcgan_train.v5e": 0,
     "deepfm_train.v5e": 1,
+    "densenet121_infer.v5e": 0,
     "dit_infer.v5e": 0,
     "dlrm_infer.v5e": 1,
     "early_exit_infer.v5e": 1,
+    "efficientnet_b0_infer.v5e": 0,
     "evoformer_infer.v5e": 0,
     "flash_attention_forward.v5e": 1,
     "flash_attention_forward.v5e.32MiB": 0,

@@ -35,7 +35,7 @@ def _keras_model(name: str, policy: str, pixels: int) -> Any:
 
     keras.config.set_dtype_policy(policy)
     options: dict[str, Any] = {"weights": None, "input_shape": (pixels, pixels, 3)}
-    if name.startswith(("Efficient", "ConvNeXt")):
+    if name.startswith("ConvNeXt"):
         options["include_preprocessing"] = False
     return getattr(keras.applications, name)(**options)
 

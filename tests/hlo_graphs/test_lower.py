@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hlo_graphs.bundle import BufferInfo, ValueName
+from hlo_graphs.bundle import AllocationInfo, BufferInfo, ValueName
 from hlo_graphs.chips import find_chip
 from hlo_graphs.lower import Lowered, LoweringOptions, lower
 from hlo_graphs.parser import parse_module
@@ -169,6 +169,16 @@ def test_the_compilers_table_decides_what_may_be_fast() -> None:
     allowed = {b.name for b in program.buffers if b.fast_allowed}
     # Parameters over 64 KiB are left out of the table when they are prefetched across programs.
     assert allowed == {"x{}", "w{}", "y{}"}
+
+
+def test_a_small_parameter_that_the_compiler_placed_unlisted_may_be_fast() -> None:
+    """DCGAN's noise, of 32 KiB, is prefetched across programs and in no row of the table."""
+    small = STRAIGHT.replace("[256,128]", "[64,128]").replace("[32768]", "[8192]")
+    row = BufferInfo(1, ValueName(1, "y", (), False), "<1 y>", 0.0, 32768, 2, (), False)
+    blocks = [AllocationInfo(1, 32768, 0, 2, 3), AllocationInfo(2, 32768, 32768, 0, 5)]
+    for allocations, allowed in ((blocks[:1], {"y{}"}), (blocks, {"x{}", "w{}", "y{}"})):
+        program = lowered(small, buffer_info=(row,), allocations=allocations).program
+        assert {b.name for b in program.buffers if b.fast_allowed} == allowed
 
 
 def test_the_stricter_reading_keeps_the_bus_busy_for_all_of_a_slow_access() -> None:
