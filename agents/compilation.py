@@ -26,7 +26,7 @@ def keep_compiled_code() -> Path:
     default = Path.home() / ".cache" / "malloc-game" / "compiled"
     folder = Path(os.environ.get(CACHE_VARIABLE, default))
     jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # type: ignore[no-untyped-call]
     return folder
 
 

@@ -94,13 +94,13 @@ class ProgramSet:
 
     Attributes:
       members: the programs.
-      arrays: `ProgramArrays` with a leading axis of programs.
+      arrays: `ProgramArrays` with a leading axis of programs, on the host.
       units: `[P]` float32 return units.
     """
 
     members: tuple[PlayedProgram, ...]
     arrays: ProgramArrays
-    units: jax.Array
+    units: NDArray[np.float32]
 
     @staticmethod
     def of(programs: Sequence[Program]) -> ProgramSet:
@@ -120,8 +120,9 @@ class ProgramSet:
                 )
         bucket = common_bucket([bucket_for(member.table) for member in members])
         stacked = [program_arrays(member.table, bucket) for member in members]
-        arrays: ProgramArrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked)
-        units = jnp.array([member.return_unit for member in members], dtype=jnp.float32)
+        # On the host: there every operation is at hand, on the device each is compiled first.
+        arrays: ProgramArrays = jax.tree.map(lambda *leaves: np.stack(leaves), *stacked)
+        units = np.array([member.return_unit for member in members], dtype=np.float32)
         return ProgramSet(members, arrays, units)
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class Baselines:
 
     def __init__(self, programs: ProgramSet) -> None:
         self._num_items = np.array([member.table.num_items for member in programs.members])
-        self.units = np.asarray(programs.units)
+        self.units = programs.units
         self.curves = np.zeros((len(programs), programs.bucket.num_items + 1), dtype=np.float32)
 
     def set_incumbent(

@@ -23,11 +23,11 @@ from agents.config import AgentConfig, SearchConfig
 from agents.games import NO_ACTION, Game, Source, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
-from agents.programs import Baselines, NothingToPlayError, ProgramSet
+from agents.programs import OUTLOOK_COLUMNS, Baselines, NothingToPlayError, ProgramSet
 from agents.rows import OBSERVED
 from agents.search import choose
 from malloc_game.observation import Observation, observation_specs
-from malloc_game.state import Action, State, first_state
+from malloc_game.state import Action, ProgramArrays, State, first_state
 
 
 class Moves(NamedTuple):
@@ -137,7 +137,7 @@ class SelfPlay:
 
     def __init__(self, programs: ProgramSet, config: AgentConfig, planner: Planner) -> None:
         self.programs, self.config, self.planner = programs, config, planner
-        self._starts: State = jax.vmap(first_state)(programs.arrays)
+        self._starts: State = jax.device_get(_first_states(programs.arrays))
         self._next_program = 0
         self.restart()
 
@@ -146,7 +146,9 @@ class SelfPlay:
         actors = self.config.play.actors
         self._plans = np.empty((actors, self.programs.bucket.num_items), dtype=np.int8)
         self._lanes = [self._new_game(actor) for actor in range(actors)]
-        self._states: State = jax.tree.map(lambda leaf: leaf[self._index()], self._starts)
+        index = self._index()
+        self._states: State = jax.tree.map(lambda leaf: leaf[index], self._starts)
+        self._arrays: tuple[NDArray[np.intp], ProgramArrays] | None = None
 
     def play(
         self,
@@ -194,11 +196,13 @@ class SelfPlay:
         """The boards as they stand, and their plans `[B, items]`."""
         return self._boards(baselines), jnp.asarray(self._plans)
 
-    def example_view(self, baselines: Baselines) -> View:
+    def example_view(self) -> View:
         """A view of the shapes that networks get, of nothing."""
-        shapes = jax.eval_shape(view_of, self._boards(baselines))
-        view: View = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return view
+        specs = observation_specs()
+        observation: Observation = jax.tree.map(
+            lambda spec: np.zeros((1, *spec.shape), dtype=spec.dtype), specs
+        )
+        return View(observation, jnp.asarray(np.zeros((1, OUTLOOK_COLUMNS), dtype=np.float32)))
 
     @property
     def num_bytes(self) -> int:
@@ -251,11 +255,18 @@ class SelfPlay:
 
     def _boards(self, baselines: Baselines) -> Boards:
         index = self._index()
-        # Games of one program share its arrays, which the compiled game reads faster.
-        chosen = 0 if len(self.programs) == 1 else index
-        arrays = jax.tree.map(lambda leaf: leaf[chosen], self.programs.arrays)
-        curves = jnp.asarray(baselines.curves[index])
-        return Boards(arrays, self._states, curves, self.programs.units[index])
+        curves, units = baselines.curves[index], self.programs.units[index]
+        chosen = self._chosen(index)
+        return Boards(chosen, self._states, jnp.asarray(curves), jnp.asarray(units))
+
+    def _chosen(self, index: NDArray[np.intp]) -> ProgramArrays:
+        """Arrays of the programs `[B]`, on the device; kept while actors play the same."""
+        if self._arrays is None or not np.array_equal(self._arrays[0], index):
+            # Games of one program share its arrays, which the compiled game reads faster.
+            chosen = 0 if len(self.programs) == 1 else index
+            arrays = jax.tree.map(lambda leaf: leaf[chosen], self.programs.arrays)
+            self._arrays = (index, jax.device_put(arrays))
+        return self._arrays[1]
 
     def _new_game(self, actor: int) -> _Lane:
         program = self._next_program
@@ -270,7 +281,8 @@ class SelfPlay:
             return states
         again = np.zeros(len(self._lanes), dtype=bool)
         again[finished] = True
-        restarted: State = _put_back(states, self._starts, self._index(), again)
+        begun = jax.tree.map(lambda leaf: leaf[self._index()], self._starts)
+        restarted: State = _put_back(states, begun, again)
         return restarted
 
     def _game(self, lane: _Lane, birth_update: int) -> Game:
@@ -349,13 +361,17 @@ def _without_opening(moves: Moves) -> tuple[float, Moves]:
     return opening, kept
 
 
-@jax.jit
-def _put_back(states: State, starts: State, index: jax.Array, again: jax.Array) -> State:
-    def choose_leaf(state: jax.Array, start: jax.Array) -> jax.Array:
-        wide = again.reshape(-1, *([1] * (state.ndim - 1)))
-        return jnp.where(wide, start[index], state)
+_first_states = jax.jit(jax.vmap(first_state))
 
-    put: State = jax.tree.map(choose_leaf, states, starts)
+
+@jax.jit
+def _put_back(states: State, begun: State, again: jax.Array) -> State:
+    """`begun` where `again` `[B]`, else `states`."""
+
+    def choose_leaf(state: jax.Array, start: jax.Array) -> jax.Array:
+        return jnp.where(again.reshape(-1, *([1] * (state.ndim - 1))), start, state)
+
+    put: State = jax.tree.map(choose_leaf, states, begun)
     return put
 
 

@@ -8,7 +8,7 @@ classical solvers, shows the agent their maps, and returns the best of all.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import numpy as np
 from agents.adaptation import AdaptationConfig, actions_by_item, adapt
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
-from agents.config import AgentConfig, preset_named
+from agents.config import AgentConfig, SearchConfig, preset_named
 from agents.games import Game, Source
 from agents.generalist import WEIGHTS
 from agents.programs import NothingToPlayError
 from agents.self_play import Plan
-from agents.trainer import Trainer
+from agents.trainer import Trainer, TrainReport
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.memory_map import MemoryMap
 from solvers.evaluate import simulated_latency
@@ -47,8 +47,11 @@ SOLVERS = (*(learning.value for learning in Learning), "agent-prod")
 _BASELINE_SHARE = 0.1
 """Part of the time limit that each classical solver of `agent-prod` may take."""
 
-_LEARNING_SHARE = 0.35
-"""Part of the time left after the network's first games that is kept for learning."""
+_COMPILE_SECONDS = 40.0
+"""What search and learning may take to be compiled: with less time left they are not begun."""
+
+_TABLE_SHARE = 0.6
+"""Part of the time after the network's first games that the table gets, if there is enough."""
 
 
 @dataclass
@@ -142,7 +145,10 @@ class AgentSolver:
                 game.play_policy()
             if self.learning is Learning.ADAPTED:
                 game.adapt_table()
-            game.play_on(learn=self.learning is not Learning.NONE)
+            if self.learning is Learning.SCRATCH or game.may_compile():
+                game.play_on(learn=self.learning is not Learning.NONE)
+            elif self.learning is Learning.NONE:
+                game.play_policy_on()
         except NothingToPlayError as error:
             found.notes.append(str(error))
 
@@ -176,10 +182,8 @@ class _Playing:
 
     def play_policy(self) -> None:
         """Every actor plays once what the network's policy says, the first without any noise."""
-        config = self.trainer.config
-        policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
-        while self.trainer.num_games < config.play.actors:
-            self.trainer.run_chunk(policy, learn=False)
+        while self.trainer.num_games < self.trainer.config.play.actors:
+            self.trainer.run_chunk(self._policy, learn=False)
             self._offer()
             if self.found.deadline.remaining_seconds <= 0:
                 break
@@ -192,7 +196,9 @@ class _Playing:
         if not games or deadline.remaining_seconds <= 0:
             return
         member = trainer.programs.members[0]
-        rest = _LEARNING_SHARE * deadline.remaining_seconds
+        rest = (1 - _TABLE_SHARE) * deadline.remaining_seconds
+        if rest < _COMPILE_SECONDS:
+            rest = 0.0
         rng = np.random.default_rng(self.found.request.seed)
         best = games[0].latency_ticks
         for last in adapt(member, games, AdaptationConfig(), rng):
@@ -207,16 +213,35 @@ class _Playing:
         trainer.self_play.restart()
         self._note("table")
 
+    def may_compile(self) -> bool:
+        """Whether enough time is left for search to be compiled, and be of some use."""
+        return self.found.deadline.remaining_seconds >= _COMPILE_SECONDS
+
     def play_on(self, *, learn: bool) -> None:
-        """Games with search, as long as the next chunk fits the time that is left."""
-        longest_seconds: float | None = None
-        while self.found.deadline.remaining_seconds > (longest_seconds or 0.0):
-            report = self.trainer.run_chunk(learn=learn)
-            self._offer()
-            # The first chunk is compiled, which those after it are not.
-            took = report.play_seconds + report.learn_seconds
-            longest_seconds = 0.0 if longest_seconds is None else max(longest_seconds, took)
+        """Games with search until the time is up."""
+        # The first chunk is compiled, which those after it are not.
+        self.trainer.run_chunk(learn=learn)
+        self._play_chunks(lambda: self.trainer.run_chunk(learn=learn))
         self._note("search and learning" if learn else "search")
+
+    def play_policy_on(self) -> None:
+        """More games by the policy until the time is up: of each other's beginnings, and near."""
+        self._play_chunks(lambda: self.trainer.run_chunk(self._policy, learn=False))
+        self._note("policy near its best")
+
+    def _play_chunks(self, chunk: Callable[[], TrainReport]) -> None:
+        """As long as the next fits the time that is left."""
+        longest_seconds = 0.0
+        while self.found.deadline.remaining_seconds > longest_seconds:
+            report = chunk()
+            longest_seconds = max(longest_seconds, report.play_seconds + report.learn_seconds)
+            self._offer()
+        self._offer()
+
+    @property
+    def _policy(self) -> SearchConfig:
+        """No search; the first actor without noise."""
+        return replace(self.trainer.config.search, simulations=0, least_gumbel_scale=0.0)
 
     def _counts(self, game: Game) -> bool:
         return not self.own or game.source is Source.SELF_PLAY

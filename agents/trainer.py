@@ -99,7 +99,7 @@ class Trainer:
         self._best_own: list[Game | None] = [None] * len(self.programs)
         self.num_chunks, self.num_games, self.num_moves = 0, 0, 0
         self.self_play = SelfPlay(self.programs, config, self._plan)
-        view = self.self_play.example_view(self.baselines)
+        view = self.self_play.example_view()
         self.learner = learner or Learner(config, view, first_key, params)
         self._targets = Targets(self.baselines, config.replay, config.unroll_steps)
 
