@@ -217,7 +217,7 @@ PRESETS: Mapping[str, AgentConfig] = {
         network=NetworkConfig(width=128, channels=16, window_width=32, blocks=2),
         search=SearchConfig(simulations=8, least_gumbel_scale=0.0),
         play=PlayConfig(actors=32, moves=32),
-        replay=ReplayConfig(capacity_decisions=40_000),
+        replay=ReplayConfig(capacity_decisions=100_000),
         learn=LearnConfig(
             batch_size=256,
             learning_rate=1e-3,

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from experiments.inputs import need_extra
 from hlo_graphs.errors import InputError
+from solvers.portfolio import PortfolioSolver
 from solvers.solver import Solver, solver_named, solver_names
 
-AGENTS = ("agent", "agent-generalist", "agent-scratch", "agent-prod")
+WITH_AGENT = "portfolio-agent"
+"""The portfolio with the agent among its members."""
+
+AGENTS = ("agent", "agent-generalist", "agent-scratch", "agent-prod", WITH_AGENT)
 """Solvers of the optional extra "train"; nothing of it is imported before they are asked for."""
 
 
@@ -32,6 +36,8 @@ def any_solver_named(name: str, checkpoint: Path | None = None) -> Solver:
         need_extra("mctx", "train", f"the solver {name!r}")
         from agents.solver import agent_named
 
+        if name == WITH_AGENT:
+            return PortfolioSolver(extra=(agent_named("agent", checkpoint),))
         return agent_named(name, checkpoint)
     if checkpoint is not None:
         raise InputError(f"solver {name!r} has no use for a checkpoint")

@@ -18,6 +18,7 @@ from agents.league import League, parted_by_size
 from agents.solver import AgentSolver, Learning, agent_named
 from agents.trainer import Trainer
 from experiments.generalist import METRICS, GeneralistSettings, generated_programs, train_generalist
+from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from malloc_game.generator import random_program
@@ -25,6 +26,7 @@ from malloc_game.known_optimum import KnownOptimum, known_optimum_program
 from malloc_game.simulate import simulate
 from malloc_game.turn_table import turn_table
 from malloc_game.validate import check
+from solvers.portfolio import PortfolioSolver
 from solvers.solver import SolveRequest
 
 
@@ -158,6 +160,13 @@ def test_with_time_to_compile_it_searches_too(
 def test_weights_are_of_no_use_from_scratch() -> None:
     with pytest.raises(InputError, match="no use for a checkpoint"):
         agent_named("agent-scratch", Path("weights"))
+
+
+def test_the_portfolio_takes_the_agent_up_first() -> None:
+    solver = any_solver_named("portfolio-agent")
+    assert isinstance(solver, PortfolioSolver)
+    assert solver.schedule[0].solver == AgentSolver(Learning.ADAPTED)
+    assert solver.schedule[1:] == PortfolioSolver().schedule
 
 
 def test_generated_programs_differ_and_are_drawn_from_the_seed() -> None:
