@@ -32,6 +32,7 @@ MODULES = {
 
 CORPUS: Mapping[str, int] = {
     "alphatensor_infer.v5e": 1,
+    "alphatensor_train.v5e": 0,
     "bert_base_train.v5e": 0,
     "convnext_tiny_infer.v5e": 0,
     "dcgan_train.v5e": 0,
