@@ -42,7 +42,10 @@ Tree = TypeVar("Tree")
 NARROWING = 32
 """One in so many lanes of a batch fits the narrow batch in which the last busy ones play on."""
 
-PATIENCE = 16
+WIDE = 8
+"""Batches of fewer lanes stay together."""
+
+PATIENCE = 4
 """Items that all lanes play side by side before that."""
 
 LONG_GAME_ITEMS = 1536
@@ -671,7 +674,8 @@ def _play_on(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
     once all have had some items: taking lanes out and putting them back costs as much as those.
     """
     width = lanes.active.shape[0]
-    few = width // NARROWING if arrays.bucket.num_items >= LONG_GAME_ITEMS else 0
+    narrows = width >= WIDE and arrays.bucket.num_items >= LONG_GAME_ITEMS
+    few = max(1, width // NARROWING) if narrows else 0
 
     def is_wide(carry: tuple[jax.Array, _Lanes]) -> jax.Array:
         played, lanes = carry
@@ -697,11 +701,7 @@ def _play_few(arrays: ProgramArrays, lanes: _Lanes, few: int) -> _Lanes:
     width = lanes.active.shape[0]
     busy = jnp.flatnonzero(lanes.active, size=few, fill_value=width)
     narrow = _map(lambda leaf: leaf.at[busy].get(mode="clip"), lanes)
-    narrow = jax.lax.while_loop(
-        lambda lanes: jnp.any(lanes.active),
-        lambda lanes: _play_item(arrays, lanes),
-        narrow._replace(active=busy < width),
-    )
+    narrow = _play_on(arrays, narrow._replace(active=busy < width))
     return _map(lambda leaf, part: leaf.at[busy].set(part, mode="drop"), lanes, narrow)
 
 

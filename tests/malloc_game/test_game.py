@@ -215,7 +215,7 @@ def test_turn_table_lists_the_turns_of_the_witness() -> None:
 def test_lanes_that_play_on_in_a_narrow_batch_play_the_same_game(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Batches of 32 narrow to one lane after `PATIENCE` items, batches of 8 never do."""
+    """Batches of 32 narrow to one lane after `PATIENCE` items, batches of 4 never do."""
     monkeypatch.setattr(rules, "LONG_GAME_ITEMS", 0)
     program = random_program(3, num_accesses=150, pressure=6.0, max_size_units=8)
     arrays = program_arrays(program)
@@ -228,8 +228,10 @@ def test_lanes_that_play_on_in_a_narrow_batch_play_the_same_game(
         wishes = rng.choice(3, size=32, p=(0.1, 0.1, 0.8))
         actions = jnp.where(wide.legal[np.arange(32), wishes], wishes, Action.DROP)
         after, rewards = step(arrays, wide, actions)
-        parts = [jax.tree.map(lambda leaf, at=at: leaf[at : at + 8], wide) for at in (0, 8, 16, 24)]
-        done = [step(arrays, part, actions[8 * i : 8 * i + 8]) for i, part in enumerate(parts)]
+        parts = [
+            jax.tree.map(lambda leaf, at=at: leaf[at : at + 4], wide) for at in range(0, 32, 4)
+        ]
+        done = [step(arrays, part, actions[4 * i : 4 * i + 4]) for i, part in enumerate(parts)]
         alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
         assert same_state((after, rewards), alone)
         runs = np.sort(after.cursor - wide.cursor)
