@@ -46,7 +46,7 @@ WIDE = 8
 """Batches of fewer lanes stay together."""
 
 PATIENCE = 4
-"""Items that all lanes play side by side before that."""
+"""Items that all lanes of a batch play side by side before they part."""
 
 LONG_GAME_ITEMS = 1536
 """Shorter games do without: their runs are not long enough to be worth compiling two batches."""
