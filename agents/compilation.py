@@ -78,8 +78,8 @@ def needs_of(trainer: Trainer) -> Needs:
     return Needs(
         games_bytes=games,
         tree_bytes=actors * nodes * (_NODE_BYTES + embedding) if nodes > 1 else 0,
-        # Room to move in: `agents.rows.RowStore` is at most four times what it holds.
-        replay_bytes=4 * config.replay.capacity_decisions * trainer.self_play.decision_bytes,
+        # Room to move in: `agents.rows.RowStore` is some two times what it holds.
+        replay_bytes=2 * config.replay.capacity_decisions * trainer.self_play.decision_bytes,
         parameters=trainer.learner.num_parameters,
         compile_seconds=_COMPILE_SECONDS[config.search.model],
     )

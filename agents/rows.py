@@ -143,8 +143,9 @@ class RowStore:
         elif self.last + len(rows) > len(self.rows):
             kept = self.rows.slice(self.first, self.last)
             needed = live + len(rows)
-            if 2 * needed > len(self.rows):
-                self.rows = kept.resized(4 * needed)
+            # Moving must leave room for a good part of what is held, or it happens too often.
+            if 3 * needed > 2 * len(self.rows):
+                self.rows = kept.resized(2 * needed)
             else:
                 self.rows.put(0, kept)
             self.first, self.last = 0, live
