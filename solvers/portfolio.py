@@ -11,12 +11,11 @@ any member's. Source: issue "Bounds, and opponents nobody can call weak", item 5
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import pickle
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -24,9 +23,9 @@ from typing import Any
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.validate import validate
-from solvers.children import start_child
 from solvers.evaluate import simulated_latency
 from solvers.greedy import GreedySolver
+from solvers.member_process import Noticeboard, guarded, start_member
 from solvers.solver import (
     Deadline,
     Progress,
@@ -146,7 +145,6 @@ class _Running:
     process: Any = None
     thread: threading.Thread | None = None
     events: queue.Queue[object] = field(default_factory=queue.Queue)
-    offered: MemoryMap | None = None
 
 
 class _PortfolioRun:
@@ -164,7 +162,7 @@ class _PortfolioRun:
         self.failed: set[str] = set()
         self.useless: set[str] = set()
         self.pending = [member for _ in range(_MAX_ROUNDS) for member in schedule]
-        self.context = multiprocessing.get_context("spawn")
+        self.board = Noticeboard()
 
     def begin(self) -> None:
         """The maps handed in, and greedy."""
@@ -225,6 +223,7 @@ class _PortfolioRun:
         for running in list(self.running):
             self._drain(running)
             self._stop(running)
+        self.board.close()
 
     def solution(self) -> Solution:
         """The incumbent, timed with the requested copy order."""
@@ -268,20 +267,11 @@ class _PortfolioRun:
             best_known=None,
         )
         running = _Running(member, Deadline.after(seconds + _GRACE_SECONDS))
-        running.offered = self.best.memory_map
         if isinstance(member.solver, str) or _can_be_sent(member.solver):
-            self._start_process(running, request)
+            running.process, running.inbox = start_member(member.solver, request, self.board)
         else:
             self._start_thread(running, member.solver, request)
         self.running.append(running)
-
-    def _start_process(self, running: _Running, request: SolveRequest) -> None:
-        inbox, outbox = self.context.Pipe()
-        solver = running.member.solver
-        theirs = not isinstance(solver, str) and type(solver).__module__ == "__main__"
-        process = start_child(_child, (outbox, solver, request), import_main=theirs)
-        outbox.close()
-        running.inbox, running.process = inbox, process
 
     def _start_thread(self, running: _Running, solver: Solver, request: SolveRequest) -> None:
         """A solver that cannot be sent to another process (a jax agent) runs in this one."""
@@ -292,7 +282,7 @@ class _PortfolioRun:
         )
 
         def work() -> None:
-            running.events.put(_guarded(lambda: solver.solve(connected)))
+            running.events.put(guarded(lambda: solver.solve(connected)))
 
         running.thread = threading.Thread(target=work, daemon=True)
         running.thread.start()
@@ -305,10 +295,6 @@ class _PortfolioRun:
             time.sleep(min(seconds, 0.02))
         for running in list(self.running):
             self._drain(running)
-            if running.inbox is not None and running.offered is not self.best.memory_map:
-                running.offered = self.best.memory_map
-                with contextlib.suppress(OSError):
-                    running.inbox.send(self.best.memory_map)
 
     def _drain(self, running: _Running) -> None:
         """Handles every message that has arrived from a member."""
@@ -354,6 +340,7 @@ class _PortfolioRun:
         if ticks is None or ticks >= self.best.ticks:
             return
         self.best = _Incumbent(memory_map, ticks, who)
+        self.board.post(memory_map)
         self._report()
 
     def _checked_latency(self, memory_map: MemoryMap, who: str) -> float | None:
@@ -410,29 +397,3 @@ def _can_be_sent(solver: Solver) -> bool:
     except Exception:  # whatever pickling raises, the answer is no
         return False
     return True
-
-
-def _guarded(work: Callable[[], Solution]) -> object:
-    """The solution, or what went wrong as text: a member must not take the portfolio down."""
-    try:
-        return work()
-    except Exception as error:  # reported in the solution's notes
-        return f"{type(error).__name__}: {error}"
-
-
-def _child(outbox: Connection, solver: str | Solver, request: SolveRequest) -> None:
-    """Runs one member in its own process and sends what it finds."""
-    known: list[MemoryMap] = []
-
-    def best_known() -> MemoryMap | None:
-        while outbox.poll():
-            known[:] = [outbox.recv()]
-        return known[0] if known else None
-
-    connected = replace(request, on_progress=outbox.send, best_known=best_known)
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        outbox.send(_guarded(lambda: _named(solver).solve(connected)))
-
-
-def _named(solver: str | Solver) -> Solver:
-    return solver_named(solver) if isinstance(solver, str) else solver
