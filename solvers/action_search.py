@@ -8,6 +8,7 @@ handed in. Source: PROBLEM.md section 4; issue "Bounds, and opponents nobody can
 
 from __future__ import annotations
 
+import abc
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -312,3 +313,26 @@ class ActionSearch:
                     memory_map=self._map_of_best(),
                 )
             )
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSolver(abc.ABC):
+    """A solver that plays games: deterministic per seed given `max_games`.
+
+    Attributes:
+      max_games: stop after so many games; None leaves it to the clock.
+    """
+
+    max_games: int | None = None
+    name: str = "action-search"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        """The best game played, the best initial map or the empty one."""
+        search = ActionSearch(request, self.name, self.max_games)
+        if not search.finished:
+            self.play(search)
+        return search.solution()
+
+    @abc.abstractmethod
+    def play(self, search: ActionSearch) -> None:
+        """Plays until `search` is finished."""

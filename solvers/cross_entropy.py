@@ -15,16 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from malloc_game.fast_game_kernels import Actions, Floats
-from solvers.action_search import ActionSearch, density_wishes, num_choices
-from solvers.solver import Solution, SolveRequest
+from solvers.action_search import ActionSearch, ActionSolver, density_wishes, num_choices
 
 NUM_ACTIONS = 4
 """Drop, Copy, Keep and, where the buffer is written, Clean."""
 
 
 @dataclass(frozen=True, slots=True)
-class CrossEntropySolver:
-    """Cross-entropy search; deterministic per seed given `max_games`.
+class CrossEntropySolver(ActionSolver):
+    """Cross-entropy search.
 
     Attributes:
       games_per_round: games drawn from one table of probabilities.
@@ -34,26 +33,21 @@ class CrossEntropySolver:
       start_weight: probability of the start's action at first, where there is a start; the rest
         is shared evenly. 1/3 starts from uniform.
       decided: mean of the largest probabilities at which the search starts anew.
-      max_games: stop after so many games; None leaves it to the clock.
     """
 
+    name: str = "cross-entropy"
     games_per_round: int = 200
     elite_share: float = 0.1
     smoothing: float = 0.3
     least_probability: float = 0.003
     start_weight: float = 0.6
     decided: float = 0.985
-    max_games: int | None = None
-    name: str = "cross-entropy"
 
-    def solve(self, request: SolveRequest) -> Solution:
-        """The best game drawn, the initial maps or the empty one."""
-        search = ActionSearch(request, self.name, self.max_games)
-        if not search.finished:
-            start_from_densities(search)
+    def play(self, search: ActionSearch) -> None:
+        """Games by density, then rounds, anew whenever the probabilities have decided."""
+        start_from_densities(search)
         while not search.finished:
             self._converge(search, self._start(search))
-        return search.solution()
 
     def warm_up(self, search: ActionSearch, until: float) -> None:
         """Part of another solver's run, until its progress reaches `until`."""

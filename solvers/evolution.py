@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
-from solvers.action_search import ActionSearch, density_wishes
-from solvers.solver import Solution, SolveRequest
+from solvers.action_search import ActionSearch, ActionSolver, density_wishes
 
 
 @dataclass(frozen=True, slots=True)
-class EvolutionSolver:
-    """Evolution; deterministic per seed given `max_games`.
+class EvolutionSolver(ActionSolver):
+    """Evolution.
 
     Attributes:
       population: games that live on.
@@ -26,22 +25,17 @@ class EvolutionSolver:
       tournament: candidates among whom a parent is chosen.
       mutations: expected number of turns that a child changes.
       crossover: probability that a child has two parents.
-      max_games: stop after so many games; None leaves it to the clock.
     """
 
+    name: str = "evolution"
     population: int = 60
     children: int = 60
     tournament: int = 3
     mutations: float = 2.0
     crossover: float = 0.7
-    max_games: int | None = None
-    name: str = "evolution"
 
-    def solve(self, request: SolveRequest) -> Solution:
-        """The fittest game, the initial maps or the empty one."""
-        search = ActionSearch(request, self.name, self.max_games)
-        if search.finished:
-            return search.solution()
+    def play(self, search: ActionSearch) -> None:
+        """Generations, from founders on."""
         genes = self._founders(search)
         latencies = self._played(search, genes)
         while not search.finished:
@@ -52,7 +46,6 @@ class EvolutionSolver:
             fitness = np.concatenate([latencies, self._played(search, children)])
             fittest = np.argsort(fitness, kind="stable")[: self.population]
             genes, latencies = everyone[fittest], fitness[fittest]
-        return search.solution()
 
     def _founders(self, search: ActionSearch) -> Actions:
         """Random games, those that keep by density, and the best map handed in."""

@@ -18,15 +18,14 @@ import numpy as np
 
 from malloc_game.fast_game import Action, FastGame, GameWalk, TurnKind
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
-from solvers.action_search import ActionSearch, gap_steps, num_choices, saving_ticks
+from solvers.action_search import ActionSearch, ActionSolver, gap_steps, num_choices, saving_ticks
 from solvers.cross_entropy import CrossEntropySolver, start_from_densities
 from solvers.greedy import construct
-from solvers.solver import Solution, SolveRequest
 
 
 @dataclass(frozen=True, slots=True)
-class LocalSearchSolver:
-    """Annealing with ejections; deterministic per seed given `max_games`.
+class LocalSearchSolver(ActionSolver):
+    """Annealing with ejections.
 
     Attributes:
       first_temperature: share of the start's latency by which a trial may be worse at first, in
@@ -37,9 +36,9 @@ class LocalSearchSolver:
       batch: trials between looks at the clock.
       sampling_share: share of the time for the cross-entropy run before the walk.
       give_up: share of the latency that a trial may be behind before it is given up.
-      max_games: stop after so many games; None leaves it to the clock.
     """
 
+    name: str = "local-search"
     first_temperature: float = 3e-4
     last_temperature: float = 1e-6
     cycles: int = 1
@@ -47,17 +46,12 @@ class LocalSearchSolver:
     batch: int = 64
     sampling_share: float = 0.1
     give_up: float = 1e-3
-    max_games: int | None = None
-    name: str = "local-search"
 
-    def solve(self, request: SolveRequest) -> Solution:
-        """The best game of the walk, the starts, the initial maps or the empty one."""
-        search = ActionSearch(request, self.name, self.max_games)
-        if not search.finished:
-            self._start(search)
+    def play(self, search: ActionSearch) -> None:
+        """The starts, then the walk."""
+        self._start(search)
         if not search.finished:
             self._walk(search)
-        return search.solution()
 
     def _start(self, search: ActionSearch) -> None:
         if not search.request.initial_maps:
