@@ -32,7 +32,6 @@ class AdaptationConfig:
       games_per_round: games drawn from one table.
       elite_share: share of them that the table moves towards.
       smoothing: how far.
-      temperature: of the network's probabilities: above 1 more is tried than it would play.
       trust: in the network's probabilities at first; the rest goes to the best game's moves.
       best_weight: probability of the best game's moves where the table begins anew.
       least_probability: of any action.
@@ -42,8 +41,7 @@ class AdaptationConfig:
     games_per_round: int = 200
     elite_share: float = 0.1
     smoothing: float = 0.3
-    temperature: float = 1.5
-    trust: float = 0.5
+    trust: float = 0.9
     best_weight: float = 0.7
     least_probability: float = 0.003
     decided: float = 0.985
@@ -64,13 +62,10 @@ class Found:
     wishes: NDArray[np.int8]
 
 
-def network_table(member: PlayedProgram, games: Sequence[Game], temperature: float) -> Table:
-    """What the network thinks of each turn, in the mean over `games`; even where it was not asked.
+def network_table(member: PlayedProgram, games: Sequence[Game]) -> Table:
+    """What the network thinks of each turn, in the mean over `games` of the program, at least one.
 
-    Args:
-      member: the program.
-      games: of that program, at least one.
-      temperature: see `AdaptationConfig`.
+    Even where it was not asked.
     """
     turn_of_item = np.full(member.table.num_items, -1)
     turn_of_item[member.item_of_turn] = np.arange(len(member.item_of_turn))
@@ -79,9 +74,8 @@ def network_table(member: PlayedProgram, games: Sequence[Game], temperature: flo
         np.add.at(total, turn_of_item[game.cursors[:-1]], game.policies)
     asked = total.sum(axis=1, keepdims=True)
     mean = np.where(asked > 0, total / np.maximum(asked, 1e-9), 1 / NUM_ACTIONS)
-    tempered = np.maximum(mean, 1e-4) ** (1 / temperature)
-    table: Table = tempered / tempered.sum(axis=1, keepdims=True)
-    return table
+    table: Table = np.maximum(mean, 1e-4)
+    return table / table.sum(axis=1, keepdims=True)
 
 
 def adapt(
@@ -101,7 +95,7 @@ def adapt(
     best = min(games, key=lambda game: game.latency_ticks)
     wishes = member.wishes(best.actions_by_item(member.table.num_items))
     found = Found(0, best.latency_ticks, wishes)
-    network = network_table(member, games, config.temperature)
+    network = network_table(member, games)
     table = config.trust * network + (1 - config.trust) * around(wishes, config.best_weight)
     while True:
         latencies, taken = member.fast_game.sample(table, config.games_per_round, rng)

@@ -91,7 +91,7 @@ def test_a_table_begins_as_the_network_and_finds_the_optimum(
     assert trainer.learner.num_updates == 0
     games = trainer.elites.games(0)
     member = trainer.programs.members[0]
-    table = network_table(member, games, temperature=1.0)
+    table = network_table(member, games)
     np.testing.assert_allclose(table.sum(axis=1), 1)
     turn = int(np.flatnonzero(member.item_of_turn == games[0].cursors[0])[0])
     asked = [game.policies[0] for game in games if game.cursors[0] == games[0].cursors[0]]
