@@ -74,8 +74,9 @@ def network_table(member: PlayedProgram, games: Sequence[Game]) -> Table:
         np.add.at(total, turn_of_item[game.cursors[:-1]], game.policies)
     asked = total.sum(axis=1, keepdims=True)
     mean = np.where(asked > 0, total / np.maximum(asked, 1e-9), 1 / NUM_ACTIONS)
-    table: Table = np.maximum(mean, 1e-4)
-    return table / table.sum(axis=1, keepdims=True)
+    kept = np.maximum(mean, 1e-4)
+    table: Table = kept / kept.sum(axis=1, keepdims=True)
+    return table
 
 
 def adapt(
