@@ -8,21 +8,14 @@ a valid map (PROBLEM.md section 2); its estimate of stalls is close, the simulat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
+from solvers.free_space import Space
+from solvers.idle_time import Clock, Window
 from solvers.timeline import Item, Lane, lanes_of, outermost_loop_within
-
-_LOW_HALF = (1 << 32) - 1
-
-MAX_WINDOW_STEPS = 512
-"""A copy looks no further than this for idle time: longer windows only hold space."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,16 +51,6 @@ class Run:
     stall_ticks: float = 0.0
     copy_ticks: float = 0.0
     slot: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Where a copy is served: steps `[start, end)` and the ticks taken per step execution."""
-
-    start: int
-    end: int
-    taken: tuple[tuple[int, int], ...]
-    lacking_ticks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +93,8 @@ class Plan:
         self.write_before = [_write_before(program, lane) for lane in self.lanes]
         self.starts_empty = [_starts_empty(program, lane) for lane in self.lanes]
         self.last_write = [_last_write(lane) for lane in self.lanes]
-        self._clock = _Clock(program)
-        self._space = _Space(program.num_steps + 2, self.capacity)
+        self._clock = Clock(program)
+        self._space = Space(program.num_steps + 2, self.capacity)
         self.runs: dict[int, Run] = {}
         self._stalls = 0.0
         self.pinned: Pinned | None = None
@@ -787,229 +770,3 @@ def _last_write(lane: Lane) -> list[int]:
         last = position if item.writes else last
         found.append(last)
     return found
-
-
-class _Clock:
-    """Durations of the steps with the current fast accesses, and idle time not yet reserved."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.loop_of_step = program.loop_of_step
-        self.fast: set[tuple[int, int]] = set()
-        steps = program.instructions
-        self.repeat = [step.repeat for step in steps]
-        self.bus = [sum(a.bus_ticks for a in step.accesses) for step in steps]
-        self.lanes = [
-            [b + sum(a.lane_ticks[k] for a in step.accesses) for k, b in enumerate(step.base_ticks)]
-            for step in steps
-        ]
-        self.elapsed = [max(self.bus[t], *self.lanes[t]) for t in range(len(steps))]
-        self.reserved = [0] * len(steps)
-        self.overcommitted = 0.0
-        self.total = sum(r * e for r, e in zip(self.repeat, self.elapsed, strict=True))
-
-    def set_fast(self, uses: Iterable[tuple[int, Access]]) -> None:
-        for step, access in uses:
-            self.fast.add((step, access.buffer))
-            self._shift(step, access, -1)
-
-    def set_slow(self, uses: Iterable[tuple[int, Access]]) -> None:
-        for step, access in uses:
-            self.fast.discard((step, access.buffer))
-            self._shift(step, access, 1)
-
-    def vanish(self, step: int) -> None:
-        """The step takes no time any more, and its accesses cost nothing."""
-        self.total -= self.repeat[step] * self.elapsed[step]
-        self.elapsed[step] = self.bus[step] = 0
-        self.lanes[step] = [0] * len(self.lanes[step])
-        for access in self.program.instructions[step].accesses:
-            self.fast.add((step, access.buffer))
-
-    def _shift(self, step: int, access: Access, sign: int) -> None:
-        lanes = self.lanes[step]
-        over = self._over(step) if self.reserved[step] else 0
-        self.bus[step] += sign * access.bus_ticks
-        longest = self.bus[step]
-        for k, ticks in enumerate(access.lane_ticks):
-            lanes[k] += sign * ticks
-            if lanes[k] > longest:
-                longest = lanes[k]
-        self.total += self.repeat[step] * (longest - self.elapsed[step])
-        self.elapsed[step] = longest
-        if self.reserved[step]:
-            self.overcommitted += self.repeat[step] * (self._over(step) - over)
-
-    def _over(self, step: int) -> int:
-        """Reserved ticks that the step no longer has: they will be stalls."""
-        return max(self.reserved[step] - self.elapsed[step] + self.bus[step], 0)
-
-    def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
-        saved = 0.0
-        for step, access in uses:
-            longest = self.bus[step] - access.bus_ticks
-            for have, less in zip(self.lanes[step], access.lane_ticks, strict=True):
-                if have - less > longest:
-                    longest = have - less
-            saved += self.repeat[step] * (self.elapsed[step] - longest)
-        return saved
-
-    def free(self, step: int) -> int:
-        return max(self.elapsed[step] - self.bus[step] - self.reserved[step], 0)
-
-    def reserve(self, taken: Iterable[tuple[int, int]], sign: int = 1) -> None:
-        for step, ticks in taken:
-            over = self._over(step)
-            self.reserved[step] += sign * ticks
-            self.overcommitted += self.repeat[step] * (self._over(step) - over)
-
-    def release(self, taken: Iterable[tuple[int, int]]) -> None:
-        self.reserve(taken, -1)
-
-    def window_before(self, ready: int, floor: int, ticks: int, scope: int | None) -> Window:
-        """The latest window that ends at `ready` and serves a copy, not before `floor`.
-
-        What cannot be served is lacking; a window that would only lengthen the residency
-        without serving anything is left empty.
-        """
-        lowest = max(floor, ready - MAX_WINDOW_STEPS)
-        step, start = ready, ready
-        taken: list[tuple[int, int]] = []
-        while ticks > 0 and step > lowest:
-            step -= 1
-            if self.loop_of_step[step] == scope:
-                free = min(self.elapsed[step] - self.bus[step] - self.reserved[step], ticks)
-                if free > 0:
-                    taken.append((step, free))
-                    ticks -= free
-                    start = step
-                continue
-            begin, _ = self._inner_loop(step, scope)
-            if begin < lowest:
-                break
-            served = self._take_loop(step, ticks, scope, taken)
-            ticks -= served
-            step = begin
-            start = begin if served else start
-        return Window(start, ready, tuple(taken), max(ticks, 0))
-
-    def window_after(self, issue: int, limit: int, ticks: int, scope: int | None) -> Window:
-        """The earliest window from `issue` that serves a copy, at the latest until `limit`.
-
-        Empty, a stall from beginning to end, if no step serves it.
-        """
-        step, end = issue, issue
-        highest = min(limit, issue + MAX_WINDOW_STEPS)
-        taken: list[tuple[int, int]] = []
-        while ticks > 0 and step < highest:
-            if self.loop_of_step[step] == scope:
-                free = min(self.elapsed[step] - self.bus[step] - self.reserved[step], ticks)
-                step += 1
-                if free > 0:
-                    taken.append((step - 1, free))
-                    ticks -= free
-                    end = step
-                continue
-            _, finish = self._inner_loop(step, scope)
-            if finish > limit:
-                break
-            served = self._take_loop(step, ticks, scope, taken)
-            ticks -= served
-            step = finish
-            end = finish if served else end
-        return Window(issue, end, tuple(taken), max(ticks, 0))
-
-    def _inner_loop(self, step: int, scope: int | None) -> tuple[int, int]:
-        inner = outermost_loop_within(self.program, scope, step)
-        assert inner is not None
-        loop = self.program.loops[inner]
-        return loop.start_step, loop.end_step
-
-    def _take_loop(
-        self, step: int, ticks: int, scope: int | None, taken: list[tuple[int, int]]
-    ) -> int:
-        """Adds what the loop around `step` can serve of a copy outside it; returns the ticks."""
-        before = ticks
-        for inside in range(*self._inner_loop(step, scope)):
-            weight = self._weight(inside, scope)
-            free = self.free(inside)
-            use = min(int(free * weight), ticks)
-            if use > 0:
-                taken.append((inside, min(free, math.ceil(use / weight))))
-                ticks -= use
-        return before - ticks
-
-    def _weight(self, step: int, scope: int | None) -> float:
-        """Executions of `step` per execution of the scope's body."""
-        weight = 1.0
-        for loop in self.program.loops_around(self.loop_of_step[step]):
-            if loop == scope:
-                break
-            weight *= self.program.loops[loop].weight
-        return weight
-
-
-class _Space:
-    """Placed rectangles over steps and alignment units.
-
-    Arrays of their own for starts, ends and addresses, as every query looks at all starts and
-    ends; an address is its low end times 2^32 plus its high end, so that sorting the few that
-    matter to a query sorts both. Slots are in no order.
-    """
-
-    def __init__(self, num_steps: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.used: npt.NDArray[np.int64] = np.zeros(num_steps, dtype=np.int64)
-        self.steps: npt.NDArray[np.int32] = np.zeros((2, 64), dtype=np.int32)
-        self.addresses: npt.NDArray[np.int64] = np.zeros(64, dtype=np.int64)
-        self.count = 0
-        self.vacant: list[int] = []
-
-    def peak(self, start: int, end: int) -> int:
-        return int(self.used[start:end].max()) if end > start else 0
-
-    def add(self, start: int, end: int, low: int, size: int) -> int:
-        if self.vacant:
-            slot = self.vacant.pop()
-        else:
-            slot = self.count
-            self.count += 1
-            if slot == len(self.addresses):
-                self.steps = np.concatenate([self.steps, np.zeros_like(self.steps)], axis=1)
-                self.addresses = np.concatenate([self.addresses, np.zeros_like(self.addresses)])
-        self.steps[0, slot], self.steps[1, slot] = start, end
-        self.addresses[slot] = low << 32 | low + size
-        self.used[start:end] += size
-        return slot
-
-    def remove(self, slot: int) -> None:
-        start, end = self.steps[:, slot].tolist()
-        low, high = divmod(int(self.addresses[slot]), 1 << 32)
-        self.used[start:end] -= high - low
-        self.steps[:, slot] = 0
-        self.vacant.append(slot)
-
-    def is_free(self, start: int, end: int, low: int, size: int) -> bool:
-        if low + size > self.capacity:
-            return False
-        near = self._near(start, end)
-        return not bool((((near >> 32) < low + size) & ((near & _LOW_HALF) > low)).any())
-
-    def best_fit(self, start: int, end: int, size: int) -> int:
-        """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
-        near = self._near(start, end)
-        near.sort()
-        bounds = np.empty((2, len(near) + 1), dtype=np.int64)
-        bounds[0, 0], bounds[1, -1] = 0, self.capacity
-        np.maximum.accumulate(near & _LOW_HALF, out=bounds[0, 1:])
-        np.right_shift(near, 32, out=bounds[1, :-1])
-        gaps = bounds[1] - bounds[0]
-        gaps[gaps < size] = self.capacity + 1
-        best = int(gaps.argmin())
-        return int(bounds[0, best]) if gaps[best] <= self.capacity else -1
-
-    def _near(self, start: int, end: int) -> npt.NDArray[np.int64]:
-        """Addresses held at some step of `[start, end)`, in no order."""
-        starts, ends = self.steps[:, : self.count]
-        near: npt.NDArray[np.int64] = self.addresses[: self.count][(starts < end) & (ends > start)]
-        return near

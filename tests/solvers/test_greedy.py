@@ -152,6 +152,15 @@ def test_a_refused_proposal_leaves_no_trace() -> None:
     assert plan.latency_estimate() == program.all_slow_ticks
 
 
+def test_a_program_that_is_only_a_loop_fetches_at_its_entry() -> None:
+    steps = [(1, "rp"), (1, "rp wx"), (0, "up")]
+    program = program_of({"p": 4, "x": 1}, steps, loops=[Loop(0, 2, 10)], live_out="p")
+    memory_map, ticks = solved(program)
+    (residency,) = memory_map.residencies
+    assert (residency.start, residency.ready, residency.end) == (0, 0, 3)
+    assert ticks == 4 + 10 * 2 + 4
+
+
 def test_a_copy_instruction_goes_to_the_copy_engine() -> None:
     steps = [(9, "wx"), (0, "rs wd"), (9, "rx"), (1, "rd")]
     program = program_of({"x": 1, "s": 6, "d": 6}, steps, copies=[1], forbidden="sd")
