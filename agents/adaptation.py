@@ -85,7 +85,7 @@ def adapt(
     config: AdaptationConfig,
     rng: np.random.Generator,
 ) -> Iterator[Found]:
-    """Rounds of games, without end; each begins where the one before left off.
+    """Rounds of games, without end, from what the network played and thought.
 
     Args:
       member: the program.
@@ -95,9 +95,27 @@ def adapt(
     """
     best = min(games, key=lambda game: game.latency_ticks)
     wishes = member.wishes(best.actions_by_item(member.table.num_items))
-    found = Found(0, best.latency_ticks, wishes)
     network = network_table(member, games)
     table = config.trust * network + (1 - config.trust) * around(wishes, config.best_weight)
+    return improve(member, table, Found(0, best.latency_ticks, wishes), config, rng)
+
+
+def improve(
+    member: PlayedProgram,
+    table: Table,
+    found: Found,
+    config: AdaptationConfig,
+    rng: np.random.Generator,
+) -> Iterator[Found]:
+    """Rounds of games, without end; each begins where the one before left off.
+
+    Args:
+      member: the program.
+      table: of the first round.
+      found: so far.
+      config: settings.
+      rng: of the games.
+    """
     while True:
         latencies, taken = member.fast_game.sample(table, config.games_per_round, rng)
         first = int(latencies.argmin())

@@ -1,0 +1,156 @@
+"""What the trained network is worth at equal numbers of games.
+
+    python -m experiments.benchmarks.adaptation [--games 1000 4000 12000] [--checkpoint RUN]
+        [--generated 8] [--seed 0] [PROGRAM...]
+
+The network plays 32 games by its policy alone; its table then moves as in `agents.adaptation`.
+Beside it the same table begun from uniform probabilities, which is the cross-entropy method of
+PROBLEM.md section 4, with as many games. Without programs, generated ones that no training saw.
+Printed is the share of the all-slow latency saved, as a share of what greedy saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from agents.adaptation import AdaptationConfig, Found, adapt, improve
+from agents.checkpoint import read_weights
+from agents.compilation import keep_compiled_code
+from agents.games import Game
+from agents.generalist import WEIGHTS
+from agents.programs import PlayedProgram
+from agents.trainer import Trainer
+from experiments.generalist import generated_programs
+from experiments.inputs import load_program
+from hlo_graphs.program import Program
+from solvers.solver import SolveRequest, solver_named
+
+DEFAULT_GAMES = (1000, 4000, 12_000)
+
+_UNSEEN = 10_000
+"""Added to the seed: training draws its programs from small ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One program: shares of the all-slow latency saved.
+
+    Attributes:
+      name: of the program.
+      num_turns: of its game.
+      greedy: by the greedy solver.
+      policy: by the best of the network's games.
+      policy_cpu_seconds: that those games took, compilation included.
+      adapted: after each number of games, by the table that began as the network's.
+      uniform: likewise, by the one that began uniform.
+    """
+
+    name: str
+    num_turns: int
+    greedy: float
+    policy: float
+    policy_cpu_seconds: float
+    adapted: tuple[float, ...]
+    uniform: tuple[float, ...]
+
+    def row(self) -> str:
+        """One line, all but greedy as shares of what greedy saves."""
+        scale = max(self.greedy, 1e-9)
+        pairs = zip(self.adapted, self.uniform, strict=True)
+        parts = [self.policy, *(part for pair in pairs for part in pair)]
+        shares = "".join(f"{part / scale:>10.4f}" for part in parts)
+        start = f"{self.name:<36}{self.num_turns:>6}{self.greedy:>10.2%}"
+        return f"{start}{shares}{self.policy_cpu_seconds:>8.1f}"
+
+
+def header(num_games: Sequence[int]) -> str:
+    """Above the rows."""
+    columns = "".join(f"{f'net {n}':>10}{f'uni {n}':>10}" for n in num_games)
+    return f"{'program':<36}{'turns':>6}{'greedy':>10}{'policy':>10}{columns}{'cpu s':>8}"
+
+
+def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int) -> Comparison:
+    """Plays one program with both tables."""
+    greedy = solver_named("greedy").solve(SolveRequest(program, time_limit_seconds=10.0))
+    began = time.process_time()
+    member, games = play_policy(program, weights, seed)
+    seconds = time.process_time() - began
+    slow, settings = program.all_slow_ticks, AdaptationConfig()
+    nothing = Found(0, slow, member.fast_game.wishes())
+    uniform = np.full((member.table.num_turns, 3), 1 / 3)
+    adapted = adapt(member, games, settings, np.random.default_rng(seed))
+    control = improve(member, uniform, nothing, settings, np.random.default_rng(seed))
+    return Comparison(
+        name=program.name,
+        num_turns=member.table.num_turns,
+        greedy=1 - greedy.latency_ticks / slow,
+        policy=1 - games[0].latency_ticks / slow,
+        policy_cpu_seconds=seconds,
+        adapted=_saved(adapted, num_games, slow),
+        uniform=_saved(control, num_games, slow),
+    )
+
+
+def play_policy(program: Program, weights: Path, seed: int) -> tuple[PlayedProgram, list[Game]]:
+    """The best of the games that all actors play by the policy alone, the best first."""
+    config, params = read_weights(weights)
+    play = replace(config.play, restart_fraction=0.0, follow_fraction=0.0)
+    trainer = Trainer([program], replace(config, play=play), seed=seed, params=params)
+    policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
+    while trainer.num_games < play.actors:
+        trainer.run_chunk(policy, learn=False)
+    return trainer.programs.members[0], list(trainer.elites.games(0))
+
+
+def _saved(rounds: Iterator[Found], num_games: Sequence[int], slow: float) -> tuple[float, ...]:
+    """Shares saved by the end of the round in which each number of games was reached."""
+    saved = []
+    for wanted in sorted(num_games):
+        found = next(found for found in rounds if found.num_games >= wanted)
+        saved.append(1 - found.latency_ticks / slow)
+    return tuple(saved)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table, and the means of its columns."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("programs", nargs="*", help="corpus names, HLO files or programs as JSON")
+    parser.add_argument("--games", type=int, nargs="+", default=list(DEFAULT_GAMES))
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--generated", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    keep_compiled_code()
+    programs = [load_program(name).program for name in chosen.programs]
+    programs = programs or generated_programs(chosen.generated, _UNSEEN + chosen.seed)
+    sys.stdout.write(f"{header(sorted(chosen.games))}\n")
+    rows = []
+    for program in programs:
+        rows.append(compare(program, chosen.games, chosen.checkpoint, chosen.seed))
+        sys.stdout.write(f"{rows[-1].row()}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{mean_of(rows).row()}\n")
+
+
+def mean_of(rows: Sequence[Comparison]) -> Comparison:
+    """Column by column."""
+    return Comparison(
+        name="mean",
+        num_turns=round(np.mean([row.num_turns for row in rows])),
+        greedy=float(np.mean([row.greedy for row in rows])),
+        policy=float(np.mean([row.policy for row in rows])),
+        policy_cpu_seconds=float(np.mean([row.policy_cpu_seconds for row in rows])),
+        adapted=tuple(np.mean([row.adapted for row in rows], axis=0).tolist()),
+        uniform=tuple(np.mean([row.uniform for row in rows], axis=0).tolist()),
+    )
+
+
+if __name__ == "__main__":
+    main()
