@@ -297,15 +297,32 @@ class _PortfolioRun:
             self._drain(running)
 
     def _drain(self, running: _Running) -> None:
-        """Handles every message that has arrived from a member."""
-        while True:
-            try:
-                message = self._next_message(running)
-            except (EOFError, OSError):
-                if running in self.running:
-                    self._fail(running, "its process ended without an answer")
-                return
-            if message is None or not self._handle(running, message):
+        """Takes in what has arrived from a member: its bounds, its latest map, its end."""
+        maps: list[MemoryMap] = []
+        ended: object | None = None
+        try:
+            while ended is None and (message := self._next_message(running)) is not None:
+                if isinstance(message, Progress):
+                    self._take_bound(message.bound_ticks)
+                    if message.memory_map is not None:
+                        maps.append(message.memory_map)
+                else:
+                    ended = message
+        except (EOFError, OSError):
+            ended = "its process ended without an answer"
+        if isinstance(ended, Solution):
+            maps.append(ended.memory_map)
+        self._offer_latest(maps, running.member.name)
+        if ended is not None and running in self.running:
+            self._end(running, ended)
+
+    def _offer_latest(self, maps: Sequence[MemoryMap], who: str) -> None:
+        """Members only report improvements, so older maps matter only if the latest is invalid.
+
+        To check every one of a large program takes longer than the member took to find them.
+        """
+        for memory_map in reversed(maps):
+            if self._offer(memory_map, who):
                 return
 
     def _next_message(self, running: _Running) -> object | None:
@@ -315,37 +332,31 @@ class _PortfolioRun:
             return None
         return running.inbox.recv() if running.inbox.poll() else None
 
-    def _handle(self, running: _Running, message: object) -> bool:
-        """Takes in one message; False if the member has ended."""
-        if isinstance(message, Progress):
-            self._take_bound(message.bound_ticks)
-            if message.memory_map is not None:
-                self._offer(message.memory_map, running.member.name)
-            return True
-        if isinstance(message, Solution):
-            self.games += message.games_played
-            self.notes.extend(f"{message.solver}: {note}" for note in message.notes)
-            self._take_bound(message.lower_bound_ticks)
-            self._offer(message.memory_map, running.member.name)
-            if running.member.name == "xla-msa":
-                self.useless.add(running.member.name)  # the same answer every time
-            self._stop(running)
-            return False
-        self._fail(running, str(message))
-        return False
-
-    def _offer(self, memory_map: MemoryMap, who: str) -> None:
-        """Makes a map the incumbent if it is valid and faster."""
-        ticks = self._checked_latency(memory_map, who)
-        if ticks is None or ticks >= self.best.ticks:
+    def _end(self, running: _Running, ended: object) -> None:
+        """A member's last message: its solution, or what went wrong."""
+        if not isinstance(ended, Solution):
+            self._fail(running, str(ended))
             return
-        self.best = _Incumbent(memory_map, ticks, who)
-        self.board.post(memory_map)
-        self._report()
+        self.games += ended.games_played
+        self.notes.extend(f"{ended.solver}: {note}" for note in ended.notes)
+        self._take_bound(ended.lower_bound_ticks)
+        if running.member.name == "xla-msa":
+            self.useless.add(running.member.name)  # the same answer every time
+        self._stop(running)
+
+    def _offer(self, memory_map: MemoryMap, who: str) -> bool:
+        """Makes a map the incumbent if it is valid and faster; whether it is valid."""
+        ticks = self._checked_latency(memory_map, who)
+        if ticks is not None and ticks < self.best.ticks:
+            self.best = _Incumbent(memory_map, ticks, who)
+            self.board.post(memory_map)
+            self._report()
+        return ticks is not None
 
     def _checked_latency(self, memory_map: MemoryMap, who: str) -> float | None:
+        """Simulated ticks, None if the map is not valid."""
         if memory_map == self.best.memory_map:
-            return None
+            return self.best.ticks
         broken = validate(self.program, memory_map)
         if broken:
             self.notes.append(f"{who}: an invalid map was refused: {broken[0]}")
