@@ -55,5 +55,6 @@ class XlaMsaSolver:
         ticks = best.offer(made)
         if ticks == best.ticks:
             return best.solution(1)
-        note = f"xla-msa's own map takes {ticks:.0f} ticks, {best.ticks:.0f} without it: not used"
+        milliseconds = ticks * program.tick_seconds * 1e3
+        note = f"its own map takes {milliseconds:.4f} ms, longer than the one returned"
         return best.solution(1, notes=(note,))
