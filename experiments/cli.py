@@ -344,7 +344,9 @@ def train(
         typer.Argument(metavar="PROGRAM...", help="As for solve; none with --resume"),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The run's folder")] = Path("run-agent"),
-    preset: Annotated[str, typer.Option("--preset", help="tiny, small, large or generalist")] = "tiny",
+    preset: Annotated[
+        str, typer.Option("--preset", help="tiny, small, large or generalist")
+    ] = "tiny",
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 300.0,
     simulations: Annotated[
         int | None, typer.Option("--simulations", help="Per move; default: the preset's")
