@@ -25,9 +25,8 @@ from agents.programs import NothingToPlayError
 from agents.self_play import Plan
 from agents.trainer import Trainer, TrainReport
 from hlo_graphs.errors import InputError, MallocGameError
-from malloc_game.memory_map import MemoryMap
-from solvers.evaluate import simulated_latency
-from solvers.solver import Deadline, Progress, Solution, SolveRequest, solver_named, status_of
+from solvers.incumbent import Incumbent
+from solvers.solver import Solution, SolveRequest, solver_named
 
 
 class Learning(enum.Enum):
@@ -54,42 +53,17 @@ _TABLE_SHARE = 0.6
 """Part of the time after the network's first games that the table gets, if there is enough."""
 
 
-@dataclass
-class _Found:
+class _Found(Incumbent):
     """The best map so far and how it came about."""
 
-    request: SolveRequest
-    deadline: Deadline
-    who: str
-    memory_map: MemoryMap = field(default_factory=MemoryMap)
-    latency_ticks: float = 0.0
-    games_played: int = 0
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, request: SolveRequest, name: str) -> None:
+        super().__init__(request, name)
+        self.games_played = 0
+        self.notes: list[str] = []
 
-    def __post_init__(self) -> None:
-        self.latency_ticks = self.request.program.all_slow_ticks
-
-    def offer(self, memory_map: MemoryMap, who: str) -> None:
-        """Keeps the map if it is faster than all before; times it here, whatever made it."""
-        request = self.request
-        ticks = simulated_latency(request.program, memory_map, request.copy_order)
-        if ticks < self.latency_ticks:
-            self.memory_map, self.latency_ticks = memory_map, ticks
-            elapsed = self.deadline.elapsed_seconds
-            request.report(Progress(elapsed, who, ticks, memory_map=memory_map))
-
-    def solution(self) -> Solution:
-        """As it stands."""
-        return Solution(
-            memory_map=self.memory_map,
-            latency_ticks=self.latency_ticks,
-            lower_bound_ticks=None,
-            status=status_of(self.latency_ticks, None, self.request.gap),
-            solver=self.who,
-            wall_seconds=self.deadline.elapsed_seconds,
-            games_played=self.games_played,
-            notes=tuple(self.notes),
-        )
+    def as_it_stands(self) -> Solution:
+        """What is returned when time is up; the agent proves no bound."""
+        return self.solution(self.games_played, notes=tuple(self.notes))
 
 
 @dataclass(frozen=True)
@@ -124,9 +98,9 @@ class AgentSolver:
         Raises:
           InputError: if the checkpoint cannot be read, or the program does not fit 32 bits.
         """
-        found = _Found(request, Deadline.after(request.time_limit_seconds), self.name)
+        found = _Found(request, self.name)
         self.search(found)
-        return found.solution()
+        return found.as_it_stands()
 
     def search(self, found: _Found) -> None:
         """Plays until the deadline of `found`, offering what is played."""
@@ -205,7 +179,7 @@ class _Playing:
             self._table_games = last.num_games
             if last.latency_ticks < best:
                 best = last.latency_ticks
-                self.found.offer(member.fast_game.map_of(last.wishes), self.found.who)
+                self.found.offer(member.fast_game.map_of(last.wishes))
             if deadline.remaining_seconds <= rest:
                 break
         actions = actions_by_item(member, last.wishes, trainer.programs.bucket.num_items)
@@ -252,12 +226,12 @@ class _Playing:
         game = self.trainer.best(0, own=self.own)
         if game is not None and game is not self._offered:
             self._offered = game
-            self.found.offer(self.trainer.map_of(game), self.found.who)
+            self.found.offer(self.trainer.map_of(game))
 
     def _note(self, stage: str) -> None:
         """What was reached by the end of a stage."""
         self.found.games_played = self.trainer.num_games + self._table_games
-        saved = 1 - self.found.latency_ticks / max(self.found.request.program.all_slow_ticks, 1)
+        saved = 1 - self.found.ticks / max(self.found.request.program.all_slow_ticks, 1)
         elapsed = self.found.deadline.elapsed_seconds
         self.found.notes.append(
             f"{stage}: {saved:.3%} of all-slow saved after {self.found.games_played} games, "
@@ -284,7 +258,7 @@ class AgentProdSolver:
 
     def solve(self, request: SolveRequest) -> Solution:
         """The best map of all; never worse than an initial one or a baseline's."""
-        found = _Found(request, Deadline.after(request.time_limit_seconds), self.name)
+        found = _Found(request, self.name)
         maps = list(request.initial_maps)
         for memory_map in maps:
             found.offer(memory_map, "given")
@@ -300,7 +274,7 @@ class AgentProdSolver:
             found.offer(solution.memory_map, name)
         found.request = replace(request, initial_maps=tuple(maps))
         self.agent.search(found)
-        return found.solution()
+        return found.as_it_stands()
 
 
 def agent_named(name: str, checkpoint: Path | None = None) -> AgentSolver | AgentProdSolver:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from experiments.console import (
 from experiments.files import check_writable, write_atomically
 from experiments.sizes import parse_size
 from hlo_graphs.errors import InputError, MallocGameError
+
+if TYPE_CHECKING:
+    from experiments.solve import SolveResult
 
 app = typer.Typer(
     name="malloc-game",
@@ -125,17 +128,22 @@ def solve(
             checkpoint=checkpoint,
             on_progress=live.update,
         )
+    _write_answer(result, output, picture)
+    if as_json:
+        print(result.to_json())
+    else:
+        print_result(result, output)
+    raise typer.Exit(EXIT_CODES[result.solution.status])
+
+
+def _write_answer(result: SolveResult, output: Path | None, picture: Path | None) -> None:
+    """The files of a solved program, as far as they were asked for."""
     if output is not None:
         write_atomically(output, result.map_json())
     if picture is not None:
         from experiments.report.page import result_page
 
         write_atomically(picture, result_page(result))
-    if as_json:
-        print(result.to_json())
-    else:
-        print_result(result, output)
-    raise typer.Exit(EXIT_CODES[result.solution.status])
 
 
 @app.command()

@@ -29,14 +29,17 @@ class Incumbent:
         self.ticks = request.program.all_slow_ticks
         self.offers = 0
 
-    def offer(self, memory_map: MemoryMap) -> float:
-        """Times a valid map, remembers and reports it if it is the fastest; its latency."""
+    def offer(self, memory_map: MemoryMap, who: str | None = None) -> float:
+        """Times a valid map, remembers and reports it if it is the fastest; its latency.
+
+        `who` found it, in reports; the solver itself if None.
+        """
         ticks = simulated_latency(self.request.program, memory_map, self.request.copy_order)
         self.offers += 1
         if ticks < self.ticks:
             self.memory_map, self.ticks = memory_map, ticks
             seconds = self.deadline.elapsed_seconds
-            self.request.report(Progress(seconds, self.name, ticks, memory_map=memory_map))
+            self.request.report(Progress(seconds, who or self.name, ticks, memory_map=memory_map))
         return ticks
 
     def solution(
