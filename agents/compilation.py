@@ -17,7 +17,7 @@ CACHE_VARIABLE = "MALLOC_GAME_CACHE"
 _NODE_BYTES = 3 * 24
 """Of a tree node beside its embedding: visits, priors, values, rewards of three actions."""
 
-_COMPILE_SECONDS = {ModelKind.LEARNED: 20.0, ModelKind.EXACT: 40.0}
+_COMPILE_SECONDS = {ModelKind.LEARNED: 20.0, ModelKind.EXACT: 40.0, ModelKind.RULES: 40.0}
 """CPU seconds measured for the functions of one bucket on the processors of 2024."""
 
 
@@ -73,8 +73,8 @@ def needs_of(trainer: Trainer) -> Needs:
     config: AgentConfig = trainer.config
     games = trainer.self_play.num_bytes
     actors, nodes = config.play.actors, config.search.simulations + 1
-    exact = config.search.model is ModelKind.EXACT
-    embedding = games // actors if exact else 4 * config.network.width
+    latent = config.search.model is ModelKind.LEARNED
+    embedding = 4 * config.network.width if latent else games // actors
     return Needs(
         games_bytes=games,
         tree_bytes=actors * nodes * (_NODE_BYTES + embedding) if nodes > 1 else 0,

@@ -21,6 +21,8 @@ class ModelKind(enum.StrEnum):
     """A network that has learned how latent states follow each other (MuZero)."""
     EXACT = "exact"
     """The game itself; the network only gives priors and values (AlphaZero)."""
+    RULES = "rules"
+    """The game itself and no network: a control, in which nothing is learned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,8 @@ class PlayConfig:
       follow_fraction: games that stay close to an elite game: all of its moves are kept but for a
         few, which are left to the search.
       free_moves: mean number of moves left to the search in such a game.
+      reanalyse_fraction: games that repeat a remembered one move by move, for nothing but to have
+        today's search say what it recommends there (MuZero Reanalyse).
     """
 
     actors: int = 32
@@ -97,6 +101,7 @@ class PlayConfig:
     restart_fraction: float = 0.25
     follow_fraction: float = 0.25
     free_moves: float = 8.0
+    reanalyse_fraction: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +179,7 @@ class AgentConfig:
     @property
     def unroll_steps(self) -> int:
         """Steps of the dynamics in training: none if the tree steps the game itself."""
-        return 0 if self.search.model is ModelKind.EXACT else self.replay.unroll_steps
+        return self.replay.unroll_steps if self.search.model is ModelKind.LEARNED else 0
 
     def to_document(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -242,6 +247,9 @@ PRESETS: Mapping[str, AgentConfig] = {
 accelerator."""
 
 
+_TRAINED = (ModelKind.LEARNED, ModelKind.EXACT)
+
+
 def preset_named(
     name: str, *, simulations: int | None = None, model: ModelKind | str | None = None
 ) -> AgentConfig:
@@ -258,7 +266,7 @@ def preset_named(
     if simulations is not None:
         search = replace(search, simulations=simulations)
     if model is not None:
-        if model not in list(ModelKind):
-            raise InputError(f"no model is called {model!r}: use {' or '.join(ModelKind)}")
+        if model not in _TRAINED:
+            raise InputError(f"no model is called {model!r}: use {' or '.join(_TRAINED)}")
         search = replace(search, model=ModelKind(model))
     return replace(config, search=search)

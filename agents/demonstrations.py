@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.games import NO_ACTION, Source
+from agents.games import NO_ACTION, Plan, Source
 from agents.programs import PlayedProgram
-from agents.self_play import Plan
 from malloc_game.fast_game import NOT_ASKED
 from malloc_game.memory_map import MemoryMap
 from malloc_game.replay import actions_from_map

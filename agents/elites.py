@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from agents.config import PlayConfig
-from agents.games import NO_ACTION, Game
+from agents.games import NO_ACTION, Game, Plan
 from agents.replay import Draw
 from agents.rows import Rows
-from agents.self_play import Plan
 
 
 class Elites:

@@ -1,4 +1,4 @@
-"""A finished game as the learner remembers it."""
+"""A game as it is planned, and as the learner remembers it once it is finished."""
 
 from __future__ import annotations
 
@@ -26,6 +26,26 @@ class Source(enum.IntEnum):
     """At least one came from a map that another solver made."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a game is to be played where it is not free.
+
+    Attributes:
+      actions: `[bucket.num_items]` int8, `NO_ACTION` where the search chooses.
+      source: of what the plan came from.
+      repeats: number of the remembered game that this is, move by move (`agents.replay`).
+    """
+
+    actions: NDArray[np.int8]
+    source: Source
+    repeats: int | None = None
+
+    @staticmethod
+    def free(num_items: int) -> Plan:
+        """The search chooses every move."""
+        return Plan(np.full(num_items, NO_ACTION, dtype=np.int8), Source.SELF_PLAY)
+
+
 @dataclass(frozen=True, eq=False)
 class Game:
     """One finished game of `T` decisions; equal only to itself.
@@ -42,6 +62,8 @@ class Game:
       values: `[T]` float32 of the search's root, in return units against the incumbent then.
       latency_ticks: exact, by the compiled game.
       birth_update: updates of the learner when it ended.
+      repeats: number of the remembered game whose every move it repeats (`agents.replay`), if it
+        was played for the search's sake alone.
     """
 
     program: int
@@ -55,6 +77,7 @@ class Game:
     values: NDArray[np.float32]
     latency_ticks: float
     birth_update: int = 0
+    repeats: int | None = None
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -145,18 +145,17 @@ def predicted_legal(prediction: Prediction) -> jax.Array:
 
 @dataclass(frozen=True)
 class ExactModel:
-    """The game in the tree; the network gives priors and values of the boards it reaches."""
+    """The game in the tree; the network gives priors and values of the boards it reaches.
 
-    networks: Networks
+    Without `networks` every legal action is as likely, and no board is better than the incumbent's.
+    """
+
+    networks: Networks | None
 
     def root(self, params: Params, boards: Boards, view: View) -> mctx.RootFnOutput:
         """See `Model.root`; the embedding is the game's state."""
-        prediction = self._predict(params, view)
-        return mctx.RootFnOutput(
-            prior_logits=mask_logits(prediction.policy_logits, view.observation.action_mask),
-            value=_value(self.networks, prediction),
-            embedding=boards.state,
-        )
+        logits, value = self._judged(params, view)
+        return mctx.RootFnOutput(prior_logits=logits, value=value, embedding=boards.state)
 
     def step(
         self, context: Context, key: jax.Array, action: jax.Array, embedding: State
@@ -165,20 +164,24 @@ class ExactModel:
         del key
         before = _with_state(context.boards, embedding)
         after, reward = play_boards(before, action)
-        view = view_of(after)
-        prediction = self._predict(context.params, view)
+        logits, value = self._judged(context.params, view_of(after))
         going = after.state.cursor < after.num_items
         output = mctx.RecurrentFnOutput(
             reward=relative_rewards(before, after, reward),
             discount=going.astype(jnp.float32),
-            prior_logits=mask_logits(prediction.policy_logits, view.observation.action_mask),
-            value=jnp.where(going, _value(self.networks, prediction), 0.0),
+            prior_logits=logits,
+            value=jnp.where(going, value, 0.0),
         )
         return output, after.state
 
-    def _predict(self, params: Params, view: View) -> Prediction:
+    def _judged(self, params: Params, view: View) -> tuple[jax.Array, jax.Array]:
+        """Masked priors `[B, 3]` and values `[B]`."""
+        mask = view.observation.action_mask
+        if self.networks is None:
+            return mask_logits(jnp.zeros(mask.shape), mask), jnp.zeros(mask.shape[0])
         latent = represent(self.networks, params, view)
-        return predict(self.networks, params, latent)
+        prediction = predict(self.networks, params, latent)
+        return mask_logits(prediction.policy_logits, mask), _value(self.networks, prediction)
 
 
 def _value(networks: Networks, prediction: Prediction) -> jax.Array:
@@ -188,6 +191,9 @@ def _value(networks: Networks, prediction: Prediction) -> jax.Array:
 def model_for(config: AgentConfig) -> Model:
     """The model that `config` asks for."""
     networks = Networks(config.network)
-    if config.search.model is ModelKind.EXACT:
-        return ExactModel(networks)
-    return LearnedModel(networks)
+    models: dict[ModelKind, Model] = {
+        ModelKind.LEARNED: LearnedModel(networks),
+        ModelKind.EXACT: ExactModel(networks),
+        ModelKind.RULES: ExactModel(None),
+    }
+    return models[config.search.model]

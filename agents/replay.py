@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.config import ReplayConfig
-from agents.games import Game, Source
+from agents.games import NO_ACTION, Game, Plan, Source
 from agents.programs import OUTLOOK_COLUMNS, Baselines
 from agents.rows import FIRST_PRIORITY, Rows, RowStore
 from malloc_game.observation import Observation
@@ -164,7 +164,7 @@ class Remembered:
     Attributes:
       num_decisions: of the game.
       source: who chose its moves.
-      birth_update: updates of the learner when it ended.
+      birth_update: updates of the learner when its moves were last searched.
     """
 
     num_decisions: int
@@ -173,12 +173,16 @@ class Remembered:
 
 
 class Replay:
-    """A queue of games: the oldest leave when there are more than `capacity_decisions`."""
+    """A queue of games: the oldest leave when there are more than `capacity_decisions`.
+
+    Games are numbered as they come, from 0 on, for as long as the queue lives.
+    """
 
     def __init__(self, config: ReplayConfig) -> None:
         self.config = config
         self._games: deque[Remembered] = deque()
         self._store = RowStore()
+        self._oldest = 0
         self.num_decisions = 0
 
     def __len__(self) -> int:
@@ -201,6 +205,7 @@ class Replay:
         self.num_decisions += len(game)
         while self.num_decisions > self.config.capacity_decisions and len(self._games) > 1:
             oldest = self._games.popleft()
+            self._oldest += 1
             self._store.drop(oldest.num_decisions + 1)
             self.num_decisions -= oldest.num_decisions
 
@@ -222,8 +227,39 @@ class Replay:
         clean = np.nan_to_num(np.abs(errors), nan=FIRST_PRIORITY, posinf=FIRST_PRIORITY)
         draw.rows.priority[draw.places] = np.maximum(clean, LEAST_PRIORITY)
 
+    def repetition(self, program: int, num_items: int, rng: np.random.Generator) -> Plan | None:
+        """Any remembered game of `program` as a plan of `num_items`; None if there is none."""
+        if not self._games:
+            return None
+        starts = self._starts()
+        known = np.flatnonzero(self.rows.program[starts] == program)
+        if not known.size:
+            return None
+        place = int(rng.choice(known))
+        decisions = slice(starts[place], starts[place] + self._games[place].num_decisions)
+        actions = np.full(num_items, NO_ACTION, dtype=np.int8)
+        actions[self.rows.cursor[decisions]] = self.rows.action[decisions]
+        return Plan(actions, self._games[place].source, self._oldest + place)
+
+    def refresh(self, game: Game) -> None:
+        """Puts what `game`'s searches recommend in the place of what the game that it repeats was
+        remembered with; nothing happens if that one has left."""
+        assert game.repeats is not None
+        place = game.repeats - self._oldest
+        if place < 0:
+            return
+        start = self._starts()[place]
+        self.rows.policy[start : start + len(game)] = game.policies
+        self._games[place] = replace(self._games[place], birth_update=game.birth_update)
+
+    def _starts(self) -> NDArray[np.intp]:
+        """First rows of the games, the oldest first."""
+        lengths = np.array([game.num_decisions + 1 for game in self._games], dtype=np.intp)
+        starts: NDArray[np.intp] = np.cumsum(lengths) - lengths
+        return starts
+
     def mean_age(self, update: int) -> float:
-        """Learner updates since the remembered games ended, mean over decisions."""
+        """Learner updates since the remembered games were searched, mean over decisions."""
         if not self._games:
             return 0.0
         ages = sum(game.num_decisions * (update - game.birth_update) for game in self._games)
@@ -233,6 +269,7 @@ class Replay:
         """For a checkpoint."""
         games = [[g.num_decisions, int(g.source), g.birth_update] for g in self._games]
         return {
+            "oldest": self._oldest,
             "games": np.array(games, dtype=np.int64).reshape(-1, 3),
             "rows": self.rows.to_document() if self._games else None,
         }
@@ -240,6 +277,7 @@ class Replay:
     def restore(self, document: dict[str, Any]) -> None:
         """What `to_document` made, in place of what is held."""
         listed = np.asarray(document["games"]).tolist()
+        self._oldest = int(document["oldest"])
         self._games = deque(Remembered(n, Source(s), birth) for n, s, birth in listed)
         self._store = RowStore()
         if self._games:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, SearchConfig
-from agents.games import NO_ACTION, Game, Source, compact
+from agents.games import Game, Plan, Source, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
 from agents.programs import OUTLOOK_COLUMNS, Baselines, NothingToPlayError, ProgramSet
@@ -42,24 +42,6 @@ class Moves(NamedTuple):
     prior: jax.Array
     value: jax.Array
     visits: jax.Array
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a game is to be played where it is not free.
-
-    Attributes:
-      actions: `[bucket.num_items]` int8, `NO_ACTION` where the search chooses.
-      source: of what the plan came from.
-    """
-
-    actions: NDArray[np.int8]
-    source: Source
-
-    @staticmethod
-    def free(num_items: int) -> Plan:
-        """The search chooses every move."""
-        return Plan(np.full(num_items, NO_ACTION, dtype=np.int8), Source.SELF_PLAY)
 
 
 Planner = Callable[[int], Plan]
@@ -122,6 +104,7 @@ class _Lane:
 
     program: int
     source: Source
+    repeats: int | None
     pieces: list[Moves] = field(default_factory=list)
 
 
@@ -227,6 +210,7 @@ class SelfPlay:
                 {
                     "program": lane.program,
                     "source": int(lane.source),
+                    "repeats": lane.repeats,
                     "pieces": [_leaves(piece) for piece in lane.pieces],
                 }
                 for lane in self._lanes
@@ -244,6 +228,7 @@ class SelfPlay:
             _Lane(
                 lane["program"],
                 Source(lane["source"]),
+                lane["repeats"],
                 [jax.tree.unflatten(_MOVES_STRUCTURE, piece) for piece in lane["pieces"]],
             )
             for lane in document["lanes"]
@@ -273,7 +258,7 @@ class SelfPlay:
         self._next_program = (program + 1) % len(self.programs)
         plan = self.planner(program)
         self._plans[actor] = plan.actions
-        return _Lane(program, plan.source)
+        return _Lane(program, plan.source, plan.repeats)
 
     def _restarted(self, states: State, finished: NDArray[np.intp]) -> State:
         """States with those of `finished` actors put back to the start of their new programs."""
@@ -305,6 +290,7 @@ class SelfPlay:
             values=np.asarray(moves.value),
             latency_ticks=0.0,
             birth_update=birth_update,
+            repeats=lane.repeats,
         )
         latency = member.latency_ticks(game.actions_by_item(member.table.num_items))
         return replace(game, latency_ticks=latency)

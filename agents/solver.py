@@ -1,15 +1,17 @@
-"""The agent behind the solvers' interface, raw in three forms, and as it would be deployed.
+"""The agent behind the solvers' interface: raw in three forms, taught in two, and a control.
 
 Source: issue "mallocMuZero", item 5. Every map of a raw agent was played by its own network,
-search and table (`agents.adaptation`); none comes from another solver. `agent-prod` first runs
-classical solvers, shows the agent their maps, and returns the best of all.
+search and table (`agents.adaptation`); none comes from another solver. A taught agent is first
+shown the maps of classical solvers: `agent-demonstrations` begins from scratch otherwise, and
+returns what was played; `agent-prod` is how one would deploy it, and returns the best of all.
+`mcts` searches with the rules of the game alone and learns nothing.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ import numpy as np
 from agents.adaptation import AdaptationConfig, actions_by_item, adapt
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
-from agents.config import AgentConfig, SearchConfig, preset_named
-from agents.games import Game, Source
+from agents.config import AgentConfig, ModelKind, SearchConfig, preset_named
+from agents.games import Game, Plan, Source
 from agents.generalist import WEIGHTS
 from agents.programs import NothingToPlayError
-from agents.self_play import Plan
 from agents.trainer import Trainer, TrainReport
 from hlo_graphs.errors import InputError, MallocGameError
+from malloc_game.memory_map import MemoryMap
 from solvers.incumbent import Incumbent
 from solvers.solver import Solution, SolveRequest, solver_named
 
@@ -38,13 +40,19 @@ class Learning(enum.Enum):
     """Begins with a trained network, adapts a table to the program, then the weights too."""
     NONE = "agent-generalist"
     """Plays with a trained network as it is, first its policy, then with search."""
+    RULES = "mcts"
+    """Has no network: search in the game itself, elites to begin from, nothing learned."""
 
 
-SOLVERS = (*(learning.value for learning in Learning), "agent-prod")
+DEMONSTRATED, DEPLOYED = "agent-demonstrations", "agent-prod"
+
+SOLVERS = (*(learning.value for learning in Learning), DEMONSTRATED, DEPLOYED)
 """Names that `agent_named` knows."""
 
+_WITHOUT_WEIGHTS = (Learning.SCRATCH, Learning.RULES)
+
 _BASELINE_SHARE = 0.1
-"""Part of the time limit that each classical solver of `agent-prod` may take."""
+"""Part of the time limit that each classical solver of a taught agent may take."""
 
 _COMPILE_SECONDS = 40.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
@@ -75,9 +83,9 @@ class AgentSolver:
 
     Attributes:
       learning: what it does beside playing.
-      config: settings; the checkpoint's own if None, from scratch the tiny preset.
+      config: settings; the checkpoint's own if None, without one the tiny preset.
       checkpoint: weights to begin with, a run's folder or a file of one; None for those that
-        come with the package. From scratch there are none.
+        come with the package. From scratch, and without a network, there are none.
       follow_initial_maps: shows the request's maps to the agent. Then games that repeat their
         moves count too, and the answer is not raw.
     """
@@ -115,12 +123,12 @@ class AgentSolver:
             elif request.initial_maps:
                 found.notes.append("the agent is raw: it was not shown the initial maps")
             game = _Playing(trainer, found, own=not self.follow_initial_maps)
-            if self.learning is not Learning.SCRATCH:
+            if self.learning not in _WITHOUT_WEIGHTS:
                 game.play_policy()
             if self.learning is Learning.ADAPTED:
                 game.adapt_table()
-            if self.learning is Learning.SCRATCH or game.may_compile():
-                game.play_on(learn=self.learning is not Learning.NONE)
+            if self.learning in _WITHOUT_WEIGHTS or game.may_compile():
+                game.play_on(learn=self.learning in (Learning.SCRATCH, Learning.ADAPTED))
             elif self.learning is Learning.NONE:
                 game.play_policy_on()
         except NothingToPlayError as error:
@@ -130,6 +138,10 @@ class AgentSolver:
         """Settings, and weights if there are any."""
         if self.learning is Learning.SCRATCH:
             return self.config or preset_named("tiny"), None
+        if self.learning is Learning.RULES:
+            config = self.config or preset_named("tiny")
+            search = replace(config.search, model=ModelKind.RULES)
+            return replace(config, search=search), None
         path = self.checkpoint or WEIGHTS
         stored, params = read_weights(path)
         config = self.config or stored
@@ -240,29 +252,33 @@ class _Playing:
 
 
 @dataclass(frozen=True)
-class AgentProdSolver:
-    """The better of the agent and classical solvers, whose maps the agent is shown.
+class TaughtAgentSolver:
+    """An agent that is first shown the maps of classical solvers.
 
     Attributes:
-      agent: who plays.
-      baselines: registered solvers that run first.
+      name: the name it is found by.
+      agent: who plays; it follows initial maps.
+      returns_shown: the maps shown count as found, so the answer is never worse than the best of
+        them; else it is the best game played, of which a shown map is the first.
+      teachers: registered solvers that run first.
     """
 
-    agent: AgentSolver = field(default_factory=lambda: AgentSolver(follow_initial_maps=True))
-    baselines: Sequence[str] = ("greedy", "xla-msa")
-
-    @property
-    def name(self) -> str:
-        """The name it is found by."""
-        return "agent-prod"
+    name: str
+    agent: AgentSolver
+    returns_shown: bool
+    teachers: Sequence[str] = ("greedy", "xla-msa")
 
     def solve(self, request: SolveRequest) -> Solution:
-        """The best map of all; never worse than an initial one or a baseline's."""
+        """The best map within the time limit.
+
+        Raises:
+          InputError: as `AgentSolver.solve`.
+        """
         found = _Found(request, self.name)
         maps = list(request.initial_maps)
         for memory_map in maps:
-            found.offer(memory_map, "given")
-        for name in self.baselines:
+            self._offer(found, memory_map, "given")
+        for name in self.teachers:
             limit = _BASELINE_SHARE * request.time_limit_seconds
             asked = replace(request, time_limit_seconds=limit, on_progress=None)
             try:
@@ -271,25 +287,31 @@ class AgentProdSolver:
                 found.notes.append(f"{name}: {error}")
                 continue
             maps.append(solution.memory_map)
-            found.offer(solution.memory_map, name)
+            self._offer(found, solution.memory_map, name)
         found.request = replace(request, initial_maps=tuple(maps))
         self.agent.search(found)
         return found.as_it_stands()
 
+    def _offer(self, found: _Found, memory_map: MemoryMap, who: str) -> None:
+        if self.returns_shown:
+            found.offer(memory_map, who)
 
-def agent_named(name: str, checkpoint: Path | None = None) -> AgentSolver | AgentProdSolver:
+
+def agent_named(name: str, checkpoint: Path | None = None) -> AgentSolver | TaughtAgentSolver:
     """The agent's solver called `name`, one of `SOLVERS`.
 
     Raises:
       InputError: if there is none, or it begins without weights and is given some.
     """
-    if name == "agent-prod":
-        return AgentProdSolver(AgentSolver(checkpoint=checkpoint, follow_initial_maps=True))
-    try:
-        learning = Learning(name)
-    except ValueError:
+    if name not in SOLVERS:
         known = ", ".join(SOLVERS[:-1])
-        raise InputError(f"no agent is called {name!r}: use {known} or {SOLVERS[-1]}") from None
-    if learning is Learning.SCRATCH and checkpoint is not None:
-        raise InputError(f"solver {name!r} has no use for a checkpoint: it begins from scratch")
-    return AgentSolver(learning, checkpoint=checkpoint)
+        raise InputError(f"no agent is called {name!r}: use {known} or {SOLVERS[-1]}")
+    taught = name in (DEMONSTRATED, DEPLOYED)
+    if taught:
+        learning = Learning.SCRATCH if name == DEMONSTRATED else Learning.ADAPTED
+    else:
+        learning = Learning(name)
+    if learning in _WITHOUT_WEIGHTS and checkpoint is not None:
+        raise InputError(f"solver {name!r} has no use for a checkpoint: it begins without weights")
+    agent = AgentSolver(learning, checkpoint=checkpoint, follow_initial_maps=taught)
+    return TaughtAgentSolver(name, agent, returns_shown=name == DEPLOYED) if taught else agent

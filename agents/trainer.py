@@ -19,13 +19,13 @@ import numpy as np
 from agents.config import AgentConfig, SearchConfig
 from agents.demonstrations import Demonstration, demonstration_of
 from agents.elites import Elites
-from agents.games import Game, Source
+from agents.games import Game, Plan, Source
 from agents.health import Health, warnings_of
 from agents.learner import Learner, LearnReport
 from agents.networks import Params
 from agents.programs import Baselines, ProgramSet
 from agents.replay import Replay, Targets
-from agents.self_play import Plan, PlayStatistics, SelfPlay
+from agents.self_play import PlayStatistics, SelfPlay
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
@@ -137,6 +137,7 @@ class Trainer:
         games, statistics = self.self_play.play(
             self.learner.params, self.baselines, key, self.learner.num_updates, search
         )
+        games = self._refreshed(games)
         is_best = self._remember(games)
         played = time.monotonic()
         learned = self.learn() if learn else None
@@ -166,10 +167,21 @@ class Trainer:
         if self._demonstrations[program]:
             return self._demonstrations[program].popleft()
         num_items = self.programs.bucket.num_items
+        if self._rng.random() < self.config.play.reanalyse_fraction:
+            again = self.replay.repetition(program, num_items, self._rng)
+            if again is not None:
+                return again
         return self.elites.plan(program, self.config.play, num_items, self._rng)
 
+    def _refreshed(self, games: list[Game]) -> list[Game]:
+        """Files what was searched anew; the games that are new."""
+        for game in games:
+            if game.repeats is not None:
+                self.replay.refresh(game)
+        return [game for game in games if game.repeats is None]
+
     def _remember(self, games: list[Game]) -> bool:
-        """Files finished games; says whether one is faster than all before it."""
+        """Files new games; says whether one is faster than all before it."""
         self.num_games += len(games)
         is_best = False
         for game in games:

@@ -12,7 +12,10 @@ from solvers.solver import Solver, solver_named, solver_names
 WITH_AGENT = "portfolio-agent"
 """The portfolio with the agent among its members."""
 
-AGENTS = ("agent", "agent-generalist", "agent-scratch", "agent-prod", WITH_AGENT)
+AGENTS = (
+    *("agent", "agent-generalist", "agent-scratch", "agent-demonstrations", "agent-prod", "mcts"),
+    WITH_AGENT,
+)
 """Solvers of the optional extra "train"; nothing of it is imported before they are asked for."""
 
 

@@ -192,8 +192,38 @@ def test_the_oldest_games_leave() -> None:
     assert replay.mean_age(10) == 10
 
 
+def test_a_game_searched_anew_takes_the_place_of_what_it_repeats() -> None:
+    replay = Replay(ReplayConfig(capacity_decisions=5))
+    rng = np.random.default_rng(0)
+    assert replay.repetition(0, 4, rng) is None
+    replay.add(game_of([0.1, 0.2], [1, 2]))
+    replay.add(game_of([0.3, 0.4], [2, 0], program=1))
+    plan = replay.repetition(1, 4, rng)
+    assert plan is not None
+    assert plan.actions.tolist() == [NO_ACTION, 2, 0, NO_ACTION]
+    assert replay.repetition(2, 4, rng) is None
+    policies = np.float32([[0, 1, 0], [0, 0, 1]])
+    anew = replace(
+        game_of([0.3, 0.4], [2, 0], program=1),
+        policies=policies,
+        repeats=plan.repeats,
+        birth_update=7,
+    )
+    replay.add(game_of([0.5], [1]))
+    replay.refresh(anew)
+    assert [game.birth_update for game in replay.games] == [0, 7, 0]
+    np.testing.assert_array_equal(replay.rows.policy[3:5], policies)
+    np.testing.assert_array_equal(replay.rows.policy[:2], game_of([0.1, 0.2]).policies)
+    for _ in range(3):
+        replay.add(game_of([0.6, 0.7]))
+    remembered = replay.to_document()["rows"]
+    replay.refresh(anew)
+    jax.tree.map(np.testing.assert_array_equal, remembered, replay.to_document()["rows"])
+
+
 def test_replay_survives_a_checkpoint() -> None:
-    replay = Replay(ReplayConfig())
+    replay = Replay(ReplayConfig(capacity_decisions=3))
+    replay.add(game_of([0.3, 0.3]))
     replay.add(game_of([0.1, 0.2]))
     replay.update(Draw(replay.rows, np.array([1]), np.ones(1, dtype=np.float32)), np.array([0.3]))
     other = Replay(ReplayConfig())

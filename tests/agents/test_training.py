@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from agents.checkpoint import CHECKPOINT, read_document, write_document
-from agents.config import AgentConfig, preset_named
-from agents.games import Source
+from agents.config import AgentConfig, ModelKind, preset_named
+from agents.games import Plan, Source
 from agents.health import Health, warnings_of
 from agents.models import Boards, Context, ExactModel
 from agents.networks import Networks
 from agents.search import search_tree
-from agents.self_play import Plan
-from agents.solver import AgentProdSolver, AgentSolver, Learning, agent_named
+from agents.solver import AgentSolver, Learning, TaughtAgentSolver, agent_named
 from agents.trainer import Trainer
 from hlo_graphs.errors import InputError
 from malloc_game.known_optimum import KnownOptimum, known_optimum_program
@@ -149,16 +148,77 @@ def test_in_production_it_is_no_worse_than_what_it_was_shown(
     known: KnownOptimum, config: AgentConfig
 ) -> None:
     agent = AgentSolver(Learning.SCRATCH, config, follow_initial_maps=True)
-    solver = AgentProdSolver(agent, baselines=("greedy",))
+    solver = TaughtAgentSolver("agent-prod", agent, returns_shown=True, teachers=("greedy",))
     request = SolveRequest(known.program, time_limit_seconds=2.0, initial_maps=(known.memory_map,))
     solution = solver.solve(request)
     assert solution.latency_ticks == known.optimal_ticks
     assert solution.solver == "agent-prod"
     assert solution.games_played > 0
-    with pytest.raises(
-        InputError, match="use agent-scratch, agent, agent-generalist or agent-prod"
-    ):
+    with pytest.raises(InputError, match=r"use agent-scratch, agent, .* or agent-prod"):
         agent_named("agnet")
+
+
+def test_with_demonstrations_alone_the_answer_is_a_game(
+    known: KnownOptimum, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = AgentSolver(Learning.SCRATCH, config, follow_initial_maps=True)
+    solver = TaughtAgentSolver("agent-demonstrations", agent, returns_shown=False, teachers=())
+    request = SolveRequest(known.program, time_limit_seconds=2.0, initial_maps=(known.memory_map,))
+    solution = solver.solve(request)
+    assert solution.latency_ticks == known.optimal_ticks
+    assert solution.games_played > 0
+    monkeypatch.setattr(AgentSolver, "search", lambda self, found: None)
+    assert solver.solve(request).memory_map == MemoryMap()
+
+
+def test_search_without_a_network_is_better_than_chance(
+    known: KnownOptimum, config: AgentConfig
+) -> None:
+    control = replace(config, search=replace(config.search, model=ModelKind.RULES))
+    play = replace(config.play, restart_fraction=0.0, follow_fraction=0.0)
+    searched = Trainer([known.program], replace(control, play=play))
+    chance = replace(control.search, simulations=0)
+    by_chance = Trainer([known.program], replace(control, play=play))
+    weights = jax.tree.map(np.asarray, searched.learner.params)
+    with_search, without = (
+        np.mean(
+            [
+                report.mean_saved
+                for report in (trainer.run_chunk(search, learn=False) for _ in range(6))
+                if report.mean_saved is not None
+            ]
+        )
+        for trainer, search in ((searched, None), (by_chance, chance))
+    )
+    assert with_search > without + 0.02
+    jax.tree.map(np.testing.assert_array_equal, weights, searched.learner.params)
+    solution = AgentSolver(Learning.RULES, config).solve(
+        SolveRequest(known.program, time_limit_seconds=2.0)
+    )
+    check(known.program, solution.memory_map)
+    assert solution.solver == "mcts"
+    assert solution.latency_ticks < known.program.all_slow_ticks
+
+
+def test_what_is_searched_anew_is_no_new_game(known: KnownOptimum, config: AgentConfig) -> None:
+    play = replace(config.play, reanalyse_fraction=0.0)
+    trainer = Trainer([known.program], replace(config, play=play))
+    while not len(trainer.replay):
+        trainer.run_chunk()
+    before = {name: np.array(column) for name, column in trainer.replay.rows.to_document().items()}
+    games, best = trainer.num_games, trainer.best(0)
+    trainer.config = replace(config, play=replace(play, reanalyse_fraction=1.0))
+    trainer.self_play.restart()
+    for _ in range(4):
+        report = trainer.run_chunk()
+        assert report.finished == ()
+    assert trainer.num_games == games
+    assert trainer.best(0) is best
+    after = trainer.replay.rows.to_document()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"policy", "priority"}
+    anew = [game for game in trainer.replay.games if game.birth_update > 0]
+    assert len(anew) > games / 2
 
 
 @jax.jit
