@@ -1,9 +1,11 @@
 """Trains the generalist: one network for all programs, on the train split and generated ones.
 
     python -m experiments.generalist --out RUN [--time-limit 3000] [--seed 0] [--resume]
-        [--programs NAME...] [--generated 32] [--preset generalist] [--ship]
+        [--programs NAME...] [--variants 2] [--generated 192] [--preset generalist] [--ship]
 
-No program of the test split is looked at. Each program's games begin with demonstrations: the maps
+No program of the test split is looked at. Beside each program of the train split there are
+variants of it, with other capacities and speeds of the bus, so that the network cannot learn the
+programs by heart. Each program's games begin with demonstrations: the maps
 of classical solvers (`--demonstrations`, each `--demonstration-seconds` long), which become the
 first elites. A run is a folder: `settings.json`, `programs.json` (names of what is played),
 `metrics.jsonl` (a line every twenty seconds) and `checkpoint.msgpack`. `--ship` puts the weights
@@ -18,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,7 @@ class GeneralistSettings:
     Attributes:
       out: the run's folder.
       programs: corpus programs; all of the train split if empty.
+      num_variants: of each corpus program, with other capacities and speeds of the bus.
       num_generated: generated programs beside them.
       most_accesses: corpus programs with more are left out.
       preset: of `agents.config.PRESETS`.
@@ -64,12 +67,13 @@ class GeneralistSettings:
 
     out: Path
     programs: tuple[str, ...] = ()
-    num_generated: int = 32
+    num_variants: int = 2
+    num_generated: int = 192
     most_accesses: int = 4000
     preset: str = "generalist"
     time_limit_seconds: float = 3000.0
     demonstrations: tuple[str, ...] = ("greedy", "cross-entropy")
-    demonstration_seconds: float = 8.0
+    demonstration_seconds: float = 4.0
     seed: int = 0
     save_seconds: float = 240.0
     log_seconds: float = 20.0
@@ -121,8 +125,23 @@ def training_programs(settings: GeneralistSettings) -> list[Program]:
             raise InputError(f"{name}: not a program of the train split ({', '.join(train)})")
     chosen = [load_program(name).program for name in settings.programs or train]
     fitting = [p for p in chosen if _num_accesses(p) <= settings.most_accesses]
-    programs = [*fitting, *generated_programs(settings.num_generated, settings.seed)]
+    rng = np.random.default_rng(settings.seed)
+    variants = [variant(program, rng) for program in fitting for _ in range(settings.num_variants)]
+    generated = generated_programs(settings.num_generated, settings.seed)
+    programs = [*fitting, *variants, *generated]
     return [program for program in programs if turn_table(program).num_items >= _LEAST_ITEMS]
+
+
+def variant(program: Program, rng: np.random.Generator) -> Program:
+    """`program` on a machine with a sixth of its fast memory or more, and another bus."""
+    capacity_bytes = int(program.capacity_bytes * np.exp(rng.uniform(np.log(1 / 6), 0)))
+    speed = program.machine.slow_bytes_per_second * float(
+        np.exp(rng.uniform(np.log(0.5), np.log(2)))
+    )
+    smaller = program.with_capacity(capacity_bytes)
+    machine = replace(smaller.machine, slow_bytes_per_second=speed)
+    name = f"{program.name}@{capacity_bytes / 2**20:.1f}MiB,{speed / 1e9:.0f}GB/s"
+    return replace(smaller, name=name, machine=machine)
 
 
 def generated_programs(count: int, seed: int) -> list[Program]:
@@ -133,7 +152,7 @@ def generated_programs(count: int, seed: int) -> list[Program]:
         random_program(
             int(rng.integers(2**31)),
             family=families[number % len(families)],
-            num_accesses=int(np.exp(rng.uniform(np.log(40), np.log(250)))),
+            num_accesses=int(np.exp(rng.uniform(np.log(40), np.log(500)))),
             pressure=float(np.exp(rng.uniform(np.log(1.2), np.log(8)))),
             intensity=float(np.exp(rng.uniform(np.log(0.2), np.log(3)))),
             max_size_units=int(rng.integers(4, 64)),
@@ -151,12 +170,11 @@ def show_demonstrations(
     league: League, settings: GeneralistSettings, say: Callable[[str], None]
 ) -> None:
     """Has each solver's map of each program played as one of its first games."""
-    real = corpus.names()
     for trainer in league.trainers:
         for index, member in enumerate(trainer.programs.members):
             program = member.program
             for name in settings.demonstrations:
-                share = 1.0 if program.name in real else 0.25
+                share = 1.0 if program.times == "calibrated" else 0.25
                 memory_map = _solved(program, name, share * settings.demonstration_seconds)
                 shown = trainer.demonstrate(index, memory_map)
                 saved = 1 - shown.latency_ticks / program.all_slow_ticks
@@ -306,12 +324,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--programs", nargs="*", default=())
-    parser.add_argument("--generated", type=int, default=32)
+    parser.add_argument("--variants", type=int, default=2)
+    parser.add_argument("--generated", type=int, default=192)
     parser.add_argument("--most-accesses", type=int, default=4000)
     parser.add_argument("--preset", default="generalist")
     parser.add_argument("--time-limit", type=float, default=3000.0)
     parser.add_argument("--demonstrations", nargs="*", default=("greedy", "cross-entropy"))
-    parser.add_argument("--demonstration-seconds", type=float, default=8.0)
+    parser.add_argument("--demonstration-seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--ship", action="store_true", help="afterwards, or alone with limit 0")
@@ -319,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = GeneralistSettings(
         out=chosen.out,
         programs=tuple(chosen.programs),
+        num_variants=chosen.variants,
         num_generated=chosen.generated,
         most_accesses=chosen.most_accesses,
         preset=chosen.preset,

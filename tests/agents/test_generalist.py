@@ -17,7 +17,13 @@ from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League, parted_by_size
 from agents.solver import AgentSolver, Learning, agent_named
 from agents.trainer import Trainer
-from experiments.generalist import METRICS, GeneralistSettings, generated_programs, train_generalist
+from experiments.generalist import (
+    METRICS,
+    GeneralistSettings,
+    generated_programs,
+    train_generalist,
+    variant,
+)
 from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
@@ -40,6 +46,17 @@ def config() -> AgentConfig:
     tiny = preset_named("tiny", simulations=2)
     learn = replace(tiny.learn, updates_per_chunk=2, outlook_dropout=0.5)
     return replace(tiny, play=replace(tiny.play, actors=8), learn=learn)
+
+
+def test_variants_differ_in_the_machine_alone() -> None:
+    program = random_program(1, num_accesses=40)
+    rng = np.random.default_rng(0)
+    variants = [variant(program, rng) for _ in range(50)]
+    assert len({one.name for one in variants}) == 50
+    for one in variants:
+        assert program.capacity_bytes / 6 - 1 <= one.capacity_bytes + one.machine.alignment_bytes
+        assert one.capacity_bytes <= program.capacity_bytes
+        assert replace(one, name=program.name, machine=program.machine) == program
 
 
 def test_programs_of_like_size_play_together() -> None:
