@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import write_atomically
-from experiments.folder import Run, code_digest, map_path, open_table, refuse_mixing
+from experiments.folder import Run, code_digest, held, map_path, open_table, refuse_mixing
 from experiments.inputs import DEFAULT_CHIP
 from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import any_solver_named
@@ -142,9 +142,23 @@ def evaluate(
 
     Raises:
       InputError: for settings that make no sense, a table whose rows would not compare with the
-        new ones, or one whose programs take another time now.
+        new ones, or one whose programs take another time now; or if another evaluation is at
+        work in the folder.
     """
     sources = _checked(settings, parallel)
+    with held(directory):
+        return _filled(settings, sources, directory, parallel, command, on_row)
+
+
+def _filled(
+    settings: EvaluationSettings,
+    sources: Sequence[Source],
+    directory: Path,
+    parallel: int,
+    command: str,
+    on_row: Callable[[Row, int, int], None] | None,
+) -> list[Row]:
+    """All rows, of a folder that nobody else writes into."""
     known = read_rows(directory) if has_rows(directory) else []
     tasks = _missing(settings, sources, known)
     refuse_mixing(directory, known, {task.solver for task in tasks})

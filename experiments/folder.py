@@ -9,11 +9,13 @@ other code.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -172,6 +174,30 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Makes the folder if need be, and keeps other evaluations from writing into it meanwhile.
+
+    The system lets go of it when this process ends, however that happens.
+
+    Raises:
+      InputError: if another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{directory}: another evaluation is writing into it; wait for it to end, "
+                "or choose another folder"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 @cache

@@ -20,7 +20,7 @@ import pytest
 from experiments import evaluate as evaluation
 from experiments.evaluate import EvaluationSettings, evaluate, programs_of
 from experiments.folder import SETTINGS as SETTINGS_FILE
-from experiments.folder import map_path, read_settings
+from experiments.folder import held, map_path, read_settings
 from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
@@ -216,6 +216,15 @@ def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.M
     assert row.status == "failed"
     assert row.error == "did not return in time"
     assert row.program == PROGRAM
+
+
+def test_one_evaluation_at_a_time_writes_into_a_folder(copied: Path) -> None:
+    more = replace(SETTINGS, seeds=(2,))
+    before = (copied / RESULTS).read_bytes()
+    with held(copied), pytest.raises(InputError, match="another evaluation is writing"):
+        evaluate(more, copied)
+    assert (copied / RESULTS).read_bytes() == before
+    assert len(evaluate(more, copied)) == 3
 
 
 def test_a_killed_evaluation_leaves_no_process_and_no_half_row(tmp_path: Path) -> None:
