@@ -39,7 +39,7 @@ class AdaptationConfig:
     """
 
     games_per_round: int = 200
-    elite_share: float = 0.1
+    elite_share: float = 0.05
     smoothing: float = 0.3
     trust: float = 0.9
     best_weight: float = 0.7
