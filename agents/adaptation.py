@@ -100,6 +100,15 @@ def adapt(
     return improve(member, table, Found(0, best.latency_ticks, wishes), config, rng)
 
 
+def from_nothing(
+    member: PlayedProgram, config: AdaptationConfig, rng: np.random.Generator
+) -> Iterator[Found]:
+    """Rounds of games, without end, from uniform probabilities: the cross-entropy method."""
+    table = np.full((member.table.num_turns, NUM_ACTIONS), 1 / NUM_ACTIONS)
+    slow = Found(0, member.program.all_slow_ticks, member.fast_game.wishes())
+    return improve(member, table, slow, config, rng)
+
+
 def improve(
     member: PlayedProgram,
     table: Table,

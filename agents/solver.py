@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.adaptation import AdaptationConfig, actions_by_item, adapt
+from agents.adaptation import AdaptationConfig, actions_by_item, adapt, from_nothing
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
 from agents.config import AgentConfig, ModelKind, SearchConfig, preset_named
@@ -79,7 +79,8 @@ class AgentSolver:
     """Plays the program within the time limit, and returns the best game.
 
     The first chunk of a new size has to be compiled, which the time limit cannot cut short: tens
-    of seconds of CPU time the first time, a second or two from then on.
+    of seconds of CPU time the first time, a second or two from then on. Before that a round of
+    games is played by chance, so that the answer is never the empty map where another is possible.
 
     Attributes:
       learning: what it does beside playing.
@@ -123,6 +124,7 @@ class AgentSolver:
             elif request.initial_maps:
                 found.notes.append("the agent is raw: it was not shown the initial maps")
             game = _Playing(trainer, found, own=not self.follow_initial_maps)
+            game.play_at_random()
             if self.learning not in _WITHOUT_WEIGHTS:
                 game.play_policy()
             if self.learning is Learning.ADAPTED:
@@ -166,6 +168,14 @@ class _Playing:
     _offered: Game | None = None
     _table_games: int = 0
 
+    def play_at_random(self) -> None:
+        """A round of games by chance, so that there is an answer before anything is compiled."""
+        member = self.trainer.programs.members[0]
+        rng = np.random.default_rng(self.found.request.seed)
+        first = next(from_nothing(member, AdaptationConfig(), rng))
+        self._table_games += first.num_games
+        self.found.offer(member.fast_game.map_of(first.wishes))
+
     def play_policy(self) -> None:
         """Every actor plays once what the network's policy says, the first without any noise."""
         while self.trainer.num_games < self.trainer.config.play.actors:
@@ -186,9 +196,9 @@ class _Playing:
         if rest < _COMPILE_SECONDS:
             rest = 0.0
         rng = np.random.default_rng(self.found.request.seed)
-        best = games[0].latency_ticks
+        best, played_before = games[0].latency_ticks, self._table_games
         for last in adapt(member, games, AdaptationConfig(), rng):
-            self._table_games = last.num_games
+            self._table_games = played_before + last.num_games
             if last.latency_ticks < best:
                 best = last.latency_ticks
                 self.found.offer(member.fast_game.map_of(last.wishes))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.adaptation import AdaptationConfig, Found, adapt, improve
+from agents.adaptation import AdaptationConfig, Found, adapt, from_nothing
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
 from agents.games import Game
@@ -83,10 +83,8 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
     member, games = play_policy(program, weights, seed)
     seconds = time.process_time() - began
     slow, settings = program.all_slow_ticks, AdaptationConfig()
-    nothing = Found(0, slow, member.fast_game.wishes())
-    uniform = np.full((member.table.num_turns, 3), 1 / 3)
     adapted = adapt(member, games, settings, np.random.default_rng(seed))
-    control = improve(member, uniform, nothing, settings, np.random.default_rng(seed))
+    control = from_nothing(member, settings, np.random.default_rng(seed))
     return Comparison(
         name=program.name,
         num_turns=member.table.num_turns,

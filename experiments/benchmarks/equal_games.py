@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.adaptation import AdaptationConfig, Found, improve
+from agents.adaptation import AdaptationConfig, from_nothing
 from agents.programs import PlayedProgram
 from experiments.inputs import load_program
 from experiments.report.statistics import TIE
@@ -102,9 +102,7 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 def from_uniform(played: PlayedProgram, num_games: int, seed: int) -> float:
     """Latency in ticks of the best of the first `num_games` games, to a whole round."""
-    table = np.full((played.table.num_turns, 3), 1 / 3)
-    nothing = Found(0, played.program.all_slow_ticks, played.fast_game.wishes())
-    rounds = improve(played, table, nothing, _UNIFORM, np.random.default_rng(seed))
+    rounds = from_nothing(played, _UNIFORM, np.random.default_rng(seed))
     return next(found for found in rounds if found.num_games >= num_games).latency_ticks
 
 
