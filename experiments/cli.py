@@ -444,7 +444,10 @@ def report(
     """Write an evaluation's report: one offline HTML page, and Markdown."""
     from experiments.report.page import write_report
 
-    print(write_report(directory, compare, pictures=pictures))
+    page = write_report(
+        directory, compare, pictures=pictures, say=lambda text: print(text, file=sys.stderr)
+    )
+    print(page)
 
 
 def main() -> None:

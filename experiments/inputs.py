@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from hlo_graphs import bundle as bundles
@@ -166,7 +167,7 @@ def _from_hlo(
         raise InputError(
             f"{path}: no compiler cycles beside it: give --cycles, or use --times analytic"
         )
-    module = require_scheduled(parse_module(text, path))
+    module = require_scheduled(_parsed(text, path))
     cycles = None if files.cycles is None else bundles.read_cycles(files.cycles)
     lowered = lower(
         module,
@@ -189,6 +190,12 @@ def _from_hlo(
         if capacity_bytes == lowered.program.capacity_bytes
         else None,
     )
+
+
+@lru_cache(maxsize=2)
+def _parsed(text: str, path: str) -> HloModule:
+    """The module; a program and production's are kept, to be loaded again with other times."""
+    return parse_module(text, path)
 
 
 def _times(
@@ -219,7 +226,7 @@ def _native_capacity(
 def _production_map(lowered: Lowered, files: _Files) -> MemoryMap | None:
     if files.production is None:
         return None
-    module = parse_module(_read(str(files.production)), str(files.production))
+    module = _parsed(_read(str(files.production)), str(files.production))
     assignment = (
         ()
         if files.buffer_assignment is None

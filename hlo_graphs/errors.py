@@ -5,12 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 class MallocGameError(Exception):
     """Base of every error the command line turns into one message and an exit code."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole errors come back from other processes, whatever their constructors take."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[MallocGameError], arguments: tuple[Any, ...]) -> MallocGameError:
+    return kind.__new__(kind, *arguments)
 
 
 class InputError(MallocGameError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.folder import TableSettings, read_settings
 from experiments.report.charts import Chart, charts
+from experiments.report.parallel import Say
 from experiments.report.retimings import Retiming, retime
 from experiments.report.statistics import (
     Change,
@@ -29,6 +30,19 @@ class Section:
     title: str
     note: str
     summaries: tuple[Summary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Speed-ups over production, a line a program and a column a solver.
+
+    Attributes:
+      solvers: the best in the geometric mean first.
+      lines: (program, its result by each solver, None where the solver did not run on it).
+    """
+
+    solvers: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[ProgramResult | None, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,7 @@ class Report:
       sections: summaries over groups of programs.
       retiming: the maps under other times.
       charts: drawn.
+      side_by_side: speed-ups of all solvers.
       results: every program and solver.
       failures: rows without a result.
       comparison: with another table, if one was given.
@@ -73,6 +88,7 @@ class Report:
     sections: tuple[Section, ...]
     retiming: Retiming
     charts: tuple[Chart, ...]
+    side_by_side: SideBySide
     results: tuple[ProgramResult, ...]
     failures: tuple[Row, ...]
     comparison: Comparison | None
@@ -84,8 +100,8 @@ class Report:
         return f"Memory maps of {programs}, {limits_of(self.settings)} each"
 
 
-def report_of(directory: Path, other: Path | None = None) -> Report:
-    """Everything there is to say of an evaluation's folder.
+def report_of(directory: Path, other: Path | None = None, say: Say | None = None) -> Report:
+    """Everything there is to say of an evaluation's folder; `say` is told how far it is.
 
     Raises:
       InputError: if a folder holds no evaluation.
@@ -98,11 +114,28 @@ def report_of(directory: Path, other: Path | None = None) -> Report:
         num_programs=len({row.program for row in rows}),
         codes=tuple(sorted({row.code for row in rows})),
         sections=tuple(sections(results)),
-        retiming=retime(directory, rows, results, settings.model),
+        retiming=retime(directory, rows, results, settings.model, say),
         charts=tuple(charts(rows, results)),
+        side_by_side=side_by_side(results),
         results=tuple(results),
         failures=tuple(row for row in rows if row.error is not None),
         comparison=None if other is None else _comparison(other, rows),
+    )
+
+
+def side_by_side(results: Sequence[ProgramResult]) -> SideBySide:
+    """The results of all programs whose production is known."""
+    known = [result for result in results if result.speedup is not None]
+    solvers = tuple(summary.solver for summary in summarise(known))
+    by_program: dict[str, dict[str, ProgramResult]] = {}
+    for result in known:
+        by_program.setdefault(result.program, {})[result.solver] = result
+    return SideBySide(
+        solvers,
+        tuple(
+            (program, tuple(found.get(solver) for solver in solvers))
+            for program, found in sorted(by_program.items())
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.report.contents import Comparison, Report, Section, counted
+from experiments.report.contents import Comparison, Report, Section, SideBySide, counted
 from experiments.report.retimings import Ranking, Retiming
 from experiments.report.statistics import ProgramResult
 
@@ -23,6 +23,7 @@ def markdown(report: Report) -> str:
     lines += _retiming_lines(report.retiming)
     if report.comparison is not None:
         lines += ["", "## Beside the other table", "", *_regression_lines(report.comparison)]
+    lines += ["", "## Speed-up over production", "", *_side_by_side(report.side_by_side)]
     lines += ["", "## Every program", "", *_result_table(report.results)]
     for row in report.failures:
         lines.append(f"\nFailed: {row.program}, {row.solver}, seed {row.seed}: {row.error}")
@@ -81,18 +82,30 @@ def _regression_lines(comparison: Comparison) -> list[str]:
     ]
 
 
+def _side_by_side(table: SideBySide) -> list[str]:
+    rows = [f"| program | {' | '.join(table.solvers)} |", f"|{' --- |' * (1 + len(table.solvers))}"]
+    for program, results in table.lines:
+        cells = ("-" if r is None else f"{r.speedup:.4f}" for r in results)
+        rows.append(f"| {program} | {' | '.join(cells)} |")
+    return rows
+
+
 def _result_table(results: Sequence[ProgramResult]) -> list[str]:
     rows = [
-        "| program | solver | ms | production ms | speed-up | gap | stalls ms | seconds | status |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| program | solver | ms | production ms | speed-up | gap | stalls ms | games | seconds "
+        "| status |",
+        f"|{' --- |' * 10}",
     ]
     for r in results:
         gap = "-" if r.gap is None else f"{r.gap:.2%}"
         production = "-" if r.production_seconds is None else f"{r.production_seconds * 1e3:.4f}"
         speedup = "-" if r.speedup is None else f"{r.speedup:.4f}"
+        if r.spread is not None:
+            speedup += f" ({r.spread[0]:.4f} to {r.spread[1]:.4f})"
+        games = f"{r.games_played:,.0f}" if r.games_played else "-"
         rows.append(
             f"| {r.program} | {r.solver} | {r.latency_seconds * 1e3:.4f} "
             f"| {production} | {speedup} | {gap} "
-            f"| {r.stall_seconds * 1e3:.4f} | {r.wall_seconds:.2f} | {r.status} |"
+            f"| {r.stall_seconds * 1e3:.4f} | {games} | {r.wall_seconds:.2f} | {r.status} |"
         )
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from experiments.folder import map_path
 from experiments.inputs import load_map, load_program
 from experiments.report.contents import Report, counted, report_of
 from experiments.report.markdown import markdown
+from experiments.report.parallel import Say, on_all_processors
 from experiments.report.picture import PicturedMap, map_document, program_document
 from experiments.report.statistics import ProgramResult
 from experiments.results import TimeModel
@@ -25,19 +27,22 @@ PAGE = "report.html"
 MARKDOWN = "report.md"
 
 
-def write_report(directory: Path, other: Path | None = None, *, pictures: bool = True) -> Path:
+def write_report(
+    directory: Path, other: Path | None = None, *, pictures: bool = True, say: Say | None = None
+) -> Path:
     """Writes `report.html` and `report.md` into an evaluation's folder; returns the page.
 
     Args:
       directory: of the evaluation.
       other: another evaluation to compare with; what got slower since is named.
       pictures: draw the maps too.
+      say: told how far it is.
 
     Raises:
       InputError: if a folder holds no evaluation.
     """
-    found = report_of(directory, other)
-    drawn = _pictures(directory, found) if pictures else []
+    found = report_of(directory, other, say)
+    drawn = _pictures(directory, found, say) if pictures else []
     page = (
         _environment()
         .get_template("report.html")
@@ -67,17 +72,18 @@ def result_page(result: SolveResult) -> str:
     return map_page(title, result.program, maps)
 
 
-def _pictures(directory: Path, report: Report) -> list[dict[str, Any]]:
+def _pictures(directory: Path, report: Report, say: Say | None) -> list[dict[str, Any]]:
     """Per program the best solver's map beside production's."""
     best: dict[str, ProgramResult] = {}
     for result in report.results:
         known = best.get(result.program)
         if known is None or result.latency_seconds < known.latency_seconds:
             best[result.program] = result
-    return [_picture(directory, result, report.settings.model) for result in best.values()]
+    work = partial(_picture, directory, report.settings.model)
+    return on_all_processors(work, list(best.values()), "programs drawn", say)
 
 
-def _picture(directory: Path, result: ProgramResult, model: TimeModel) -> dict[str, Any]:
+def _picture(directory: Path, model: TimeModel, result: ProgramResult) -> dict[str, Any]:
     loaded = load_program(result.row.source, times=model.times, busy=model.busy)
     path = map_path(directory, result.row)
     order = model.copy_order

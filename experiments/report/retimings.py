@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from experiments.folder import map_path
 from experiments.inputs import LoadedProgram, load_map, load_program
+from experiments.report.parallel import Say, on_all_processors
 from experiments.report.statistics import (
     ProgramResult,
     program_results,
     shared_results,
     summarise,
 )
-from experiments.results import Row, TimeModel
+from experiments.results import Key, Row, TimeModel
+from hlo_graphs.program import Program
+from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import Simulation, simulate
 from malloc_game.validate import check
 
@@ -132,7 +136,11 @@ def models_for(own: TimeModel) -> tuple[TimeModel, ...]:
 
 
 def retime(
-    directory: Path, rows: Sequence[Row], results: Sequence[ProgramResult], own: TimeModel
+    directory: Path,
+    rows: Sequence[Row],
+    results: Sequence[ProgramResult],
+    own: TimeModel,
+    say: Say | None = None,
 ) -> Retiming:
     """Times every stored map under every model.
 
@@ -141,6 +149,7 @@ def retime(
       rows: its table.
       results: of that table; says which programs have headroom.
       own: the model that the evaluation used.
+      say: told how far it is.
 
     Raises:
       InputError: for a map that cannot be read.
@@ -151,43 +160,62 @@ def retime(
     if missing:
         return Retiming((), (), missing)
     models = models_for(own)
-    tables = retimed_rows(directory, rows, models)
+    tables = retimed_rows(directory, rows, models, say)
     again = {row.key: row for row in tables[own]}
     changed = tuple(row for row in solved if not _is_same(row, again[row.key]))
     return Retiming(_rankings(tables, results), changed, ())
 
 
 def retimed_rows(
-    directory: Path, rows: Iterable[Row], models: Sequence[TimeModel]
+    directory: Path,
+    rows: Iterable[Row],
+    models: Sequence[TimeModel],
+    say: Say | None = None,
 ) -> dict[TimeModel, list[Row]]:
     """The rows with the times of each model; of the solvers' own claims nothing is kept."""
     by_source: dict[str, list[Row]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
-    tables: dict[TimeModel, list[Row]] = {model: [] for model in models}
-    for source, group in by_source.items():  # one program at a time: they are large
-        loaded: dict[tuple[str, str], LoadedProgram] = {}
-        for model in models:
-            key = (model.times, model.busy)
-            if key not in loaded:
-                loaded[key] = load_program(source, times=model.times, busy=model.busy)
-            tables[model] += _retimed_group(directory, group, loaded[key], model)
-    return tables
+    work = partial(_of_one_program, directory, models)
+    found = on_all_processors(work, list(by_source.items()), "programs timed again", say)
+    return {
+        model: [row for tables in found for row in tables[number]]
+        for number, model in enumerate(models)
+    }
+
+
+def _of_one_program(
+    directory: Path, models: Sequence[TimeModel], group: tuple[str, Sequence[Row]]
+) -> list[list[Row]]:
+    """The rows of one program under each model."""
+    source, rows = group
+    loaded: dict[tuple[str, str], LoadedProgram] = {}
+    for model in models:
+        key = (model.times, model.busy)
+        if key not in loaded:
+            loaded[key] = load_program(source, times=model.times, busy=model.busy)
+    maps = {
+        row.key: load_map(map_path(directory, row))
+        for row in rows
+        if row.latency_seconds is not None
+    }
+    for memory_map in maps.values():  # Whether a map is valid does not depend on any times.
+        check(next(iter(loaded.values())).program, memory_map)
+    return [_retimed_group(rows, maps, loaded[model.times, model.busy], model) for model in models]
 
 
 def _retimed_group(
-    directory: Path, rows: Iterable[Row], loaded: LoadedProgram, model: TimeModel
+    rows: Sequence[Row], maps: Mapping[Key, MemoryMap], loaded: LoadedProgram, model: TimeModel
 ) -> list[Row]:
-    """The rows of one program."""
     known = loaded.production_map
     production = None if known is None else simulate(loaded.program, known, model.copy_order)
-    return [_retimed(directory, row, loaded, production, model) for row in rows]
+    return [_retimed(row, maps.get(row.key), loaded.program, production, model) for row in rows]
 
 
 def _retimed(
-    directory: Path,
     row: Row,
-    loaded: LoadedProgram,
+    memory_map: MemoryMap | None,
+    program: Program,
     production: Simulation | None,
     model: TimeModel,
 ) -> Row:
@@ -199,11 +227,8 @@ def _retimed(
         lower_bound_seconds=None,
         curve=(),
     )
-    if row.latency_seconds is None:
+    if memory_map is None:
         return plain
-    program = loaded.program
-    memory_map = load_map(map_path(directory, row))
-    check(program, memory_map)
     simulation = simulate(program, memory_map, model.copy_order)
     return replace(
         plain,

@@ -36,7 +36,9 @@ class ProgramResult:
       solver: its name; in a table with several time limits or numbers of processes, with those.
       row: of the seed whose latency is nearest to the median, for its map.
       production_seconds: None where production's map is not known.
+      games_played: median over the seeds; 0 if the solver plays none.
       speedup: production's latency over the solver's; None where that is not known.
+      spread: least and greatest speed-up of a seed; None where `speedup` is, or with one seed.
       gap: latency over the best bound any solver proved, minus one; None without a bound.
       production_gap: the same of production.
       model_error: of the times at production's placement; None where it is not known.
@@ -56,6 +58,7 @@ class ProgramResult:
     games_played: float
     status: str
     speedup: float | None
+    spread: tuple[float, float] | None
     gap: float | None
     production_gap: float | None
     model_error: float | None
@@ -156,6 +159,10 @@ def _result(
     latency = float(np.median([row.latency_seconds or 0.0 for row in solved]))
     middle = min(solved, key=lambda row: abs((row.latency_seconds or 0.0) - latency))
     production = solved[0].production_seconds
+    latencies = [row.latency_seconds or 0.0 for row in solved]
+    spread = None
+    if production is not None and len(solved) > 1:
+        spread = (production / max(latencies), production / min(latencies))
     return ProgramResult(
         program=middle.program,
         solver=solver,
@@ -170,6 +177,7 @@ def _result(
         games_played=float(np.median([row.games_played or 0 for row in solved])),
         status=middle.status,
         speedup=None if production is None else production / latency,
+        spread=spread,
         gap=None if not bound else latency / bound - 1,
         production_gap=None if not bound or production is None else production / bound - 1,
         model_error=middle.model_error,

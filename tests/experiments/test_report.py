@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 
 from experiments.evaluate import EvaluationSettings, evaluate
 from experiments.inputs import load_program
-from experiments.report.contents import sections
+from experiments.report.contents import sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
 from experiments.report.page import MARKDOWN, PAGE, write_report
 from experiments.report.retimings import ranking, retime
@@ -30,9 +30,10 @@ from experiments.report.statistics import (
 )
 from experiments.results import TABLE, Row, TimeModel, read_rows
 from hlo_graphs.program import Loop, Program
-from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.memory_map import MemoryMap, Residency, Source, to_document
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
+from malloc_game.violations import InvalidMapError
 from tests.malloc_game.small import program_of
 from tests.strategies import programs_with_maps
 
@@ -142,6 +143,25 @@ def test_a_win_is_not_safe_where_the_models_error_is_not_known() -> None:
     assert not result.is_safe_win
 
 
+def test_seeds_are_put_together_and_their_spread_is_shown() -> None:
+    rows = [row("a", "s", 0.8, games_played=10), row("a", "s", 0.5, seed=1, games_played=30)]
+    rows += [row("a", "s", 0.9, seed=2, games_played=20), row("b", "s", 0.5)]
+    several, one = program_results(rows)
+    assert several.speedup == pytest.approx(1 / 0.8)
+    assert several.spread == pytest.approx((1 / 0.9, 1 / 0.5))
+    assert several.games_played == 20
+    assert one.spread is None
+
+
+def test_solvers_stand_side_by_side_the_best_first() -> None:
+    rows = [row("b", "t", 0.5), row("a", "t", 0.8), row("a", "s", 0.9)]
+    rows.append(row("c", "t", 0.5, production_seconds=None))
+    table = side_by_side(program_results(rows))
+    assert table.solvers == ("t", "s")
+    cells = {name: [r and r.latency_seconds for r in found] for name, found in table.lines}
+    assert cells == {"a": [0.8, 0.9], "b": [0.5, None]}
+
+
 def test_a_planted_regression_is_named() -> None:
     before = [row("a", "s", 0.9), row("b", "s", 0.8), row("c", "s", 0.7)]
     after = [row("a", "s", 0.9), row("b", "s", 0.82), row("c", "s", 0.6)]
@@ -228,6 +248,18 @@ def test_a_latency_that_is_not_reproduced_is_named(evaluated: Path) -> None:
     retiming = retime(evaluated, rows, program_results(rows), model)
     assert retiming.changed == (rows[0],)
     assert "has changed since" in retiming.note
+
+
+def test_a_stored_map_that_breaks_a_rule_is_reported(evaluated: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(evaluated, copied)
+    for path in (copied / "maps").glob(f"{PROGRAMS[1]}.greedy*"):
+        memory_map = MemoryMap.from_json(path.read_text())
+        first = memory_map.residencies[0]
+        twice = replace(memory_map, residencies=(*memory_map.residencies, first))
+        path.write_text(json.dumps(to_document(twice)))
+    with pytest.raises(InvalidMapError, match="not valid for"):
+        write_report(copied, pictures=False)
 
 
 def test_without_its_maps_nothing_is_timed_again(evaluated: Path, tmp_path: Path) -> None:

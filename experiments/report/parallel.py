@@ -1,0 +1,54 @@
+"""The slow parts of a report, program by program, on all processors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Found = TypeVar("Found")
+
+Say = Callable[[str], None]
+"""Told how far the work is, in a few words."""
+
+
+def on_all_processors(
+    work: Callable[[Task], Found], tasks: Sequence[Task], what: str, say: Say | None
+) -> list[Found]:
+    """`work` of each task, in the order of the tasks.
+
+    Args:
+      work: of a module, so that another process finds it.
+      tasks: independent of each other.
+      what: is said of the tasks that are done, e.g. "programs timed again".
+      say: told when another is done.
+
+    Raises:
+      Exception: the first that a task raises; tasks that have not begun are then left.
+    """
+
+    def tell(done: int) -> None:
+        if say is not None:
+            say(f"{done} of {len(tasks)} {what}")
+
+    found: list[Found] = []
+    workers = min(os.cpu_count() or 1, len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            found.append(work(task))
+            tell(len(found))
+        return found
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures: list[Future[Found]] = [pool.submit(work, task) for task in tasks]
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                tell(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
