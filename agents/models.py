@@ -26,7 +26,7 @@ from agents.networks import (
 )
 from agents.programs import outlook
 from malloc_game.observation import observe
-from malloc_game.rules import advance
+from malloc_game.rules import advance_batch
 from malloc_game.state import ProgramArrays, State
 
 
@@ -89,8 +89,7 @@ def view_of(boards: Boards) -> View:
 
 def play_boards(boards: Boards, action: jax.Array) -> tuple[Boards, jax.Array]:
     """Plays `action` `[B]`; the boards after, and rewards `[B]`, shares of the all-slow latency."""
-    axis = None if boards.shared else 0
-    state, reward = jax.vmap(advance, in_axes=(axis, 0, 0))(boards.arrays, boards.state, action)
+    state, reward = advance_batch(boards.arrays, boards.state, action)
     return _with_state(boards, state), reward
 
 

@@ -723,16 +723,28 @@ def advance(arrays: ProgramArrays, state: State, action: jax.Array) -> tuple[Sta
 @advance.def_vmap
 def _advance_rule(axis_size, in_batched, arrays, state, action):  # type: ignore[no-untyped-def]
     arrays_batched, state_batched, action_batched = in_batched
-    state = _broadcast(axis_size, state_batched, state)
-    action = _broadcast(axis_size, action_batched, action)
-    rows = jnp.zeros(axis_size, dtype=jnp.int32)
     if any(jax.tree.leaves(arrays_batched)):
         arrays = _broadcast(axis_size, arrays_batched, arrays)
-        rows = jnp.arange(axis_size, dtype=jnp.int32)
-    else:
-        arrays = _add_axis(arrays)
-    result = _advance_lanes(arrays, rows, state, action)
+    state = _broadcast(axis_size, state_batched, state)
+    result = advance_batch(arrays, state, _broadcast(axis_size, action_batched, action))
     return result, jax.tree.map(lambda _: True, result)
+
+
+def advance_batch(
+    arrays: ProgramArrays, state: State, action: jax.Array
+) -> tuple[State, jax.Array]:
+    """What `jax.vmap(advance)` gives, without tracing the rules for a single game first.
+
+    Args:
+      arrays: with a leading axis `[B]`, or without where all games are of one program.
+      state: `[B, ...]`.
+      action: `[B]`.
+    """
+    rows = jnp.arange(action.shape[0], dtype=jnp.int32)
+    if arrays.items.ndim == 2:
+        arrays, rows = _add_axis(arrays), jnp.zeros_like(rows)
+    result: tuple[State, jax.Array] = _advance_lanes(arrays, rows, state, action)
+    return result
 
 
 @custom_vmap
