@@ -222,11 +222,13 @@ def programs(
 
 @app.command()
 def solvers() -> None:
-    """List the solvers, the default first."""
-    from experiments.solvers_by_name import all_solver_names
+    """List the solvers and what they do, the default first."""
+    from experiments.solvers_by_name import all_solver_ideas
 
-    for name in all_solver_names():
-        print(name)
+    ideas = all_solver_ideas()
+    width = max(map(len, ideas))
+    for name, idea in ideas.items():
+        print(f"{name:<{width}}  {idea}")
 
 
 @app.command()

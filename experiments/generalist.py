@@ -8,7 +8,8 @@ variants of it, with other capacities and speeds of the bus, so that the network
 programs by heart. Each program's games begin with demonstrations: the maps
 of classical solvers (`--demonstrations`, each `--demonstration-seconds` long), which become the
 first elites. A run is a folder: `settings.json`, `programs.json` (names of what is played),
-`metrics.jsonl` (a line every twenty seconds) and `checkpoint.msgpack`. `--ship` puts the weights
+`metrics.jsonl` (a line every twenty seconds), `checkpoint.msgpack`, and `best.msgpack`: the weights
+that played best on generated programs that are not trained on (`Validation`). `--ship` puts those
 where `solve --solver agent` finds them, with what they were trained on beside them. docs/agent.md
 has the curves of the shipped one.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +43,13 @@ if TYPE_CHECKING:
     from agents.trainer import Trainer, TrainReport
 
 SETTINGS, METRICS, PROGRAMS = "settings.json", "metrics.jsonl", "programs.json"
+VALIDATION = "validation.jsonl"
+
+UNSEEN_SEED = 10_000
+"""Added to a seed: programs drawn from it are in no training, which draws from small ones."""
+
+_VALIDATION_SEED = 2 * UNSEEN_SEED
+_MOST_VALIDATION_ITEMS, _LEAST_SAVED, _VALIDATION_GAMES = 384, 0.02, 4
 
 _LEAST_ITEMS = 8
 """Programs with fewer are left out: they teach nothing and finish in a move or two."""
@@ -55,6 +64,8 @@ class GeneralistSettings:
       programs: corpus programs; all of the train split if empty.
       num_variants: of each corpus program, with other capacities and speeds of the bus.
       num_generated: generated programs beside them.
+      num_validation: generated programs that are not trained on, the small ones of which are played
+        whenever a checkpoint is written.
       most_accesses: corpus programs with more are left out.
       preset: of `agents.config.PRESETS`.
       time_limit_seconds: of this call, demonstrations and compilation included.
@@ -69,6 +80,7 @@ class GeneralistSettings:
     programs: tuple[str, ...] = ()
     num_variants: int = 2
     num_generated: int = 192
+    num_validation: int = 32
     most_accesses: int = 4000
     preset: str = "generalist"
     time_limit_seconds: float = 3000.0
@@ -100,7 +112,7 @@ def train_generalist(
     write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
     league = League(programs, preset_named(settings.preset), seed=settings.seed)
     say(_parts_text(league))
-    run = _Run(settings, league, say)
+    run = _Run(settings, league, Validation.of(settings.num_validation, settings.seed), say)
     if resume:
         document = read_document(settings.out / CHECKPOINT)
         run.restore(document)
@@ -142,6 +154,56 @@ def variant(program: Program, rng: np.random.Generator) -> Program:
     machine = replace(smaller.machine, slow_bytes_per_second=speed)
     name = f"{program.name}@{capacity_bytes / 2**20:.1f}MiB,{speed / 1e9:.0f}GB/s"
     return replace(smaller, name=name, machine=machine)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Programs that are not trained on tell when a network begins to learn the others by heart.
+
+    Attributes:
+      programs: generated.
+      greedy_saved: share of the all-slow latency that the greedy solver saves, of each.
+    """
+
+    programs: tuple[Program, ...]
+    greedy_saved: tuple[float, ...]
+
+    @staticmethod
+    def of(count: int, seed: int) -> Validation:
+        """Small ones, of which greedy saves something, of `count` that are drawn.
+
+        Raises:
+          InputError: if there are none.
+        """
+        found = []
+        for program in generated_programs(count, _VALIDATION_SEED + seed):
+            if turn_table(program).num_items <= _MOST_VALIDATION_ITEMS:
+                solution = solver_named("greedy").solve(SolveRequest(program))
+                found.append((program, 1 - solution.latency_ticks / program.all_slow_ticks))
+        kept = [(program, saved) for program, saved in found if saved >= _LEAST_SAVED]
+        if not kept:
+            raise InputError(f"none of {count} generated programs is of use for validation")
+        return Validation(tuple(p for p, _ in kept), tuple(saved for _, saved in kept))
+
+    def score(self, league: League) -> float:
+        """What the best of a few games by the policy saves, as a share of what greedy does: the
+        mean over the programs. The same weights have the same score."""
+        from agents.trainer import Trainer
+
+        play = replace(league.config.play, restart_fraction=0.0, follow_fraction=0.0)
+        config = replace(league.config, play=play)
+        trainer = Trainer(self.programs, config, learner=league.learner)
+        policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
+        enough = _VALIDATION_GAMES * len(self.programs)
+        while trainer.num_games < enough or not all(map(trainer.best, range(len(self.programs)))):
+            trainer.run_chunk(policy, learn=False)
+        best = [trainer.best(index) for index in range(len(self.programs))]
+        saved = [
+            1 - game.latency_ticks / program.all_slow_ticks
+            for game, program in zip(best, self.programs, strict=True)
+            if game is not None
+        ]
+        return float(np.mean(np.array(saved) / np.array(self.greedy_saved)))
 
 
 def generated_programs(count: int, seed: int) -> list[Program]:
@@ -215,8 +277,10 @@ class _Run:
 
     settings: GeneralistSettings
     league: League
+    validation: Validation
     say: Callable[[str], None]
     trained_seconds: float = 0.0
+    best_score: float = -math.inf
     _reports: list[tuple[Trainer, TrainReport]] = field(default_factory=list)
     _logged_at: float = field(default_factory=time.monotonic)
     _saved_at: float = field(default_factory=time.monotonic)
@@ -234,14 +298,23 @@ class _Run:
             self.save()
 
     def save(self) -> None:
-        """Writes everything."""
-        from agents.checkpoint import CHECKPOINT, write_document
+        """Writes everything, and the weights apart if none before played as well."""
+        from agents.checkpoint import BEST, CHECKPOINT, write_document, write_weights
 
+        score = self.validation.score(self.league)
+        self.say(f"{self.league.learner.num_updates} updates  validation {score:.4f}")
+        if score > self.best_score:
+            self.best_score = score
+            write_weights(self.settings.out / BEST, self.league.config, self.league.learner.params)
+        with (self.settings.out / VALIDATION).open("a", encoding="utf-8") as file:
+            updates = self.league.learner.num_updates
+            file.write(json.dumps({"num_updates": updates, "score": score}) + "\n")
         write_document(
             self.settings.out / CHECKPOINT,
             {
                 "config": self.league.config.to_document(),
                 "trained_seconds": self.trained_seconds,
+                "best_score": self.best_score,
                 **self.league.to_document(),
             },
         )
@@ -251,6 +324,7 @@ class _Run:
         """Goes on from a checkpoint."""
         self.league.restore(document)
         self.trained_seconds = float(document["trained_seconds"])
+        self.best_score = float(document["best_score"])
 
     def _log(self) -> None:
         row = metrics_of(self._reports) | {

@@ -141,7 +141,7 @@ def solve(
     Args:
       program: what `experiments.inputs.load_program` returns, or takes: it knows other chips,
         capacities, times and files than the program's own.
-      solver: a name of `experiments.solvers_by_name.all_solver_names()`.
+      solver: a name of `experiments.solvers_by_name.all_solver_ideas()`.
       time_limit_seconds: wall time for the solver.
       seed: of everything random.
       gap: stop within this of the lower bound.

@@ -5,23 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.inputs import need_extra
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, did_you_mean
 from solvers.portfolio import PortfolioSolver
-from solvers.solver import Solver, solver_named, solver_names
+from solvers.solver import Solver, solver_ideas, solver_named
 
 WITH_AGENT = "portfolio-agent"
 """The portfolio with the agent among its members."""
 
-AGENTS = (
-    *("agent", "agent-generalist", "agent-scratch", "agent-demonstrations", "agent-prod", "mcts"),
-    WITH_AGENT,
-)
-"""Solvers of the optional extra "train"; nothing of it is imported before they are asked for."""
+AGENTS = {
+    "agent": "the trained network's games, then a table that adapts it, then search and learning",
+    "agent-generalist": "the trained network as it is, then with search",
+    "agent-scratch": "random weights, search and learning: one program at a time",
+    "agent-demonstrations": "agent-scratch, which is first shown the maps of greedy and xla-msa",
+    "agent-prod": "agent, likewise; the best of its map and theirs",
+    "mcts": "search with the game's rules alone, nothing learned; a control",
+    WITH_AGENT: "the portfolio with agent as its first member",
+}
+"""Solvers of the optional extra "train", and what they do; nothing of it is imported before they
+are asked for."""
 
 
-def all_solver_names() -> tuple[str, ...]:
-    """Names that `any_solver_named` accepts, the default first."""
-    return (*solver_names(), *AGENTS)
+def all_solver_ideas() -> dict[str, str]:
+    """What each solver that `any_solver_named` knows does, in a line; the default first."""
+    return {**solver_ideas(), **AGENTS}
 
 
 def any_solver_named(name: str, checkpoint: Path | None = None) -> Solver:
@@ -42,6 +48,10 @@ def any_solver_named(name: str, checkpoint: Path | None = None) -> Solver:
         if name == WITH_AGENT:
             return PortfolioSolver(extra=(agent_named("agent", checkpoint),))
         return agent_named(name, checkpoint)
+    known = all_solver_ideas()
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise InputError(f"no solver is called {name!r}{near}. Solvers: {', '.join(known)}")
     if checkpoint is not None:
         raise InputError(f"solver {name!r} has no use for a checkpoint")
     return solver_named(name)

@@ -200,23 +200,54 @@ class Deadline:
         return self.elapsed_seconds >= self.limit_seconds
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """Where a solver is ("module:class", imported when asked for), and what it does."""
+
+    target: str
+    idea: str
+
+
 _REGISTRY = {
-    "portfolio": "solvers.portfolio:PortfolioSolver",
-    "greedy": "solvers.greedy:GreedySolver",
-    "milp": "solvers.milp:MilpSolver",
-    "large-neighbourhood": "solvers.large_neighbourhood:LargeNeighbourhoodSolver",
-    "xla-msa": "solvers.xla_msa:XlaMsaSolver",
-    "cross-entropy": "solvers.cross_entropy:CrossEntropySolver",
-    "local-search": "solvers.local_search:LocalSearchSolver",
-    "evolution": "solvers.evolution:EvolutionSolver",
-    "random": "solvers.random_restarts:RandomSolver",
+    "portfolio": _Registered(
+        "solvers.portfolio:PortfolioSolver",
+        "several of these beside each other, sharing incumbents and bounds (the default)",
+    ),
+    "greedy": _Registered(
+        "solvers.greedy:GreedySolver",
+        "most time saved per byte and step first; an answer in a second",
+    ),
+    "milp": _Registered(
+        "solvers.milp:MilpSolver",
+        "an integer program decides residency, then addresses, then repair; proves a bound",
+    ),
+    "large-neighbourhood": _Registered(
+        "solvers.large_neighbourhood:LargeNeighbourhoodSolver",
+        "tears out part of the map and fills it anew, again and again",
+    ),
+    "xla-msa": _Registered(
+        "solvers.xla_msa:XlaMsaSolver", "OpenXLA's memory-space assignment: what production does"
+    ),
+    "cross-entropy": _Registered(
+        "solvers.cross_entropy:CrossEntropySolver",
+        "plays the game; probabilities of its actions move towards the best tenth's",
+    ),
+    "local-search": _Registered(
+        "solvers.local_search:LocalSearchSolver", "plays the game; annealing on its actions"
+    ),
+    "evolution": _Registered(
+        "solvers.evolution:EvolutionSolver", "plays the game; mutates and crosses its best games"
+    ),
+    "random": _Registered(
+        "solvers.random_restarts:RandomSolver", "plays the game at random; a control"
+    ),
 }
-"""Solver name -> "module:class"; imported when asked for. The default comes first."""
+"""By name, the default first."""
 
 
-def solver_names() -> tuple[str, ...]:
-    """Names that `solver_named` accepts, the default first."""
-    return tuple(_REGISTRY)
+def solver_ideas() -> dict[str, str]:
+    """What each solver that `solver_named` knows does, in a line; the default first."""
+    return {name: registered.idea for name, registered in _REGISTRY.items()}
 
 
 def solver_named(name: str) -> Solver:
@@ -225,10 +256,10 @@ def solver_named(name: str) -> Solver:
     Raises:
       InputError: if there is none, with the nearest names.
     """
-    target = _REGISTRY.get(name)
-    if target is None:
+    registered = _REGISTRY.get(name)
+    if registered is None:
         near = did_you_mean(name, _REGISTRY)
         raise InputError(f"no solver is called {name!r}{near}. Solvers: {', '.join(_REGISTRY)}")
-    module_name, _, class_name = target.partition(":")
+    module_name, _, class_name = registered.target.partition(":")
     made = getattr(importlib.import_module(module_name), class_name)()
     return cast(Solver, made)

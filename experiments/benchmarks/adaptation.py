@@ -27,15 +27,12 @@ from agents.games import Game
 from agents.generalist import WEIGHTS
 from agents.programs import PlayedProgram
 from agents.trainer import Trainer
-from experiments.generalist import generated_programs
+from experiments.generalist import UNSEEN_SEED, generated_programs
 from experiments.inputs import load_program
 from hlo_graphs.program import Program
 from solvers.solver import SolveRequest, solver_named
 
 DEFAULT_GAMES = (1000, 4000, 12_000)
-
-_UNSEEN = 10_000
-"""Added to the seed: training draws its programs from small ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     keep_compiled_code()
     programs = [load_program(name).program for name in chosen.programs]
-    programs = programs or generated_programs(chosen.generated, _UNSEEN + chosen.seed)
+    programs = programs or generated_programs(chosen.generated, UNSEEN_SEED + chosen.seed)
     sys.stdout.write(f"{header(sorted(chosen.games))}\n")
     rows = []
     for program in programs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from agents.adaptation import AdaptationConfig, adapt, around, network_table
-from agents.checkpoint import read_document, read_weights, write_document, write_weights
+from agents.checkpoint import CHECKPOINT, read_document, read_weights, write_document, write_weights
 from agents.config import AgentConfig, preset_named
 from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League, parted_by_size
@@ -19,12 +20,13 @@ from agents.solver import AgentSolver, Learning, agent_named
 from agents.trainer import Trainer
 from experiments.generalist import (
     METRICS,
+    VALIDATION,
     GeneralistSettings,
     generated_programs,
     train_generalist,
     variant,
 )
-from experiments.solvers_by_name import any_solver_named
+from experiments.solvers_by_name import AGENTS, WITH_AGENT, any_solver_named
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from malloc_game.generator import random_program
@@ -174,6 +176,15 @@ def test_with_time_to_compile_it_searches_too(
     assert solution.latency_ticks == known.optimal_ticks
 
 
+def test_every_agent_is_found_by_its_name_and_near_names_are_told() -> None:
+    for name in AGENTS:
+        if name != WITH_AGENT:
+            assert any_solver_named(name).name == name
+    with pytest.raises(InputError, match="did you mean 'agent'"):
+        any_solver_named("agnt")
+    assert any_solver_named("greedy").name == "greedy"
+
+
 def test_weights_are_of_no_use_from_scratch() -> None:
     with pytest.raises(InputError, match="no use for a checkpoint"):
         agent_named("agent-scratch", Path("weights"))
@@ -202,7 +213,9 @@ def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     settings = GeneralistSettings(
         out=tmp_path / "run",
         programs=("flash_attention_forward.v5e",),
+        num_variants=1,
         num_generated=1,
+        num_validation=4,
         preset="tiny",
         time_limit_seconds=12.0,
         demonstrations=("greedy",),
@@ -220,6 +233,15 @@ def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert len(more) > len(rows)
     assert more[-1]["num_updates"] > rows[-1]["num_updates"]
     assert more[-1]["num_games"] > rows[-1]["num_games"]
+    lines = (settings.out / VALIDATION).read_text().splitlines()
+    scores = {row["num_updates"]: row["score"] for row in map(json.loads, lines)}
+    assert list(scores) == sorted(scores)
+    assert all(math.isfinite(score) for score in scores.values())
+    latest = read_document(settings.out / CHECKPOINT)
+    assert latest["best_score"] == max(scores.values())
+    _, best = read_weights(settings.out)
+    if scores[latest["learner"]["num_updates"]] == max(scores.values()):
+        jax.tree.map(np.testing.assert_array_equal, best, latest["learner"]["params"])
     with pytest.raises(InputError, match="no run with these settings"):
         train_generalist(replace(settings, seed=1), resume=True)
 
