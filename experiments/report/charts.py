@@ -27,6 +27,7 @@ class Chart:
 
 
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#b279a2", "#72b7b2", "#9d755d", "#555555")
+_DASHES = ("none", "5 3", "2 2")
 _WIDTH, _HEIGHT, _MARGIN = 460, 280, 44
 
 
@@ -53,7 +54,7 @@ def _profile_svg(lines: Sequence[ProfileLine]) -> str:
         for factor, share in zip(line.factors, line.shares, strict=True):
             points += [(min(factor, widest), points[-1][1]), (min(factor, widest), share)]
         paths.append((line.solver, [*points, (widest, points[-1][1])]))
-    return _line_chart(paths, (1.0, widest), (0.0, 1.0))
+    return line_chart(paths, (1.0, widest), (0.0, 1.0))
 
 
 def _anytime_svg(lines: Sequence[AnytimeLine]) -> str:
@@ -62,22 +63,28 @@ def _anytime_svg(lines: Sequence[AnytimeLine]) -> str:
         for line in lines
     ]
     highest = max(gap for _, points in paths for _, gap in points)
-    return _line_chart(paths, (0.0, lines[0].seconds[-1]), (0.0, highest))
+    return line_chart(paths, (0.0, lines[0].seconds[-1]), (0.0, highest))
 
 
-def _line_chart(
+def line_chart(
     paths: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     xs: tuple[float, float],
     ys: tuple[float, float],
 ) -> str:
-    """Lines over two labelled axes, with a key."""
+    """Lines over two labelled axes, with a key.
+
+    Args:
+      paths: (name, points) of each line.
+      xs, ys: least and greatest value of each axis; what lies beyond is drawn at its end.
+    """
+    height = max(_HEIGHT, 16 * len(paths) + 24)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - xs[0]) / ((xs[1] - xs[0]) or 1)
-        up = (y - ys[0]) / ((ys[1] - ys[0]) or 1)
-        return _MARGIN + across * (_WIDTH - 150 - _MARGIN), _HEIGHT - 26 - up * (_HEIGHT - 46)
+        across = min(max((x - xs[0]) / ((xs[1] - xs[0]) or 1), 0.0), 1.0)
+        up = min(max((y - ys[0]) / ((ys[1] - ys[0]) or 1), 0.0), 1.0)
+        return _MARGIN + across * (_WIDTH - 150 - _MARGIN), height - 26 - up * (height - 46)
 
-    parts = [f'<svg width="{_WIDTH}" height="{_HEIGHT}" font-size="11" fill="#555">']
+    parts = [f'<svg width="{_WIDTH}" height="{height}" font-size="11" fill="#555">']
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x, y = xs[0] + share * (xs[1] - xs[0]), ys[0] + share * (ys[1] - ys[0])
         left, level = place(xs[0], y)
@@ -93,10 +100,13 @@ def _line_chart(
         parts.append(f'<path d="M{left:.1f} {level:.1f}H{end:.1f}" stroke="#e4e4e4"/>')
     for index, (name, points) in enumerate(paths):
         colour = _COLOURS[index % len(_COLOURS)]
+        # Once all colours are used, lines are told apart by their dashes.
+        dashes = f' stroke-dasharray="{_DASHES[index // len(_COLOURS) % len(_DASHES)]}"'
+        drawn = f'fill="none" stroke="{colour}" stroke-width="1.8"{dashes}'
         line = "L".join("{:.1f} {:.1f}".format(*place(*point)) for point in points)
-        parts.append(f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+        parts.append(f'<path d="M{line}" {drawn}/>')
         row = 20 + 16 * index
-        parts.append(f'<path d="M{_WIDTH - 140} {row}h16" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<path d="M{_WIDTH - 140} {row}h16" {drawn}/>')
         parts.append(f'<text x="{_WIDTH - 118}" y="{row + 4}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 

@@ -1,0 +1,44 @@
+"""Curves of a training run, from its metrics alone."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from experiments.curves import METRICS, VALIDATION, curve, curves_svg, main
+from hlo_graphs.errors import InputError
+
+LINES = [{"num_updates": n, "policy_loss": 1 / n, "share_of_best": None} for n in range(1, 101)]
+
+
+def test_a_point_is_the_mean_of_a_part_of_the_run() -> None:
+    points = curve(LINES, "policy_loss")
+    assert len(points) == 40
+    assert points[0] == (3, pytest.approx((1 + 1 / 2 + 1 / 3) / 3))
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert points[-1][0] == 100
+    assert curve(LINES, "share_of_best") == []
+    assert curve([{"num_updates": 1, "policy_loss": float("nan")}], "policy_loss") == []
+
+
+def test_the_picture_has_what_the_run_has(tmp_path: Path) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in LINES)
+    (tmp_path / METRICS).write_text(text + '{"num_upd')
+    svg = curves_svg(tmp_path)
+    ElementTree.fromstring(svg)
+    assert "Losses" in svg
+    assert "Play" not in svg
+    (tmp_path / VALIDATION).write_text('{"num_updates": 50, "score": 0.5}\n')
+    main([str(tmp_path), "-o", str(tmp_path / "curves.svg")])
+    assert "validation" in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "cannot read"), ("", "no metrics yet")])
+def test_no_metrics_is_the_users_error(tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / METRICS).write_text(text)
+    with pytest.raises(InputError, match=words):
+        curves_svg(tmp_path)
