@@ -21,7 +21,7 @@ from hlo_graphs.errors import InputError
 
 CHECKPOINT = "checkpoint.msgpack"
 BEST = "best.msgpack"
-_VERSION = 1
+_VERSION = 2
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:

@@ -103,6 +103,17 @@ class PlayConfig:
     free_moves: float = 8.0
     reanalyse_fraction: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.reanalyse_fraction < 1:
+            raise InputError(
+                f"reanalyse_fraction is {self.reanalyse_fraction}, must be from 0 to below 1: "
+                "else nothing new is played"
+            )
+
+    def without_old_games(self) -> PlayConfig:
+        """The same, but no game begins at another, stays near one or repeats one."""
+        return replace(self, restart_fraction=0.0, follow_fraction=0.0, reanalyse_fraction=0.0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayConfig:
@@ -227,7 +238,8 @@ PRESETS: Mapping[str, AgentConfig] = {
             batch_size=256,
             learning_rate=1e-3,
             warmup_updates=100,
-            decay_updates=30_000,
+            decay_updates=20_000,
+            weight_decay=1e-2,
             updates_per_chunk=4,
             elite_fraction=0.5,
             elite_games=4,

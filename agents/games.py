@@ -99,10 +99,6 @@ class Game:
         actions[self.cursors[:-1]] = self.actions
         return actions
 
-    def with_rewards(self, rewards: NDArray[np.float32]) -> Game:
-        """The same moves with other rewards, for controls."""
-        return replace(self, rewards=rewards)
-
     def to_document(self) -> dict[str, Any]:
         """Arrays and numbers by name, for a checkpoint."""
         document = {name: getattr(self, name) for name in _PLAIN}

@@ -23,7 +23,7 @@ class Health:
       value_bias: value less return, return units.
       value_explained: share of the variance of returns that values explain.
       reward_error: of the learned model, return units.
-      replay_age: learner updates since remembered decisions were played, mean.
+      replay_age: learner updates since remembered decisions were searched, mean.
       loss: of the learner.
     """
 

@@ -115,9 +115,7 @@ class ProgramSet:
         members = tuple(PlayedProgram.of(program) for program in programs)
         for member in members:
             if member.table.num_turns == 0:
-                raise InputError(
-                    f"{member.program.name}: no buffer may be resident: nothing to play"
-                )
+                raise NothingToPlayError(f"{member.program.name}: no buffer may be resident")
         bucket = common_bucket([bucket_for(member.table) for member in members])
         stacked = [program_arrays(member.table, bucket) for member in members]
         # On the host: there every operation is at hand, on the device each is compiled first.

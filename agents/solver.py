@@ -80,7 +80,7 @@ class AgentSolver:
 
     The first chunk of a new size has to be compiled, which the time limit cannot cut short: tens
     of seconds of CPU time the first time, a second or two from then on. Before that a round of
-    games is played by chance, so that the answer is never the empty map where another is possible.
+    games is played by chance, so that there is something to return.
 
     Attributes:
       learning: what it does beside playing.
@@ -169,11 +169,11 @@ class _Playing:
     _table_games: int = 0
 
     def play_at_random(self) -> None:
-        """A round of games by chance, so that there is an answer before anything is compiled."""
+        """A round of games by chance, so that there is an answer before play is compiled."""
         member = self.trainer.programs.members[0]
         rng = np.random.default_rng(self.found.request.seed)
         first = next(from_nothing(member, AdaptationConfig(), rng))
-        self._table_games += first.num_games
+        self._table_games = self.found.games_played = first.num_games
         self.found.offer(member.fast_game.map_of(first.wishes))
 
     def play_policy(self) -> None:

@@ -9,7 +9,6 @@ a fortieth of the run's metrics; docs/agent.md says what healthy looks like.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from experiments.files import write_atomically
+from experiments.metrics import METRICS, VALIDATION, read_metrics
 from experiments.report.charts import line_chart
 from hlo_graphs.errors import InputError
-
-METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 
 PANELS: Mapping[str, Mapping[str, str]] = {
     "Play": {
@@ -48,25 +46,6 @@ _POINTS = 40
 _PANEL_WIDTH, _PANEL_HEIGHT = 480, 310
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A run's lines; one cut off by a kill is left out.
-
-    Raises:
-      InputError: if there is no such file, or nothing in it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror}") from error
-    try:
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise InputError(f"{path}: not the metrics of a run: {error}") from error
-    if not found:
-        raise InputError(f"{path}: holds no metrics yet")
-    return found
-
-
 def curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     """(updates, mean of the metric) over equal parts of the lines that have it."""
     known = [
@@ -82,11 +61,11 @@ def curves_svg(run: Path) -> str:
     """All panels of which the run has metrics, two a row.
 
     Raises:
-      InputError: see `read_lines`.
+      InputError: see `experiments.metrics.read_metrics`.
     """
-    lines = read_lines(run / METRICS)
+    lines = read_metrics(run / METRICS)
     if (run / VALIDATION).exists():
-        scores = read_lines(run / VALIDATION)
+        scores = read_metrics(run / VALIDATION)
         lines += [{"num_updates": s["num_updates"], "validation": s["score"]} for s in scores]
     panels = []
     for title, names in PANELS.items():

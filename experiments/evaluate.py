@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +28,7 @@ from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle
 from hlo_graphs.errors import InputError
 from hlo_graphs.lower import BUSY
+from solvers.children import end_with_parent
 from solvers.solver import COPY_ORDERS, Progress
 
 OVERTIME_SECONDS = 60.0
@@ -349,21 +348,13 @@ def _end(process: Any) -> None:
 
 def _work(task: Task, settings: EvaluationSettings, directory: Path, outbox: Connection) -> None:
     """In the child: solve, keep the map, send the row."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         row = _solve(task, settings, directory)
     except Exception as error:  # the row says why; the evaluation goes on
         row = _failure(task, settings, f"{type(error).__name__}: {error}")
     outbox.send(row)
     outbox.close()
-
-
-def _end_with_parent() -> None:
-    """Ends this process once nobody waits for its row: a killed evaluation leaves none behind."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:

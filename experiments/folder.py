@@ -28,6 +28,7 @@ from hlo_graphs.errors import InputError
 
 SETTINGS = "settings.json"
 MAPS = "maps"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +187,12 @@ def held(directory: Path) -> Iterator[None]:
       InputError: if another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
+    # Writable, as locks of files that lie on other machines ask for.
+    handle = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(
                 f"{directory}: another evaluation is writing into it; wait for it to end, "
                 "or choose another folder"

@@ -4,8 +4,8 @@
         [--programs NAME...] [--variants 2] [--generated 192] [--preset generalist] [--ship]
 
 No program of the test split is looked at. Beside each program of the train split there are
-variants of it, with other capacities and speeds of the bus, so that the network cannot learn the
-programs by heart. Each program's games begin with demonstrations: the maps
+variants of it, with other capacities and faster or slower copies, so that the network cannot learn
+the programs by heart. Each program's games begin with demonstrations: the maps
 of classical solvers (`--demonstrations`, each `--demonstration-seconds` long), which become the
 first elites. A run is a folder: `settings.json`, `programs.json` (names of what is played),
 `metrics.jsonl` (a line every twenty seconds), `checkpoint.msgpack`, and `best.msgpack`: the weights
@@ -30,6 +30,13 @@ import numpy as np
 
 from experiments.files import write_atomically
 from experiments.inputs import load_program
+from experiments.metrics import (
+    METRICS,
+    VALIDATION,
+    append_metrics,
+    forget_metrics_after,
+    read_metrics,
+)
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
@@ -42,8 +49,7 @@ if TYPE_CHECKING:
     from agents.league import League
     from agents.trainer import Trainer, TrainReport
 
-SETTINGS, METRICS, PROGRAMS = "settings.json", "metrics.jsonl", "programs.json"
-VALIDATION = "validation.jsonl"
+SETTINGS, PROGRAMS = "settings.json", "programs.json"
 
 UNSEEN_SEED = 10_000
 """Added to a seed: programs drawn from it are in no training, which draws from small ones."""
@@ -62,7 +68,7 @@ class GeneralistSettings:
     Attributes:
       out: the run's folder.
       programs: corpus programs; all of the train split if empty.
-      num_variants: of each corpus program, with other capacities and speeds of the bus.
+      num_variants: of each corpus program, see `variant`.
       num_generated: generated programs beside them.
       num_validation: generated programs that are not trained on, the small ones of which are played
         whenever a checkpoint is written.
@@ -145,7 +151,10 @@ def training_programs(settings: GeneralistSettings) -> list[Program]:
 
 
 def variant(program: Program, rng: np.random.Generator) -> Program:
-    """`program` on a machine with a sixth of its fast memory or more, and another bus."""
+    """`program` with a sixth of its fast memory or more, and faster or slower copies.
+
+    Slow accesses take as long as they did.
+    """
     capacity_bytes = int(program.capacity_bytes * np.exp(rng.uniform(np.log(1 / 6), 0)))
     speed = program.machine.slow_bytes_per_second * float(
         np.exp(rng.uniform(np.log(0.5), np.log(2)))
@@ -190,8 +199,7 @@ class Validation:
         mean over the programs. The same weights have the same score."""
         from agents.trainer import Trainer
 
-        play = replace(league.config.play, restart_fraction=0.0, follow_fraction=0.0)
-        config = replace(league.config, play=play)
+        config = replace(league.config, play=league.config.play.without_old_games())
         trainer = Trainer(self.programs, config, learner=league.learner)
         policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
         enough = _VALIDATION_GAMES * len(self.programs)
@@ -260,9 +268,9 @@ def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
     path = settings.out / SETTINGS
     document = json.loads(json.dumps(asdict(settings), default=str))
     if resume:
-        known = json.loads(path.read_text()) if path.exists() else None
+        known = json.loads(path.read_text()) if path.exists() else {}
         free = {"out", "time_limit_seconds", "save_seconds", "log_seconds"}
-        if known is None or any(known[k] != document[k] for k in document.keys() - free):
+        if any(known.get(k) != document[k] for k in document.keys() - free):
             raise InputError(f"{settings.out}: no run with these settings to go on with")
         return
     if path.exists():
@@ -301,14 +309,10 @@ class _Run:
         """Writes everything, and the weights apart if none before played as well."""
         from agents.checkpoint import BEST, CHECKPOINT, write_document, write_weights
 
-        score = self.validation.score(self.league)
-        self.say(f"{self.league.learner.num_updates} updates  validation {score:.4f}")
-        if score > self.best_score:
-            self.best_score = score
-            write_weights(self.settings.out / BEST, self.league.config, self.league.learner.params)
-        with (self.settings.out / VALIDATION).open("a", encoding="utf-8") as file:
-            updates = self.league.learner.num_updates
-            file.write(json.dumps({"num_updates": updates, "score": score}) + "\n")
+        learner, score = self.league.learner, self.validation.score(self.league)
+        self.say(f"{learner.num_updates} updates  validation {score:.4f}")
+        is_best = score > self.best_score
+        self.best_score = max(score, self.best_score)
         write_document(
             self.settings.out / CHECKPOINT,
             {
@@ -318,6 +322,11 @@ class _Run:
                 **self.league.to_document(),
             },
         )
+        # After the checkpoint: a kill in between must not leave a best that it does not know of.
+        if is_best:
+            write_weights(self.settings.out / BEST, self.league.config, learner.params)
+        line = {"num_updates": learner.num_updates, "score": score}
+        append_metrics(self.settings.out / VALIDATION, line)
         self._saved_at = time.monotonic()
 
     def restore(self, document: dict[str, Any]) -> None:
@@ -325,6 +334,9 @@ class _Run:
         self.league.restore(document)
         self.trained_seconds = float(document["trained_seconds"])
         self.best_score = float(document["best_score"])
+        for name in (METRICS, VALIDATION):
+            path = self.settings.out / name
+            forget_metrics_after(path, "num_updates", self.league.learner.num_updates)
 
     def _log(self) -> None:
         row = metrics_of(self._reports) | {
@@ -334,8 +346,7 @@ class _Run:
             "num_updates": self.league.learner.num_updates,
         }
         self._reports.clear()
-        with (self.settings.out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_metrics(self.settings.out / METRICS, row)
         self.say(
             f"{row['trained_seconds']:6.0f} s  {row['num_games']} games  "
             f"{row['num_updates']} updates  of the best {row['share_of_best'] or 0:.3f}  "
@@ -372,7 +383,7 @@ def metrics_of(reports: Sequence[tuple[Trainer, TrainReport]]) -> dict[str, Any]
 
 
 def ship(out: Path) -> Path:
-    """Puts a run's weights where the agent finds them; the file.
+    """Puts a run's best weights where the agent finds them; the file.
 
     Raises:
       InputError: if there is no finished run in `out`.
@@ -381,12 +392,16 @@ def ship(out: Path) -> Path:
     from agents.generalist import ABOUT, WEIGHTS
 
     config, params = read_weights(out)
+    best = max(read_metrics(out / VALIDATION), key=lambda line: float(line["score"]))
+    metrics = min(
+        read_metrics(out / METRICS), key=lambda line: abs(line["num_updates"] - best["num_updates"])
+    )
     write_weights(WEIGHTS, config, params, half=True)
-    lines = (out / METRICS).read_text().splitlines()
     about = {
         "settings": json.loads((out / SETTINGS).read_text()),
         "programs": json.loads((out / PROGRAMS).read_text()),
-        "metrics": json.loads(lines[-1]),
+        "validation": best,
+        "metrics": metrics,
     }
     del about["settings"]["out"]
     write_atomically(ABOUT, json.dumps(about, indent=2) + "\n")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.files import write_atomically
 from experiments.inputs import LoadedProgram, load_program
+from experiments.metrics import METRICS, forget_metrics_after
 from hlo_graphs.errors import InputError
 from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.simulate import simulate
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from agents.trainer import Trainer, TrainReport
 
 SETTINGS = "settings.json"
-METRICS = "metrics.jsonl"
 
 _BOUND_SECONDS = 3.0
 _DEMONSTRATION_SECONDS = 10.0
@@ -266,10 +266,7 @@ class _Run:
         """Goes on from a checkpoint; metrics written after it are dropped."""
         self.trainer.restore(document["trainer"])
         self.trained_seconds, self.smooth_saved, self.best_saved = document["run"]
-        path = self.out / METRICS
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _chunk_of(line) <= self.trainer.num_chunks]
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
 
     def close(self) -> None:
         """Closes what was opened."""
@@ -295,14 +292,6 @@ class _Run:
         (self.out / "maps").mkdir(exist_ok=True)
         text = json.dumps(to_document(memory_map)) + "\n"
         write_atomically(self.out / "maps" / f"{name}.json", text)
-
-
-def _chunk_of(line: str) -> float:
-    """Chunk of a line of metrics; one that was cut off belongs to none."""
-    try:
-        return float(json.loads(line)["num_chunks"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 def metrics_of(

@@ -19,6 +19,7 @@ class MallocGameError(Exception):
 
 
 def _again(kind: type[MallocGameError], arguments: tuple[Any, ...]) -> MallocGameError:
+    """An error with its message; its attributes are put back by whoever called `__reduce__`."""
     return kind.__new__(kind, *arguments)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlo_graphs.program import Program
+from malloc_game.memory_prices import Stays, memory_prices
 from malloc_game.turn_table import NUM_COLUMNS, Column, ItemKind, TurnTable, frame_repeat
 
 
@@ -44,6 +45,9 @@ class TurnFeature(enum.IntEnum):
     REPEAT = 22
     DEPTH = 23
     PROGRESS = 24
+    WORTH_NOW = 25
+    WORTH_TO_NEXT = 26
+    ROOM = 27
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def turn_features(table: TurnTable) -> NDArray[np.float64]:
     turns = np.flatnonzero(table.items[:, Column.KIND])
     _describe_turns(table, features, turns, savings)
     _describe_neighbours(table, features, turns, clock, savings)
+    _describe_worth(table, features, turns, np.array(savings))
     return features
 
 
@@ -148,6 +153,72 @@ def _describe_neighbours(
             features[index, TurnFeature.HAS_PREVIOUS] = 1
             features[index, TurnFeature.STEPS_SINCE_PREVIOUS] = log_count(int(gap), most=2**16)
         preceding[key] = int(table.items[index, Column.POSITION])
+
+
+def _describe_worth(
+    table: TurnTable,
+    features: NDArray[np.float64],
+    turns: NDArray[np.intp],
+    savings: NDArray[np.float64],
+) -> None:
+    """What a turn saves, and what staying until the next one saves, beside the place's price."""
+    program = table.program
+    num_steps = max(1, program.num_steps)
+    capacity = program.capacity_bytes // program.machine.alignment_bytes
+    now, to_next = _stays(table, turns, savings)
+    # A stay through a loop, or throughout, is made of those of the accesses inside: it has a
+    # price, but does not compete with them.
+    kind = table.items[turns, Column.KIND]
+    is_access = kind == ItemKind.ACCESS
+    competing = Stays.joined(
+        [now.only(is_access), to_next.only(is_access | (kind == ItemKind.EXIT))]
+    )
+    prices = memory_prices(competing, capacity, num_steps)
+    for column, stays in ((TurnFeature.WORTH_NOW, now), (TurnFeature.WORTH_TO_NEXT, to_next)):
+        saved, cost = stays.saved_ticks, prices.cost_ticks(stays)
+        features[turns, column] = saved / np.maximum(saved + cost, 1e-30)
+    position = np.minimum(table.items[turns, Column.POSITION], num_steps - 1)
+    features[turns, TurnFeature.ROOM] = prices.left_units[position] / max(1, capacity)
+
+
+def _stays(
+    table: TurnTable, turns: NDArray[np.intp], savings: NDArray[np.float64]
+) -> tuple[Stays, Stays]:
+    """Per turn: in fast memory through it (through its whole loop at entry, throughout if
+    carried), and from it to the buffer's next turn in the frame."""
+    items = table.items[turns].astype(np.int64)
+    position, size = items[:, Column.POSITION], items[:, Column.SIZE_UNITS]
+    num_steps = table.program.num_steps
+    last = np.minimum(items[:, Column.EXIT_ITEM], table.num_items - 1)
+    at_exit = table.items[last, Column.POSITION].astype(np.int64)
+    kind = items[:, Column.KIND]
+    through = np.select(
+        [kind == ItemKind.ENTRY, kind == ItemKind.CARRIED], [at_exit, num_steps], position + 1
+    )
+    following = _following(table, turns)
+    has_next = following >= 0
+    next_position = np.where(has_next, table.items[following, Column.POSITION], position)
+    after = np.minimum(items[:, Column.AFTER], next_position)
+    saved_next = np.where(
+        has_next & (table.items[following, Column.READS] > 0), savings[following], 0.0
+    )
+    whole = np.minimum(through, num_steps)
+    return (
+        Stays(np.minimum(position, whole), whole, size, savings[turns]),
+        Stays(after, next_position, size, saved_next),
+    )
+
+
+def _following(table: TurnTable, turns: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Per turn the item of the buffer's next turn in its frame, -1 if there is none."""
+    following = np.full(len(turns), -1, dtype=np.intp)
+    later: dict[tuple[int, int], int] = {}
+    for place in range(len(turns) - 1, -1, -1):
+        index = int(turns[place])
+        key = (int(table.items[index, Column.BUFFER]), int(table.frames[index]))
+        following[place] = later.get(key, -1)
+        later[key] = index
+    return following
 
 
 def _savings_ticks(table: TurnTable) -> list[float]:

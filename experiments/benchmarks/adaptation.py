@@ -96,7 +96,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
 def play_policy(program: Program, weights: Path, seed: int) -> tuple[PlayedProgram, list[Game]]:
     """The best of the games that all actors play by the policy alone, the best first."""
     config, params = read_weights(weights)
-    play = replace(config.play, restart_fraction=0.0, follow_fraction=0.0)
+    play = config.play.without_old_games()
     trainer = Trainer([program], replace(config, play=play), seed=seed, params=params)
     policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
     while trainer.num_games < play.actors:

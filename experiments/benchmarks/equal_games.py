@@ -73,12 +73,17 @@ def rows_of(table: Path, solver: str, time_limit_seconds: float | None) -> list[
     if limit not in limits:
         within = "" if limit is None else f" within {limit:g} s"
         raise InputError(f"{table}: no games of {solver}{within} beside production's map")
-    return [row for row in rows if row.time_limit_seconds == limit]
+    rows = [row for row in rows if row.time_limit_seconds == limit]
+    if len({row.workers_per_task for row in rows}) > 1:
+        raise InputError(f"{table}: {solver} ran with several numbers of processes there")
+    if any(row.copy_order != "deadline" for row in rows):
+        raise InputError(f"{table}: its copies are not in order of deadlines, which the game's are")
+    return rows
 
 
 def compare(rows: Sequence[Row]) -> Comparison:
-    """The rows of one program, which differ in their seeds."""
-    program = load_program(rows[0].source).program
+    """The rows of one program, which differ in their seeds; in the table's own times."""
+    program = load_program(rows[0].source, times=rows[0].times, busy=rows[0].busy).program
     played = PlayedProgram.of(program)
     agent, registered, uniform = [], [], []
     for row in rows:
@@ -114,6 +119,17 @@ def verdict(comparisons: Sequence[Comparison], against: str) -> str:
     return f"against {against}: ahead on {ahead}, level on {level}, behind on {behind}"
 
 
+def show(rows: Sequence[Row]) -> list[Comparison]:
+    """Prints a line a program."""
+    sys.stdout.write(f"{HEADER}\n")
+    comparisons = []
+    for program in dict.fromkeys(row.program for row in rows):
+        comparisons.append(compare([row for row in rows if row.program == program]))
+        sys.stdout.write(f"{comparisons[-1].row()}\n")
+        sys.stdout.flush()
+    return comparisons
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row a program, then the verdicts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -122,15 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--time-limit", type=float)
     chosen = parser.parse_args(arguments)
     try:
-        rows = rows_of(chosen.table, chosen.solver, chosen.time_limit)
+        comparisons = show(rows_of(chosen.table, chosen.solver, chosen.time_limit))
     except InputError as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(f"{HEADER}\n")
-    comparisons = []
-    for program in dict.fromkeys(row.program for row in rows):
-        comparisons.append(compare([row for row in rows if row.program == program]))
-        sys.stdout.write(f"{comparisons[-1].row()}\n")
-        sys.stdout.flush()
     for against in ("registered", "uniform"):
         sys.stdout.write(f"{verdict(comparisons, against)}\n")
 

@@ -23,7 +23,8 @@ def markdown(report: Report) -> str:
     lines += _retiming_lines(report.retiming)
     if report.comparison is not None:
         lines += ["", "## Beside the other table", "", *_regression_lines(report.comparison)]
-    lines += ["", "## Speed-up over production", "", *_side_by_side(report.side_by_side)]
+    if report.side_by_side.lines:
+        lines += ["", "## Speed-up over production", "", *_side_by_side(report.side_by_side)]
     lines += ["", "## Every program", "", *_result_table(report.results)]
     for row in report.failures:
         lines.append(f"\nFailed: {row.program}, {row.solver}, seed {row.seed}: {row.error}")

@@ -6,7 +6,11 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from hlo_graphs.errors import MallocGameError
+from solvers.children import end_with_parent, main_hidden
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
@@ -27,6 +31,7 @@ def on_all_processors(
       say: told when another is done.
 
     Raises:
+      MallocGameError: if a process is ended from outside.
       Exception: the first that a task raises; tasks that have not begun are then left.
     """
 
@@ -34,15 +39,27 @@ def on_all_processors(
         if say is not None:
             say(f"{done} of {len(tasks)} {what}")
 
-    found: list[Found] = []
-    workers = min(os.cpu_count() or 1, len(tasks))
+    workers = min(len(os.sched_getaffinity(0)), len(tasks))
     if workers <= 1:
+        found = []
         for task in tasks:
             found.append(work(task))
             tell(len(found))
         return found
+    try:
+        return _in_processes(work, tasks, workers, tell)
+    except BrokenProcessPool as error:
+        raise MallocGameError(
+            "a process of the report was ended from outside, perhaps for want of memory"
+        ) from error
+
+
+def _in_processes(
+    work: Callable[[Task], Found], tasks: Sequence[Task], workers: int, tell: Callable[[int], None]
+) -> list[Found]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    with main_hidden(), pool:
         futures: list[Future[Found]] = [pool.submit(work, task) for task in tasks]
         try:
             for done, future in enumerate(as_completed(futures), start=1):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agents.checkpoint import CHECKPOINT, read_document, write_document
-from agents.config import AgentConfig, ModelKind, preset_named
+from agents.config import AgentConfig, ModelKind, PlayConfig, preset_named
 from agents.games import Plan, Source
 from agents.health import Health, warnings_of
 from agents.models import Boards, Context, ExactModel
@@ -82,6 +82,7 @@ def test_returns_that_belong_to_other_games_teach_nothing(
 def test_two_and_two_chunks_are_four(
     known: KnownOptimum, config: AgentConfig, tmp_path: Path
 ) -> None:
+    config = replace(config, play=replace(config.play, reanalyse_fraction=0.25))
     whole = Trainer([known.program], config, seed=3)
     parted = Trainer([known.program], config, seed=3)
     parted.demonstrate(0, known.memory_map)
@@ -95,6 +96,7 @@ def test_two_and_two_chunks_are_four(
     first, second = whole.to_document(), resumed.to_document()
     assert jax.tree.structure(first) == jax.tree.structure(second)
     jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert any(lane["repeats"] is not None for lane in first["self_play"]["lanes"])
 
 
 def test_a_checkpoint_of_something_else_is_refused(
@@ -207,7 +209,7 @@ def test_what_is_searched_anew_is_no_new_game(known: KnownOptimum, config: Agent
         trainer.run_chunk()
     before = {name: np.array(column) for name, column in trainer.replay.rows.to_document().items()}
     games, best = trainer.num_games, trainer.best(0)
-    trainer.config = replace(config, play=replace(play, reanalyse_fraction=1.0))
+    trainer.config = replace(config, play=replace(play, reanalyse_fraction=0.999999))
     trainer.self_play.restart()
     for _ in range(4):
         report = trainer.run_chunk()
@@ -263,6 +265,13 @@ def test_plans_are_followed(known: KnownOptimum, config: AgentConfig) -> None:
     games = [game for _ in range(3) for game in trainer.run_chunk().finished]
     assert games
     assert all(game.latency_ticks == known.program.all_slow_ticks for game in games)
+
+
+def test_a_share_of_old_games_leaves_some_that_are_new() -> None:
+    with pytest.raises(InputError, match="from 0 to below 1"):
+        PlayConfig(reanalyse_fraction=1.0)
+    play = PlayConfig(reanalyse_fraction=0.5).without_old_games()
+    assert (play.restart_fraction, play.follow_fraction, play.reanalyse_fraction) == (0, 0, 0)
 
 
 def test_health_warns_of_what_is_out_of_bounds() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.curves import METRICS, VALIDATION, curve, curves_svg, main
+from experiments.curves import curve, curves_svg, main
+from experiments.metrics import (
+    METRICS,
+    VALIDATION,
+    append_metrics,
+    forget_metrics_after,
+    read_metrics,
+)
 from hlo_graphs.errors import InputError
 
 LINES = [{"num_updates": n, "policy_loss": 1 / n, "share_of_best": None} for n in range(1, 101)]
@@ -42,3 +49,15 @@ def test_no_metrics_is_the_users_error(tmp_path: Path, text: str | None, words: 
         (tmp_path / METRICS).write_text(text)
     with pytest.raises(InputError, match=words):
         curves_svg(tmp_path)
+
+
+def test_what_came_after_a_checkpoint_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / METRICS
+    forget_metrics_after(path, "num_updates", 3)
+    assert not path.exists()
+    for line in LINES[:5]:
+        append_metrics(path, line)
+    path.write_text(path.read_text() + '{"num_updates": 6')
+    forget_metrics_after(path, "num_updates", 3)
+    append_metrics(path, LINES[9])
+    assert [line["num_updates"] for line in read_metrics(path)] == [1, 2, 3, 10]

@@ -1,0 +1,58 @@
+"""The lines of metrics that a training run leaves in its folder, and goes on with after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.files import write_atomically
+from hlo_graphs.errors import InputError
+
+METRICS = "metrics.jsonl"
+"""Of training, many lines."""
+
+VALIDATION = "validation.jsonl"
+"""Of play on programs that are not trained on, a line a checkpoint."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """A run's lines; one cut off by a kill is left out.
+
+    Raises:
+      InputError: if there is no such file, or nothing of the kind in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from error
+    try:
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise InputError(f"{path}: not the metrics of a run: {error}") from error
+    if not found:
+        raise InputError(f"{path}: holds no metrics yet")
+    return found
+
+
+def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def forget_metrics_after(path: Path, name: str, last: int) -> None:
+    """Drops lines that a run wrote after its checkpoint, and half lines: they are made again.
+
+    Args:
+      path: of the lines; nothing happens if there are none.
+      name: a count that each line has, e.g. "num_updates".
+      last: its value at the checkpoint.
+    """
+    try:
+        rows = read_metrics(path)
+    except InputError:
+        return
+    kept = (json.dumps(row) + "\n" for row in rows if row[name] <= last)
+    write_atomically(path, "".join(kept))
