@@ -43,7 +43,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
 """Panels, and the metrics in each with what they are called; those a run lacks are left out."""
 
 _POINTS = 40
-_PANEL_WIDTH, _PANEL_HEIGHT = 480, 310
+_PANEL_WIDTH, _PANEL_HEIGHT = 500, 310
 
 
 def curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

@@ -28,7 +28,7 @@ class Chart:
 
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#b279a2", "#72b7b2", "#9d755d", "#555555")
 _DASHES = ("none", "5 3", "2 2")
-_WIDTH, _HEIGHT, _MARGIN = 460, 280, 44
+_WIDTH, _HEIGHT, _MARGIN, _KEY = 510, 280, 44, 200
 
 
 def charts(rows: Sequence[Row], results: Sequence[ProgramResult]) -> list[Chart]:
@@ -82,7 +82,7 @@ def line_chart(
     def place(x: float, y: float) -> tuple[float, float]:
         across = min(max((x - xs[0]) / ((xs[1] - xs[0]) or 1), 0.0), 1.0)
         up = min(max((y - ys[0]) / ((ys[1] - ys[0]) or 1), 0.0), 1.0)
-        return _MARGIN + across * (_WIDTH - 150 - _MARGIN), height - 26 - up * (height - 46)
+        return _MARGIN + across * (_WIDTH - _KEY - _MARGIN), height - 26 - up * (height - 46)
 
     parts = [f'<svg width="{_WIDTH}" height="{height}" font-size="11" fill="#555">']
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -106,8 +106,8 @@ def line_chart(
         line = "L".join("{:.1f} {:.1f}".format(*place(*point)) for point in points)
         parts.append(f'<path d="M{line}" {drawn}/>')
         row = 20 + 16 * index
-        parts.append(f'<path d="M{_WIDTH - 140} {row}h16" {drawn}/>')
-        parts.append(f'<text x="{_WIDTH - 118}" y="{row + 4}">{escape(name)}</text>')
+        parts.append(f'<path d="M{_WIDTH - _KEY + 10} {row}h16" {drawn}/>')
+        parts.append(f'<text x="{_WIDTH - _KEY + 32}" y="{row + 4}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 
 
