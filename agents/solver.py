@@ -44,9 +44,12 @@ class Learning(enum.Enum):
     """Has no network: search in the game itself, elites to begin from, nothing learned."""
 
 
-DEMONSTRATED, DEPLOYED = "agent-demonstrations", "agent-prod"
+DEPLOYED = "agent-prod"
 
-SOLVERS = (*(learning.value for learning in Learning), DEMONSTRATED, DEPLOYED)
+_TAUGHT = {"agent-demonstrations": Learning.SCRATCH, DEPLOYED: Learning.ADAPTED}
+"""Agents that are first shown other solvers' maps, and what they do then."""
+
+SOLVERS = (*(learning.value for learning in Learning), *_TAUGHT)
 """Names that `agent_named` knows."""
 
 _WITHOUT_WEIGHTS = (Learning.SCRATCH, Learning.RULES)
@@ -316,11 +319,8 @@ def agent_named(name: str, checkpoint: Path | None = None) -> AgentSolver | Taug
     if name not in SOLVERS:
         known = ", ".join(SOLVERS[:-1])
         raise InputError(f"no agent is called {name!r}: use {known} or {SOLVERS[-1]}")
-    taught = name in (DEMONSTRATED, DEPLOYED)
-    if taught:
-        learning = Learning.SCRATCH if name == DEMONSTRATED else Learning.ADAPTED
-    else:
-        learning = Learning(name)
+    taught = name in _TAUGHT
+    learning = _TAUGHT[name] if taught else Learning(name)
     if learning in _WITHOUT_WEIGHTS and checkpoint is not None:
         raise InputError(f"solver {name!r} has no use for a checkpoint: it begins without weights")
     agent = AgentSolver(learning, checkpoint=checkpoint, follow_initial_maps=taught)

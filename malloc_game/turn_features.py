@@ -81,9 +81,10 @@ def turn_features(table: TurnTable) -> NDArray[np.float64]:
     savings = _savings_ticks(table)
     features = np.zeros((table.num_items, len(TurnFeature)))
     turns = np.flatnonzero(table.items[:, Column.KIND])
+    following = _following(table, turns)
     _describe_turns(table, features, turns, savings)
-    _describe_neighbours(table, features, turns, clock, savings)
-    _describe_worth(table, features, turns, np.array(savings))
+    _describe_neighbours(table, features, turns, following, clock, savings)
+    _describe_worth(table, features, turns, following, np.array(savings))
     return features
 
 
@@ -125,47 +126,41 @@ def _describe_neighbours(
     table: TurnTable,
     features: NDArray[np.float64],
     turns: NDArray[np.intp],
+    following: NDArray[np.intp],
     clock: _Clock,
     savings: list[float],
 ) -> None:
-    """What a turn says about the buffer's other turns in its frame; backwards, then forwards."""
+    """What a turn says about the buffer's other turns in its frame, from the last turn on."""
     all_slow = max(1.0, table.program.all_slow_ticks)
-    following: dict[tuple[int, int], tuple[int, int, float]] = {}
-    for index in reversed(turns.tolist()):
+    count, saved = np.zeros(table.num_items, dtype=np.int64), np.zeros(table.num_items)
+    for index, after in zip(turns[::-1].tolist(), following[::-1].tolist(), strict=True):
         row, item = features[index], table.items[index]
-        key = (int(item[Column.BUFFER]), int(table.frames[index]))
-        position = int(item[Column.POSITION])
-        after, count, saved = following.get(key, (-1, 0, 0.0))
         if after >= 0:
-            next_position = int(table.items[after, Column.POSITION])
+            position, next_position = (int(table.items[i, Column.POSITION]) for i in (index, after))
+            steps = log_count(next_position - position, most=2**16)
             gap_ticks = int(clock.elapsed[next_position] - clock.elapsed[position])
-            row[TurnFeature.STEPS_TO_NEXT] = log_count(next_position - position, most=2**16)
+            row[TurnFeature.STEPS_TO_NEXT] = steps
             row[TurnFeature.TIME_TO_NEXT] = squash(gap_ticks, item[Column.COPY_TICKS])
             row[TurnFeature.NEXT_READS] = table.items[after, Column.READS]
-        row[TurnFeature.TURNS_LEFT] = log_count(count, most=2**8)
-        row[TurnFeature.SAVING_LEFT] = log_share(saved / all_slow, digits=8)
-        following[key] = (index, count + 1, saved + savings[index])
-    preceding: dict[tuple[int, int], int] = {}
-    for index in turns.tolist():
-        key = (int(table.items[index, Column.BUFFER]), int(table.frames[index]))
-        if key in preceding:
-            gap = table.items[index, Column.POSITION] - preceding[key]
-            features[index, TurnFeature.HAS_PREVIOUS] = 1
-            features[index, TurnFeature.STEPS_SINCE_PREVIOUS] = log_count(int(gap), most=2**16)
-        preceding[key] = int(table.items[index, Column.POSITION])
+            features[after, TurnFeature.HAS_PREVIOUS] = 1
+            features[after, TurnFeature.STEPS_SINCE_PREVIOUS] = steps
+            count[index], saved[index] = count[after] + 1, saved[after] + savings[after]
+        row[TurnFeature.TURNS_LEFT] = log_count(int(count[index]), most=2**8)
+        row[TurnFeature.SAVING_LEFT] = log_share(float(saved[index]) / all_slow, digits=8)
 
 
 def _describe_worth(
     table: TurnTable,
     features: NDArray[np.float64],
     turns: NDArray[np.intp],
+    following: NDArray[np.intp],
     savings: NDArray[np.float64],
 ) -> None:
     """What a turn saves, and what staying until the next one saves, beside the place's price."""
     program = table.program
     num_steps = max(1, program.num_steps)
     capacity = program.capacity_bytes // program.machine.alignment_bytes
-    now, to_next = _stays(table, turns, savings)
+    now, to_next = _stays(table, turns, following, savings)
     # A stay through a loop, or throughout, is made of those of the accesses inside: it has a
     # price, but does not compete with them.
     kind = table.items[turns, Column.KIND]
@@ -182,7 +177,10 @@ def _describe_worth(
 
 
 def _stays(
-    table: TurnTable, turns: NDArray[np.intp], savings: NDArray[np.float64]
+    table: TurnTable,
+    turns: NDArray[np.intp],
+    following: NDArray[np.intp],
+    savings: NDArray[np.float64],
 ) -> tuple[Stays, Stays]:
     """Per turn: in fast memory through it (through its whole loop at entry, throughout if
     carried), and from it to the buffer's next turn in the frame."""
@@ -195,7 +193,6 @@ def _stays(
     through = np.select(
         [kind == ItemKind.ENTRY, kind == ItemKind.CARRIED], [at_exit, num_steps], position + 1
     )
-    following = _following(table, turns)
     has_next = following >= 0
     next_position = np.where(has_next, table.items[following, Column.POSITION], position)
     after = np.minimum(items[:, Column.AFTER], next_position)

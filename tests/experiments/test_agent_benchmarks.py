@@ -12,27 +12,16 @@ pytest.importorskip("mctx", reason="the agent's packages are not installed")
 
 from agents.config import ModelKind, preset_named
 from experiments.benchmarks import ablations, equal_games
-from experiments.evaluate import EvaluationSettings, evaluate
+from experiments.evaluate import evaluate
 from experiments.inputs import LoadedProgram
 from experiments.results import append_row
 from hlo_graphs.errors import InputError
 from malloc_game.known_optimum import known_optimum_program
-
-PROGRAM = "lstm_forward.v5e.32MiB"
-SETTINGS = EvaluationSettings(
-    programs=(PROGRAM,),
-    solvers=("greedy",),
-    seeds=(0,),
-    time_limit_seconds=2.0,
-    workers_per_task=1,
-    times="calibrated",
-    copy_order="deadline",
-    busy="bytes",
-)
+from tests.experiments.quick import quick_settings
 
 
 def test_cross_entropy_plays_as_many_games_as_the_agent_did(tmp_path: Path) -> None:
-    (greedy,) = evaluate(SETTINGS, tmp_path)
+    (greedy,) = evaluate(quick_settings(), tmp_path)
     with pytest.raises(InputError, match="no games of agent-scratch beside"):
         equal_games.rows_of(tmp_path, "agent-scratch", None)
     few = replace(greedy, solver="agent-scratch", games_played=1)

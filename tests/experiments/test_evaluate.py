@@ -18,26 +18,16 @@ from typing import Any
 import pytest
 
 from experiments import evaluate as evaluation
-from experiments.evaluate import EvaluationSettings, evaluate, programs_of
+from experiments.evaluate import evaluate, programs_of
 from experiments.folder import SETTINGS as SETTINGS_FILE
 from experiments.folder import held, map_path, read_settings
 from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from malloc_game.memory_map import MemoryMap
+from tests.experiments.quick import PROGRAM, quick_settings
 
-PROGRAM = "lstm_forward.v5e.32MiB"
-
-SETTINGS = EvaluationSettings(
-    programs=(PROGRAM,),
-    solvers=("greedy",),
-    seeds=(0, 1),
-    time_limit_seconds=2.0,
-    workers_per_task=1,
-    times="calibrated",
-    copy_order="deadline",
-    busy="bytes",
-)
+SETTINGS = quick_settings(seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")

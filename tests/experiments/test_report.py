@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 
-from experiments.evaluate import EvaluationSettings, evaluate
+from experiments.evaluate import evaluate
 from experiments.inputs import load_program
 from experiments.report.contents import sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
@@ -34,6 +34,7 @@ from malloc_game.memory_map import MemoryMap, Residency, Source, to_document
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from malloc_game.violations import InvalidMapError
+from tests.experiments.quick import quick_settings
 from tests.malloc_game.small import program_of
 from tests.strategies import programs_with_maps
 
@@ -43,15 +44,8 @@ PROGRAMS = ("lstm_forward.v5e", "lstm_forward.v5e.32MiB")
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
-    settings = EvaluationSettings(
-        programs=PROGRAMS,
-        solvers=("greedy", "large-neighbourhood"),
-        seeds=(0,),
-        time_limit_seconds=1.0,
-        workers_per_task=1,
-        times="calibrated",
-        copy_order="deadline",
-        busy="bytes",
+    settings = quick_settings(
+        programs=PROGRAMS, solvers=("greedy", "large-neighbourhood"), time_limit_seconds=1.0
     )
     evaluate(settings, directory, parallel=2, command="malloc-game evaluate ...")
     write_report(directory)

@@ -21,6 +21,8 @@ a_stay = st.tuples(
     st.integers(0, NUM_STEPS - 1), st.integers(1, NUM_STEPS), st.integers(1, 5), st.integers(0, 9)
 )
 
+a_few_stays = given(st.lists(a_stay, min_size=1, max_size=8), st.integers(0, 8))
+
 
 def stays_of(rows: list[tuple[int, int, int, int]]) -> Stays:
     """Stays from (start, length, size, saved); those beyond the last step end there."""
@@ -41,7 +43,7 @@ def most_saved(stays: Stays, capacity: int) -> float:
     return best
 
 
-@given(st.lists(a_stay, min_size=1, max_size=8), st.integers(0, 8))
+@a_few_stays
 def test_no_choice_saves_more_than_the_prices_allow(
     rows: list[tuple[int, int, int, int]], capacity: int
 ) -> None:
@@ -54,7 +56,7 @@ def test_no_choice_saves_more_than_the_prices_allow(
     assert most_saved(stays, capacity) <= bound * (1 + 1e-9) + 1e-9
 
 
-@given(st.lists(a_stay, min_size=1, max_size=8), st.integers(0, 8))
+@a_few_stays
 def test_what_finds_no_room_costs_at_least_what_it_saves(
     rows: list[tuple[int, int, int, int]], capacity: int
 ) -> None:
