@@ -1,23 +1,29 @@
-"""Adapting to one program: a table of probabilities, turn by turn, that begins as the network's.
+"""Learning one program by a table: probabilities of the actions, turn by turn.
 
 Source: AGENT.md, "Adapt few parameters per program from a policy pre-trained on many" (efficient
-active search, Hottung et al. 2022, with a table beside the network's output). The network's games
-say how likely it finds each action at each turn; from there the table moves towards what the best
-of its own games played, as in the cross-entropy method (Rubinstein and Kroese 2004). The games
-are played by the compiled game, thousands a second, without the network.
+active search, Hottung et al. 2022, with a table beside the network's output). It begins as the
+network's policy, which the network's games tell, or uniform. The games are played by the compiled
+game, thousands a second, without the network.
+
+**Credit.** The cross-entropy method (Rubinstein and Kroese 2004) moves the whole table towards
+the games with the least latency. What one turn decided is lost there among the thousand others.
+Most of what an action gains or costs falls between its turn and the buffer's next one, or shortly
+after, where the place it took is missing. So each turn has its own best games: those that spent
+least from that turn until some turns (`AdaptationConfig.windows_turns`) past the buffer's next one.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.games import NO_ACTION, Game
 from agents.programs import PlayedProgram
-from malloc_game.fast_game import NOT_ASKED
+from malloc_game.fast_game import NOT_ASKED, FastGame, TurnKind
 from malloc_game.state import NUM_ACTIONS
 
 Table = NDArray[np.float64]
@@ -30,21 +36,31 @@ class AdaptationConfig:
 
     Attributes:
       games_per_round: games drawn from one table.
-      elite_share: share of them that the table moves towards.
+      windows_turns: turns beyond the buffer's next one for which a turn's games are compared, the
+        next of them whenever the table begins anew; none to compare whole games, as the
+        cross-entropy method does.
+      elite_share: share of the games that a turn moves towards.
       smoothing: how far.
       trust: in the network's probabilities at first; the rest goes to the best game's moves.
       best_weight: probability of the best game's moves where the table begins anew.
       least_probability: of any action.
       decided: mean of the largest probabilities at which it begins anew.
+      patience: rounds without a better game after which it begins anew; None to never tire.
     """
 
     games_per_round: int = 200
+    windows_turns: tuple[int, ...] = (32, 128)
     elite_share: float = 0.05
     smoothing: float = 0.3
     trust: float = 0.9
     best_weight: float = 0.7
     least_probability: float = 0.003
     decided: float = 0.985
+    patience: int | None = 8
+
+
+CROSS_ENTROPY = AdaptationConfig(windows_turns=(), elite_share=0.1, patience=None)
+"""The cross-entropy method as in PROBLEM.md section 4: a control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +116,22 @@ def adapt(
     return improve(member, table, Found(0, best.latency_ticks, wishes), config, rng)
 
 
+def near(
+    member: PlayedProgram,
+    actions: NDArray[np.int8],
+    config: AdaptationConfig,
+    rng: np.random.Generator,
+) -> Iterator[Found]:
+    """Rounds of games, without end, from one game, given its actions by item."""
+    wishes = member.wishes(actions)
+    found = Found(0, member.fast_game.latency_ticks(wishes), wishes)
+    return improve(member, around(wishes, config.best_weight), found, config, rng)
+
+
 def from_nothing(
     member: PlayedProgram, config: AdaptationConfig, rng: np.random.Generator
 ) -> Iterator[Found]:
-    """Rounds of games, without end, from uniform probabilities: the cross-entropy method."""
+    """Rounds of games, without end, from uniform probabilities."""
     table = np.full((member.table.num_turns, NUM_ACTIONS), 1 / NUM_ACTIONS)
     slow = Found(0, member.program.all_slow_ticks, member.fast_game.wishes())
     return improve(member, table, slow, config, rng)
@@ -125,18 +153,63 @@ def improve(
       config: settings.
       rng: of the games.
     """
+    windows = [window_ends(member.fast_game, turns) for turns in config.windows_turns]
+    ends = itertools.cycle(windows or [None])
+    until, idle_rounds = next(ends), 0
     while True:
-        latencies, taken = member.fast_game.sample(table, config.games_per_round, rng)
-        first = int(latencies.argmin())
-        found = Found(found.num_games + len(latencies), found.latency_ticks, found.wishes)
-        if latencies[first] < found.latency_ticks:
-            wishes = np.where(taken[first] == NOT_ASKED, found.wishes, taken[first])
-            found = Found(found.num_games, float(latencies[first]), wishes.astype(np.int8))
+        spent, taken = member.fast_game.sample_along(table, config.games_per_round, rng)
+        best = found.latency_ticks
+        found = _better(found, spent[:, -1], taken)
         yield found
-        count = max(1, round(config.elite_share * len(latencies)))
-        table = _moved(table, taken[np.argpartition(latencies, count - 1)[:count]], config)
-        if table.max(axis=1).mean() >= config.decided:
+        count = max(1, round(config.elite_share * len(taken)))
+        table = _moved(table, _elites(spent, taken, until, count), config)
+        idle_rounds = idle_rounds + 1 if found.latency_ticks == best else 0
+        tired = config.patience is not None and idle_rounds >= config.patience
+        if tired or table.max(axis=1).mean() >= config.decided:
             table = around(found.wishes, config.best_weight)
+            until, idle_rounds = next(ends), 0
+
+
+def window_ends(game: FastGame, window_turns: int) -> NDArray[np.int64]:
+    """`[num_turns]` the turn before which each turn's window ends; `num_turns` is the game's end.
+
+    A parameter carried from the start holds its place to the end, and so does its window.
+    """
+    count = game.num_turns
+    following = np.where(game.next_turn >= 0, game.next_turn, np.arange(count))
+    carried = np.array([turn.kind is TurnKind.CARRY for turn in game.turns], dtype=bool)
+    return np.where(carried, count, np.minimum(following + 1 + window_turns, count))
+
+
+def _better(found: Found, latencies: NDArray[np.float64], taken: NDArray[np.int8]) -> Found:
+    """`found` after a round."""
+    num_games, first = found.num_games + len(latencies), int(latencies.argmin())
+    if latencies[first] >= found.latency_ticks:
+        return replace(found, num_games=num_games)
+    wishes = np.where(taken[first] == NOT_ASKED, found.wishes, taken[first])
+    return Found(num_games, float(latencies[first]), wishes.astype(np.int8))
+
+
+def _elites(
+    spent: NDArray[np.float64],
+    taken: NDArray[np.int8],
+    ends: NDArray[np.int64] | None,
+    count: int,
+) -> NDArray[np.int8]:
+    """`[count, num_turns]` what the best games played: at each turn those best in its window.
+
+    Args:
+      spent: `[games, num_turns + 1]` ticks before each turn, and in all.
+      taken: `[games, num_turns]` actions.
+      ends: `[num_turns]` of the windows; None for the same games at every turn, the fastest.
+      count: how many.
+    """
+    if ends is None:
+        return taken[np.argpartition(spent[:, -1], count - 1)[:count]]
+    within = np.where(taken == NOT_ASKED, np.inf, spent[:, ends] - spent[:, :-1])
+    rows = np.argpartition(within, count - 1, axis=0)[:count]
+    best: NDArray[np.int8] = np.take_along_axis(taken, rows, axis=0)
+    return best
 
 
 def around(wishes: NDArray[np.int8], weight: float) -> Table:

@@ -10,17 +10,26 @@ returns what was played; `agent-prod` is how one would deploy it, and returns th
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.adaptation import AdaptationConfig, actions_by_item, adapt, from_nothing
+from agents.adaptation import (
+    AdaptationConfig,
+    Found,
+    actions_by_item,
+    adapt,
+    from_nothing,
+    near,
+)
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
 from agents.config import AgentConfig, ModelKind, SearchConfig, preset_named
+from agents.demonstrations import Demonstration
 from agents.games import Game, Plan, Source
 from agents.generalist import WEIGHTS
 from agents.programs import NothingToPlayError
@@ -35,9 +44,9 @@ class Learning(enum.Enum):
     """What an agent does with the time it is given."""
 
     SCRATCH = "agent-scratch"
-    """Begins with random weights, plays and learns: the paper's agent, one program at a time."""
+    """Knows nothing: a table from uniform probabilities, then random weights that learn."""
     ADAPTED = "agent"
-    """Begins with a trained network, adapts a table to the program, then the weights too."""
+    """Begins with a trained network: a table from its policy, then the weights learn too."""
     NONE = "agent-generalist"
     """Plays with a trained network as it is, first its policy, then with search."""
     RULES = "mcts"
@@ -61,7 +70,10 @@ _COMPILE_SECONDS = 40.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
 
 _TABLE_SHARE = 0.6
-"""Part of the time after the network's first games that the table gets, if there is enough."""
+"""Part of the time after the first games that the table gets, if there is enough."""
+
+_LEAST_TABLE_SECONDS = 10.0
+"""What it keeps where there is not, and search and learning are to come all the same."""
 
 
 class _Found(Incumbent):
@@ -121,23 +133,27 @@ class AgentSolver:
         request = found.request
         try:
             trainer = Trainer([request.program], config, seed=request.seed, params=params)
+            game = _Playing(trainer, found, own=not self.follow_initial_maps)
             if self.follow_initial_maps:
-                for memory_map in request.initial_maps:
-                    trainer.demonstrate(0, memory_map)
+                game.shown = [trainer.demonstrate(0, shown) for shown in request.initial_maps]
             elif request.initial_maps:
                 found.notes.append("the agent is raw: it was not shown the initial maps")
-            game = _Playing(trainer, found, own=not self.follow_initial_maps)
-            game.play_at_random()
-            if self.learning not in _WITHOUT_WEIGHTS:
-                game.play_policy()
-            if self.learning is Learning.ADAPTED:
-                game.adapt_table()
-            if self.learning in _WITHOUT_WEIGHTS or game.may_compile():
-                game.play_on(learn=self.learning in (Learning.SCRATCH, Learning.ADAPTED))
-            elif self.learning is Learning.NONE:
-                game.play_policy_on()
+            self._play(game)
         except NothingToPlayError as error:
             found.notes.append(str(error))
+
+    def _play(self, game: _Playing) -> None:
+        """Stage after stage."""
+        game.play_at_random()
+        if self.learning not in _WITHOUT_WEIGHTS:
+            game.play_policy()
+        if self.learning in (Learning.SCRATCH, Learning.ADAPTED):
+            if game.learn_table(must_search=self.learning is Learning.SCRATCH):
+                game.play_on(learn=True)
+        elif self.learning is Learning.RULES or game.may_compile():
+            game.play_on(learn=False)
+        else:
+            game.play_policy_on()
 
     def _begin(self) -> tuple[AgentConfig, Any]:
         """Settings, and weights if there are any."""
@@ -163,21 +179,25 @@ class _Playing:
       trainer: of the one program.
       found: where games are offered, and the clock.
       own: only games that no other solver's moves are in count.
+      shown: other solvers' maps.
     """
 
     trainer: Trainer
     found: _Found
     own: bool
+    shown: Sequence[Demonstration] = ()
     _offered: Game | None = None
     _table_games: int = 0
+    _table_ticks: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.member = self.trainer.programs.members[0]
+        self._rng = np.random.default_rng(self.found.request.seed)
+        self._by_chance = from_nothing(self.member, AdaptationConfig(), self._rng)
 
     def play_at_random(self) -> None:
         """A round of games by chance, so that there is an answer before play is compiled."""
-        member = self.trainer.programs.members[0]
-        rng = np.random.default_rng(self.found.request.seed)
-        first = next(from_nothing(member, AdaptationConfig(), rng))
-        self._table_games = self.found.games_played = first.num_games
-        self.found.offer(member.fast_game.map_of(first.wishes))
+        self._take(next(self._by_chance), 0)
 
     def play_policy(self) -> None:
         """Every actor plays once what the network's policy says, the first without any noise."""
@@ -188,29 +208,58 @@ class _Playing:
                 break
         self._note("policy alone")
 
-    def adapt_table(self) -> None:
-        """Moves a table away from the network's policy, then has its best game played."""
-        trainer, deadline = self.trainer, self.found.deadline
-        games = [game for game in trainer.elites.games(0) if self._counts(game)]
-        if not games or deadline.remaining_seconds <= 0:
-            return
-        member = trainer.programs.members[0]
-        rest = (1 - _TABLE_SHARE) * deadline.remaining_seconds
-        if rest < _COMPILE_SECONDS:
-            rest = 0.0
-        rng = np.random.default_rng(self.found.request.seed)
-        best, played_before = games[0].latency_ticks, self._table_games
-        for last in adapt(member, games, AdaptationConfig(), rng):
-            self._table_games = played_before + last.num_games
-            if last.latency_ticks < best:
-                best = last.latency_ticks
-                self.found.offer(member.fast_game.map_of(last.wishes))
-            if deadline.remaining_seconds <= rest:
+    def learn_table(self, *, must_search: bool) -> bool:
+        """Games by a table, which begins as what is known; then has its best game played.
+
+        Args:
+          must_search: leaves time for search and learning if at all possible.
+
+        Returns:
+          Whether that time is left.
+        """
+        if self.found.deadline.remaining_seconds <= 0:
+            return False
+        rest = self._search_seconds(must_search)
+        rounds, source, played_before = self._table()
+        for last in rounds:
+            self._take(last, played_before)
+            if self.found.deadline.remaining_seconds <= rest:
                 break
-        actions = actions_by_item(member, last.wishes, trainer.programs.bucket.num_items)
-        trainer.show(0, Plan(actions, games[0].source))
-        trainer.self_play.restart()
+        num_items = self.trainer.programs.bucket.num_items
+        self.trainer.show(0, Plan(actions_by_item(self.member, last.wishes, num_items), source))
+        self.trainer.self_play.restart()
         self._note("table")
+        return rest > 0
+
+    def _table(self) -> tuple[Iterator[Found], Source, int]:
+        """Rounds from what is known best, whose moves that is, and games played before."""
+        config = AdaptationConfig()
+        games = [game for game in self.trainer.elites.games(0) if self._counts(game)]
+        if games:
+            rounds = adapt(self.member, games, config, self._rng)
+            return rounds, games[0].source, self._table_games
+        if self.shown:
+            best = min(self.shown, key=lambda shown: shown.latency_ticks).plan
+            rounds = near(self.member, best.actions, config, self._rng)
+            return rounds, best.source, self._table_games
+        return self._by_chance, Source.SELF_PLAY, 0
+
+    def _search_seconds(self, must_search: bool) -> float:
+        """How much of the time to leave for search and learning."""
+        remaining = self.found.deadline.remaining_seconds
+        share = (1 - _TABLE_SHARE) * remaining
+        if share >= _COMPILE_SECONDS:
+            return share
+        enough = remaining >= _COMPILE_SECONDS + _LEAST_TABLE_SECONDS
+        return _COMPILE_SECONDS if must_search and enough else 0.0
+
+    def _take(self, last: Found, played_before: int) -> None:
+        """Counts a round of the table's games, and offers their best if it is new."""
+        self._table_games = played_before + last.num_games
+        self.found.games_played = self.trainer.num_games + self._table_games
+        if last.latency_ticks < self._table_ticks:
+            self._table_ticks = last.latency_ticks
+            self.found.offer(self.member.fast_game.map_of(last.wishes))
 
     def may_compile(self) -> bool:
         """Whether enough time is left for search to be compiled, and be of some use."""

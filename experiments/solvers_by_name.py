@@ -15,7 +15,7 @@ WITH_AGENT = "portfolio-agent"
 AGENTS = {
     "agent": "the trained network's games, then a table that adapts it, then search and learning",
     "agent-generalist": "the trained network as it is, then with search",
-    "agent-scratch": "random weights, search and learning: one program at a time",
+    "agent-scratch": "begins with a uniform table and random weights; else as agent",
     "agent-demonstrations": "agent-scratch, which is first shown the maps of greedy and xla-msa",
     "agent-prod": "agent, likewise; the best of its map and theirs",
     "mcts": "search with the game's rules alone, nothing learned; a control",

@@ -246,6 +246,22 @@ class FastGame:
         kernels.sample(self.tables, self._state, table, seed, self.wishes(), taken, latencies)
         return latencies, taken
 
+    def sample_along(
+        self, probabilities: Floats, num_games: int, rng: np.random.Generator
+    ) -> tuple[Floats, Actions]:
+        """The games of `sample`, and what each had spent on the way.
+
+        Returns:
+          (`[num_games, num_turns + 1]` ticks spent before each turn of the list, whether or not it
+          came up, and in all; `[num_games, num_turns]` int8 actions taken).
+        """
+        table = np.ascontiguousarray(probabilities, dtype=np.float64)
+        taken = np.full((num_games, self.num_turns), NOT_ASKED, dtype=np.int8)
+        spent = np.empty((num_games, self.num_turns + 1))
+        seed = int(rng.integers(1, 2**62))
+        kernels.sample_along(self.tables, self._state, table, seed, self.wishes(), taken, spent)
+        return spent, taken
+
     def map_of(self, actions: Actions) -> MemoryMap:
         """The memory map that the game with these wishes amounts to."""
         self.play(actions)

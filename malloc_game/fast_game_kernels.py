@@ -917,6 +917,20 @@ def _next_random(seed: np.uint64) -> np.uint64:
 
 
 @compiled
+def _draw(probabilities: Floats, random: np.uint64, wishes: Actions) -> np.uint64:
+    """Draws a game's wishes from `[turns, actions]`; returns the generator's next state."""
+    for turn in range(probabilities.shape[0]):
+        random = _next_random(random)
+        drawn = (random >> np.uint64(11)) * 2.0**-53
+        action = 0
+        while action + 1 < probabilities.shape[1] and drawn >= probabilities[turn, action]:
+            drawn -= probabilities[turn, action]
+            action += 1
+        wishes[turn] = action
+    return random
+
+
+@compiled
 def sample(
     tables: Tables,
     state: State,
@@ -927,18 +941,32 @@ def sample(
     latencies: Floats,
 ) -> None:
     """One game per row of `taken`, its wishes drawn from `probabilities` `[turns, actions]`."""
-    num_turns = probabilities.shape[0]
     random = np.uint64(seed)
     for game in range(taken.shape[0]):
-        for turn in range(num_turns):
-            random = _next_random(random)
-            drawn = (random >> np.uint64(11)) * 2.0**-53
-            action = 0
-            while action + 1 < probabilities.shape[1] and drawn >= probabilities[turn, action]:
-                drawn -= probabilities[turn, action]
-                action += 1
-            wishes[turn] = action
+        random = _draw(probabilities, random, wishes)
         latencies[game] = play(tables, state, wishes, taken[game])
+
+
+@compiled
+def sample_along(
+    tables: Tables,
+    state: State,
+    probabilities: Floats,
+    seed: int,
+    wishes: Actions,
+    taken: Actions,
+    spent: Floats,
+) -> None:
+    """The games of `sample`; `spent` `[games, turns + 1]` receives the ticks before each turn."""
+    random = np.uint64(seed)
+    for game in range(taken.shape[0]):
+        random = _draw(probabilities, random, wishes)
+        reset(tables, state)
+        for index in range(tables.events.shape[0]):
+            if tables.events[index, EVENT_KIND] <= KIND_EXIT:
+                spent[game, tables.events[index, EVENT_TURN]] = state.sums[0]
+            run(tables, state, wishes, taken[game], index, index + 1)
+        spent[game, -1] = state.sums[0]
 
 
 @compiled

@@ -3,10 +3,11 @@
     python -m experiments.benchmarks.adaptation [--games 1000 4000 12000] [--checkpoint RUN]
         [--generated 8] [--seed 0] [PROGRAM...]
 
-The network plays 32 games by its policy alone; its table then moves as in `agents.adaptation`.
-Beside it the same table begun from uniform probabilities, which is the cross-entropy method of
-PROBLEM.md section 4, with as many games. Without programs, generated ones that no training saw.
-Printed is the share of the all-slow latency saved, as a share of what greedy saves.
+The network plays 32 games by its policy alone; its table then moves as in `agents.adaptation`
+(net). Beside it, with as many games: the same table begun from uniform probabilities (uni), and
+the cross-entropy method of PROBLEM.md section 4, for which games are compared whole (ce). Without
+programs, generated ones that no training saw. Printed is the share of the all-slow latency saved,
+as a share of what greedy saves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.adaptation import AdaptationConfig, Found, adapt, from_nothing
+from agents.adaptation import CROSS_ENTROPY, AdaptationConfig, Found, adapt, from_nothing
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
 from agents.games import Game
@@ -47,6 +48,7 @@ class Comparison:
       policy_cpu_seconds: that those games took, compilation included.
       adapted: after each number of games, by the table that began as the network's.
       uniform: likewise, by the one that began uniform.
+      cross_entropy: likewise, by the cross-entropy method.
     """
 
     name: str
@@ -56,12 +58,13 @@ class Comparison:
     policy_cpu_seconds: float
     adapted: tuple[float, ...]
     uniform: tuple[float, ...]
+    cross_entropy: tuple[float, ...]
 
     def row(self) -> str:
         """One line, all but greedy as shares of what greedy saves."""
         scale = max(self.greedy, 1e-9)
-        pairs = zip(self.adapted, self.uniform, strict=True)
-        parts = [self.policy, *(part for pair in pairs for part in pair)]
+        columns = zip(self.adapted, self.uniform, self.cross_entropy, strict=True)
+        parts = [self.policy, *(part for column in columns for part in column)]
         shares = "".join(f"{part / scale:>10.4f}" for part in parts)
         start = f"{self.name:<36}{self.num_turns:>6}{self.greedy:>10.2%}"
         return f"{start}{shares}{self.policy_cpu_seconds:>8.1f}"
@@ -69,19 +72,20 @@ class Comparison:
 
 def header(num_games: Sequence[int]) -> str:
     """Above the rows."""
-    columns = "".join(f"{f'net {n}':>10}{f'uni {n}':>10}" for n in num_games)
+    columns = "".join(f"{f'net {n}':>10}{f'uni {n}':>10}{f'ce {n}':>10}" for n in num_games)
     return f"{'program':<36}{'turns':>6}{'greedy':>10}{'policy':>10}{columns}{'cpu s':>8}"
 
 
 def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int) -> Comparison:
-    """Plays one program with both tables."""
+    """Plays one program with each table."""
     greedy = solver_named("greedy").solve(SolveRequest(program, time_limit_seconds=10.0))
     began = time.process_time()
     member, games = play_policy(program, weights, seed)
     seconds = time.process_time() - began
     slow, settings = program.all_slow_ticks, AdaptationConfig()
     adapted = adapt(member, games, settings, np.random.default_rng(seed))
-    control = from_nothing(member, settings, np.random.default_rng(seed))
+    uniform = from_nothing(member, settings, np.random.default_rng(seed))
+    control = from_nothing(member, CROSS_ENTROPY, np.random.default_rng(seed))
     return Comparison(
         name=program.name,
         num_turns=member.table.num_turns,
@@ -89,7 +93,8 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
         policy=1 - games[0].latency_ticks / slow,
         policy_cpu_seconds=seconds,
         adapted=_saved(adapted, num_games, slow),
-        uniform=_saved(control, num_games, slow),
+        uniform=_saved(uniform, num_games, slow),
+        cross_entropy=_saved(control, num_games, slow),
     )
 
 
@@ -144,6 +149,7 @@ def mean_of(rows: Sequence[Comparison]) -> Comparison:
         policy_cpu_seconds=float(np.mean([row.policy_cpu_seconds for row in rows])),
         adapted=tuple(np.mean([row.adapted for row in rows], axis=0).tolist()),
         uniform=tuple(np.mean([row.uniform for row in rows], axis=0).tolist()),
+        cross_entropy=tuple(np.mean([row.cross_entropy for row in rows], axis=0).tolist()),
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.adaptation import AdaptationConfig, from_nothing
+from agents.adaptation import CROSS_ENTROPY, from_nothing
 from agents.programs import PlayedProgram
 from experiments.inputs import load_program
 from experiments.report.statistics import TIE
@@ -30,7 +30,6 @@ from solvers.cross_entropy import CrossEntropySolver
 from solvers.solver import SolveRequest
 
 _NO_LIMIT_SECONDS = 3600.0
-_UNIFORM = AdaptationConfig(elite_share=CrossEntropySolver().elite_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 def from_uniform(played: PlayedProgram, num_games: int, seed: int) -> float:
     """Latency in ticks of the best of the first `num_games` games, to a whole round."""
-    rounds = from_nothing(played, _UNIFORM, np.random.default_rng(seed))
+    rounds = from_nothing(played, CROSS_ENTROPY, np.random.default_rng(seed))
     return next(found for found in rounds if found.num_games >= num_games).latency_ticks
 
 

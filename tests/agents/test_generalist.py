@@ -11,11 +11,22 @@ import jax
 import numpy as np
 import pytest
 
-from agents.adaptation import AdaptationConfig, adapt, around, network_table
+from agents.adaptation import (
+    CROSS_ENTROPY,
+    AdaptationConfig,
+    adapt,
+    around,
+    from_nothing,
+    near,
+    network_table,
+    window_ends,
+)
 from agents.checkpoint import CHECKPOINT, read_document, read_weights, write_document, write_weights
 from agents.config import AgentConfig, preset_named
+from agents.demonstrations import demonstration_of
 from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League, parted_by_size
+from agents.programs import PlayedProgram
 from agents.solver import AgentSolver, Learning, agent_named
 from agents.trainer import Trainer
 from experiments.generalist import (
@@ -29,6 +40,7 @@ from experiments.metrics import METRICS, VALIDATION
 from experiments.solvers_by_name import AGENTS, WITH_AGENT, any_solver_named
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
+from malloc_game.fast_game import FastGame, TurnKind
 from malloc_game.generator import random_program
 from malloc_game.known_optimum import KnownOptimum, known_optimum_program
 from malloc_game.simulate import simulate
@@ -130,6 +142,37 @@ def test_a_table_begins_as_the_network_and_finds_the_optimum(
     assert simulate(known.program, memory_map).latency_ticks == known.optimal_ticks
 
 
+def test_windows_end_after_the_buffers_next_turn() -> None:
+    game = FastGame(random_program(4, family="loop", num_accesses=60))
+    for turns in (0, 8, 10_000):
+        for turn, end in enumerate(window_ends(game, turns).tolist()):
+            following = game.next_turn[turn]
+            if game.turns[turn].kind is TurnKind.CARRY:
+                assert end == game.num_turns
+            else:
+                last = following if following >= 0 else turn
+                assert end == min(last + 1 + turns, game.num_turns)
+
+
+def test_each_turn_moves_towards_the_games_that_were_best_there() -> None:
+    program = random_program(9, family="training", num_accesses=400)
+    member = PlayedProgram.of(program)
+
+    def saved(config: AdaptationConfig) -> float:
+        rounds = from_nothing(member, config, np.random.default_rng(0))
+        found = next(found for found in rounds if found.num_games >= 4000)
+        return 1 - found.latency_ticks / program.all_slow_ticks
+
+    assert saved(AdaptationConfig()) > 1.02 * saved(CROSS_ENTROPY) > 0
+
+
+def test_a_table_near_a_game_is_never_behind_it(known: KnownOptimum) -> None:
+    member = PlayedProgram.of(known.program)
+    shown = demonstration_of(member, known.memory_map, member.table.num_items)
+    rounds = near(member, shown.plan.actions, AdaptationConfig(), np.random.default_rng(0))
+    assert next(rounds).latency_ticks == shown.latency_ticks == known.optimal_ticks
+
+
 def test_a_table_around_a_game() -> None:
     wishes = np.array([0, 2], dtype=np.int8)
     np.testing.assert_allclose(around(wishes, 0.8), [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
@@ -160,6 +203,24 @@ def test_a_trained_agent_plays_and_adapts(
         assert stages == ["policy alone", "table"]
         assert solution.latency_ticks == known.optimal_ticks
     assert solution.games_played > 8
+
+
+@pytest.mark.parametrize("time_limit_seconds", [1.0, 8.0])
+def test_from_scratch_the_table_is_first_and_search_follows_if_there_is_time(
+    time_limit_seconds: float,
+    known: KnownOptimum,
+    config: AgentConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agents.solver._COMPILE_SECONDS", 4.0)
+    monkeypatch.setattr("agents.solver._LEAST_TABLE_SECONDS", 0.5)
+    solution = AgentSolver(Learning.SCRATCH, config).solve(
+        SolveRequest(known.program, time_limit_seconds=time_limit_seconds)
+    )
+    check(known.program, solution.memory_map)
+    assert solution.latency_ticks == known.optimal_ticks
+    stages = [note.split(":")[0] for note in solution.notes]
+    assert stages == (["table"] if time_limit_seconds == 1.0 else ["table", "search and learning"])
 
 
 def test_with_time_to_compile_it_searches_too(

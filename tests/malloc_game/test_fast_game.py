@@ -162,6 +162,30 @@ def test_samples_follow_the_probabilities_and_say_what_was_played() -> None:
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.05)
 
 
+@pytest.mark.parametrize("family", ["chain", "loop", "branch"])
+def test_what_was_spent_before_each_turn_is_what_a_shorter_program_takes(family: str) -> None:
+    game = FastGame(random_program(4, family=family, num_accesses=60))
+    table = np.tile([0.2, 0.3, 0.5], (game.num_turns, 1))
+    latencies, taken = game.sample(table, 50, np.random.default_rng(1))
+    spent, taken_along = game.sample_along(table, 50, np.random.default_rng(1))
+    assert (taken == taken_along).all()
+    assert spent.shape == (50, game.num_turns + 1)
+    assert spent[:, -1].tolist() == latencies.tolist()
+    assert (np.diff(spent, axis=1) >= 0).all()
+    first_step = [turn for turn, at in enumerate(game.turns) if at.step == 0]
+    assert (spent[:, first_step[0]] == 0).all()
+    # With nothing fast each step takes its time alone, as often as it runs.
+    drop = np.tile([1.0, 0.0, 0.0], (game.num_turns, 1))
+    spent, _ = game.sample_along(drop, 1, np.random.default_rng(0))
+    program = game.program
+    ticks = [0.0]
+    for instruction in program.instructions:
+        ticks.append(
+            ticks[-1] + instruction.repeat * instruction.elapsed_ticks(instruction.accesses)
+        )
+    assert spent[0, :-1].tolist() == pytest.approx([ticks[turn.step] for turn in game.turns])
+
+
 def test_the_same_seed_draws_the_same_games() -> None:
     game = FastGame(random_program(5, num_accesses=60))
     table = np.full((game.num_turns, 3), 1 / 3)
