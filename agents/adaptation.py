@@ -15,7 +15,8 @@ least from that turn until some turns (`AdaptationConfig.windows_turns`) past th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,29 +38,34 @@ class AdaptationConfig:
     Attributes:
       games_per_round: games drawn from one table.
       windows_turns: turns beyond the buffer's next one for which a turn's games are compared, the
-        next of them whenever the table begins anew; none to compare whole games, as the
+        next of them whenever the table begins anew; None compares whole games, as the
         cross-entropy method does.
       elite_share: share of the games that a turn moves towards.
       smoothing: how far.
       trust: in the network's probabilities at first; the rest goes to the best game's moves.
-      best_weight: probability of the best game's moves where the table begins anew.
+      best_weight: probability of the best game's moves where the table begins anew around it.
+      opening_period: every how many starts it begins as it first did instead; None for never.
       least_probability: of any action.
       decided: mean of the largest probabilities at which it begins anew.
-      patience: rounds without a better game after which it begins anew; None to never tire.
+      patience: rounds in which its games got no better, after which it begins anew; None to
+        never tire.
     """
 
     games_per_round: int = 200
-    windows_turns: tuple[int, ...] = (32, 128)
+    windows_turns: tuple[int | None, ...] = (16, 64, 256, None)
     elite_share: float = 0.05
     smoothing: float = 0.3
     trust: float = 0.9
     best_weight: float = 0.7
+    opening_period: int | None = 3
     least_probability: float = 0.003
     decided: float = 0.985
-    patience: int | None = 8
+    patience: int | None = 4
 
 
-CROSS_ENTROPY = AdaptationConfig(windows_turns=(), elite_share=0.1, patience=None)
+CROSS_ENTROPY = AdaptationConfig(
+    windows_turns=(None,), elite_share=0.1, opening_period=None, patience=None
+)
 """The cross-entropy method as in PROBLEM.md section 4: a control."""
 
 
@@ -153,28 +159,47 @@ def improve(
       config: settings.
       rng: of the games.
     """
-    windows = [window_ends(member.fast_game, turns) for turns in config.windows_turns]
-    ends = itertools.cycle(windows or [None])
-    until, idle_rounds = next(ends), 0
+    ends = [window_ends(member.fast_game, turns) for turns in config.windows_turns]
+    opening, period = table, config.opening_period
+    for start in itertools.count():
+        if start > 0:
+            opens = period is not None and start % period == 0
+            table = opening if opens else around(found.wishes, config.best_weight)
+        until = ends[start % len(ends)]
+        found = yield from _converge(member.fast_game, table, until, found, config, rng)
+
+
+def _converge(
+    game: FastGame,
+    table: Table,
+    ends: NDArray[np.int64] | None,
+    found: Found,
+    config: AdaptationConfig,
+    rng: np.random.Generator,
+) -> Generator[Found, None, Found]:
+    """Rounds of games until the table has made up its mind, or its games get no better."""
+    count = max(1, round(config.elite_share * config.games_per_round))
+    fastest, idle_rounds = math.inf, 0
     while True:
-        spent, taken = member.fast_game.sample_along(table, config.games_per_round, rng)
-        best = found.latency_ticks
+        spent, taken = game.sample_along(table, config.games_per_round, rng)
         found = _better(found, spent[:, -1], taken)
         yield found
-        count = max(1, round(config.elite_share * len(taken)))
-        table = _moved(table, _elites(spent, taken, until, count), config)
-        idle_rounds = idle_rounds + 1 if found.latency_ticks == best else 0
+        table = _moved(table, _elites(spent, taken, ends, count), config)
+        idle_rounds = 0 if spent[:, -1].min() < fastest else idle_rounds + 1
+        fastest = min(fastest, float(spent[:, -1].min()))
         tired = config.patience is not None and idle_rounds >= config.patience
         if tired or table.max(axis=1).mean() >= config.decided:
-            table = around(found.wishes, config.best_weight)
-            until, idle_rounds = next(ends), 0
+            return found
 
 
-def window_ends(game: FastGame, window_turns: int) -> NDArray[np.int64]:
+def window_ends(game: FastGame, window_turns: int | None) -> NDArray[np.int64] | None:
     """`[num_turns]` the turn before which each turn's window ends; `num_turns` is the game's end.
 
-    A parameter carried from the start holds its place to the end, and so does its window.
+    A parameter carried from the start holds its place to the end, and so does its window. None
+    if whole games are compared.
     """
+    if window_turns is None:
+        return None
     count = game.num_turns
     following = np.where(game.next_turn >= 0, game.next_turn, np.arange(count))
     carried = np.array([turn.kind is TurnKind.CARRY for turn in game.turns], dtype=bool)
