@@ -5,13 +5,14 @@
 
 No program of the test split is looked at. Beside each program of the train split there are
 variants of it, with other capacities and faster or slower copies, so that the network cannot learn
-the programs by heart. Each program's games begin with demonstrations: the maps
-of classical solvers (`--demonstrations`, each `--demonstration-seconds` long), which become the
-first elites. A run is a folder: `settings.json`, `programs.json` (names of what is played),
-`metrics.jsonl` (a line every twenty seconds), `checkpoint.msgpack`, and `best.msgpack`: the weights
-that played best on generated programs that are not trained on (`Validation`). `--ship` puts those
-where `solve --solver agent` finds them, with what they were trained on beside them. docs/agent.md
-has the curves of the shipped one.
+the programs by heart. Each program's games begin with demonstrations, which become the first
+elites (`--demonstrations`, each `--demonstration-seconds` long): maps of classical solvers, and
+what a table finds that begins uniform (`table`, see `agents.adaptation`). A run is a folder:
+`settings.json`, `programs.json` (names of what is played), `metrics.jsonl` (a line every twenty
+seconds), `checkpoint.msgpack`, and `best.msgpack`: the weights that played best on generated
+programs that are not trained on (`Validation`). `--ship` puts those where `solve --solver agent`
+finds them, with what they were trained on beside them. docs/agent.md has the curves of the shipped
+one.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.generator import Family, random_program
-from malloc_game.memory_map import MemoryMap
 from malloc_game.turn_table import turn_table
-from solvers.solver import SolveRequest, solver_named
+from solvers.solver import Deadline, SolveRequest, solver_named
 
 if TYPE_CHECKING:
     from agents.league import League
     from agents.trainer import Trainer, TrainReport
+
+TABLE = "table"
+"""The demonstration that is no solver's map: the best game of a table that began uniform."""
 
 SETTINGS, PROGRAMS = "settings.json", "programs.json"
 
@@ -75,7 +78,7 @@ class GeneralistSettings:
       most_accesses: corpus programs with more are left out.
       preset: of `agents.config.PRESETS`.
       time_limit_seconds: of this call, demonstrations and compilation included.
-      demonstrations: solvers whose maps are shown.
+      demonstrations: solvers whose maps are shown, and `TABLE`.
       demonstration_seconds: for each of them and each corpus program; generated ones get a
         quarter.
       seed: of everything random.
@@ -90,7 +93,7 @@ class GeneralistSettings:
     most_accesses: int = 4000
     preset: str = "generalist"
     time_limit_seconds: float = 3000.0
-    demonstrations: tuple[str, ...] = ("greedy", "cross-entropy")
+    demonstrations: tuple[str, ...] = ("greedy", TABLE)
     demonstration_seconds: float = 4.0
     seed: int = 0
     save_seconds: float = 240.0
@@ -239,21 +242,39 @@ def _num_accesses(program: Program) -> int:
 def show_demonstrations(
     league: League, settings: GeneralistSettings, say: Callable[[str], None]
 ) -> None:
-    """Has each solver's map of each program played as one of its first games."""
+    """Has what each demonstrator finds for each program played as one of its first games."""
     for trainer in league.trainers:
         for index, member in enumerate(trainer.programs.members):
             program = member.program
             for name in settings.demonstrations:
                 share = 1.0 if program.times == "calibrated" else 0.25
-                memory_map = _solved(program, name, share * settings.demonstration_seconds)
-                shown = trainer.demonstrate(index, memory_map)
-                saved = 1 - shown.latency_ticks / program.all_slow_ticks
-                say(f"{program.name}: {name} saves {saved:.2%} ({shown.loss:+.2%} in replay)")
+                seconds = share * settings.demonstration_seconds
+                if name == TABLE:
+                    ticks = _show_table(trainer, index, seconds)
+                else:
+                    ticks = _show_solver(trainer, index, name, seconds)
+                say(f"{program.name}: {name} saves {1 - ticks / program.all_slow_ticks:.2%}")
 
 
-def _solved(program: Program, solver: str, seconds: float) -> MemoryMap:
-    request = SolveRequest(program, time_limit_seconds=seconds)
-    return solver_named(solver).solve(request).memory_map
+def _show_solver(trainer: Trainer, index: int, solver: str, seconds: float) -> float:
+    """Latency in ticks of the game that repeats the solver's map."""
+    request = SolveRequest(trainer.programs.members[index].program, time_limit_seconds=seconds)
+    memory_map = solver_named(solver).solve(request).memory_map
+    return trainer.demonstrate(index, memory_map).latency_ticks
+
+
+def _show_table(trainer: Trainer, index: int, seconds: float) -> float:
+    """Latency in ticks of the best game of a table that had this long."""
+    from agents.adaptation import AdaptationConfig, actions_by_item, from_nothing
+    from agents.games import Plan, Source
+
+    member = trainer.programs.members[index]
+    deadline = Deadline.after(seconds)
+    rounds = from_nothing(member, AdaptationConfig(), np.random.default_rng(index))
+    found = next(found for found in rounds if deadline.remaining_seconds <= 0)
+    actions = actions_by_item(member, found.wishes, trainer.programs.bucket.num_items)
+    trainer.show(index, Plan(actions, Source.DEMONSTRATION))
+    return found.latency_ticks
 
 
 def _parts_text(league: League) -> str:
@@ -418,7 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most-accesses", type=int, default=4000)
     parser.add_argument("--preset", default="generalist")
     parser.add_argument("--time-limit", type=float, default=3000.0)
-    parser.add_argument("--demonstrations", nargs="*", default=("greedy", "cross-entropy"))
+    parser.add_argument("--demonstrations", nargs="*", default=("greedy", TABLE))
     parser.add_argument("--demonstration-seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")

@@ -30,6 +30,7 @@ from agents.programs import PlayedProgram
 from agents.solver import AgentSolver, Learning, agent_named
 from agents.trainer import Trainer
 from experiments.generalist import (
+    TABLE,
     GeneralistSettings,
     Validation,
     generated_programs,
@@ -283,13 +284,14 @@ def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
         num_validation=4,
         preset="tiny",
         time_limit_seconds=12.0,
-        demonstrations=("greedy",),
+        demonstrations=("greedy", TABLE),
         demonstration_seconds=1.0,
         log_seconds=0.0,
     )
     said: list[str] = []
     train_generalist(settings, say=said.append)
     assert any("greedy saves" in line for line in said)
+    assert any("table saves" in line for line in said)
     with pytest.raises(InputError, match="holds a run already"):
         train_generalist(settings)
     rows = [json.loads(line) for line in (settings.out / METRICS).read_text().splitlines()]
