@@ -150,7 +150,8 @@ def refuse_mixing(directory: Path, rows: Iterable[Row], solvers: Iterable[str]) 
 
 def machine() -> dict[str, Any]:
     """What rows are made on: versions, processor, cores."""
-    packages = ("malloc-game", "numba", "numpy", "ortools", "scipy")
+    learning = ("flax", "jax", "mctx", "optax")
+    packages = ("malloc-game", "numba", "numpy", "ortools", "scipy", *learning)
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -204,11 +205,14 @@ def held(directory: Path) -> Iterator[None]:
 
 @cache
 def code_digest() -> str:
-    """Of the sources that decide a row: lowering, rules, solvers and agents; 12 hex digits."""
+    """Of what decides a row: sources of lowering, rules, solvers and agents, and the weights.
+
+    12 hex digits.
+    """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for package in ("agents", "hlo_graphs", "malloc_game", "solvers"):
-        for path in sorted((root / package).glob("*.py")):
+        for path in sorted([*(root / package).glob("*.py"), *(root / package).glob("*.msgpack")]):
             digest.update(f"{package}/{path.name}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
