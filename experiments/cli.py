@@ -85,6 +85,10 @@ def solve(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     gap: Annotated[float, typer.Option("--gap", help="Stop within this of the bound")] = 0.0,
     workers: Annotated[int, typer.Option("--workers", help="Processes to use")] = 2,
+    max_games: Annotated[
+        int | None,
+        typer.Option("--max-games", help="Stop a search by count: same seed, same map"),
+    ] = None,
     times: TimesOption = None,
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
     production: ProductionOption = None,
@@ -124,6 +128,7 @@ def solve(
             seed=seed,
             gap=gap,
             workers=workers,
+            max_games=max_games,
             copy_order=copy_order,
             checkpoint=checkpoint,
             on_progress=live.update,

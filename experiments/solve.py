@@ -24,7 +24,9 @@ from solvers.solver import (
     Solution,
     SolveRequest,
     Status,
+    counts_games,
     gap_between,
+    solver_ideas,
 )
 
 SCHEMA = "malloc-game/solution/1"
@@ -131,6 +133,7 @@ def solve(
     seed: int = 0,
     gap: float = 0.0,
     workers: int = 1,
+    max_games: int | None = None,
     copy_order: str = "deadline",
     checkpoint: Path | None = None,
     initial_maps: Sequence[MemoryMap] = (),
@@ -146,6 +149,7 @@ def solve(
       seed: of everything random.
       gap: stop within this of the lower bound.
       workers: processes the solver may use.
+      max_games: games, or rounds, after which a search stops, so that seed and code alone decide.
       copy_order: "deadline" or "fifo".
       checkpoint: of a trained agent, for the solvers "agent" and "agent-prod".
       initial_maps: valid maps to start from.
@@ -157,6 +161,10 @@ def solve(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}, must be >= 0")
+    chosen = any_solver_named(solver, checkpoint)
+    if max_games is not None and not counts_games(solver):
+        counting = ", ".join(name for name in solver_ideas() if counts_games(name))
+        raise InputError(f"solver {solver!r} does not count games; these do: {counting}")
     loaded = load_program(program)
     request = SolveRequest(
         program=loaded.program,
@@ -164,12 +172,13 @@ def solve(
         seed=seed,
         gap=gap,
         workers=workers,
+        max_games=max_games,
         initial_maps=tuple(initial_maps),
         copy_order=copy_order,
         on_progress=on_progress,
     )
     started = time.monotonic()
-    solution = any_solver_named(solver, checkpoint).solve(request)
+    solution = chosen.solve(request)
     wall_seconds = time.monotonic() - started
     return _judged(loaded, request, solution, wall_seconds)
 

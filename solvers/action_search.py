@@ -194,8 +194,6 @@ class ActionSearch:
     Args:
       request: what was asked for.
       name: the solver's, for reports.
-      max_games: stop after so many games; None leaves it to the clock. With a limit the answer
-        depends on the seed alone.
 
     Attributes:
       game: to play on.
@@ -205,11 +203,10 @@ class ActionSearch:
       best_ticks: its latency.
     """
 
-    def __init__(self, request: SolveRequest, name: str, max_games: int | None = None) -> None:
+    def __init__(self, request: SolveRequest, name: str) -> None:
         self.deadline = Deadline.after(request.time_limit_seconds)
         self.request = request
         self.name = name
-        self.max_games = max_games
         self.game = FastGame(request.program, allow_clean=True)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
@@ -224,8 +221,8 @@ class ActionSearch:
     @property
     def progress(self) -> float:
         """Share of the games, or else of the time, that is used up: 0 to 1."""
-        if self.max_games is not None:
-            return min(self.games_played / max(self.max_games, 1), 1.0)
+        if self.request.max_games is not None:
+            return min(self.games_played / self.request.max_games, 1.0)
         limit = max(self.request.time_limit_seconds - RESERVE_SECONDS, 1e-9)
         return min(self.deadline.elapsed_seconds / limit, 1.0)
 
@@ -317,18 +314,13 @@ class ActionSearch:
 
 @dataclass(frozen=True, slots=True)
 class ActionSolver(abc.ABC):
-    """A solver that plays games: deterministic per seed given `max_games`.
+    """A solver that plays games, as many as there is time for or the request says."""
 
-    Attributes:
-      max_games: stop after so many games; None leaves it to the clock.
-    """
-
-    max_games: int | None = None
     name: str = "action-search"
 
     def solve(self, request: SolveRequest) -> Solution:
         """The best game played, the best initial map or the empty one."""
-        search = ActionSearch(request, self.name, self.max_games)
+        search = ActionSearch(request, self.name)
         if not search.finished:
             self.play(search)
         return search.solution()

@@ -60,8 +60,6 @@ class NeighbourhoodSettings:
       start_temperature: share of the latency by which a round may first be worse.
       restart_rounds: after so many rounds without improvement, back to the best plan.
       ejection_share: part of the rounds that make room for one dear access.
-      max_rounds: stop after so many rounds; None leaves it to the clock. With a limit, and a
-        time limit that is not reached, the answer depends on the seed alone.
       carried_share: part of the rounds that carry another parameter over, where there is one.
     """
 
@@ -71,7 +69,6 @@ class NeighbourhoodSettings:
     start_temperature: float = 3e-4
     restart_rounds: int = 400
     ejection_share: float = 0.4
-    max_rounds: int | None = None
     carried_share: float = 0.04
 
 
@@ -207,8 +204,8 @@ class NeighbourhoodSearch:
         limit = self.deadline.limit_seconds
         if self.deadline.expired:
             return 1.0
-        if self.settings.max_rounds is not None:
-            return min(self.rounds / max(self.settings.max_rounds, 1), 1.0)
+        if self.request.max_games is not None:
+            return min(self.rounds / self.request.max_games, 1.0)
         return min(self.deadline.elapsed_seconds / limit, 1.0)
 
     def _threshold(self, current: float) -> float:

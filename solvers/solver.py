@@ -69,6 +69,9 @@ class SolveRequest:
         clock decides.
       gap: stop when latency / lower bound - 1 is at most this.
       workers: processes or threads it may use.
+      max_games: games, or rounds, after which a search stops (`counts_games`); then the answer
+        depends on the seed alone, as long as the time limit is not reached. None leaves it to the
+        clock, as other solvers do in any case.
       initial_maps: valid maps to start from; the answer is never worse than the best of them.
       copy_order: "deadline" or "fifo" (PROBLEM.md section 3): the simulator that decides.
       on_progress: called in the solver's own thread with each improvement.
@@ -76,7 +79,7 @@ class SolveRequest:
         none; lets solvers that run beside each other share incumbents.
 
     Raises:
-      InputError: for a negative limit, gap or seed, no workers, or an unknown copy order.
+      InputError: for a negative limit, gap or seed, no workers or games, or an unknown copy order.
     """
 
     program: Program
@@ -84,6 +87,7 @@ class SolveRequest:
     seed: int = 0
     gap: float = 0.0
     workers: int = 1
+    max_games: int | None = None
     initial_maps: tuple[MemoryMap, ...] = ()
     copy_order: str = "deadline"
     on_progress: ProgressCallback | None = None
@@ -98,6 +102,8 @@ class SolveRequest:
             raise InputError(f"seed is {self.seed}, must be a whole number >= 0")
         if self.workers < 1:
             raise InputError(f"workers is {self.workers}, must be at least 1")
+        if self.max_games is not None and self.max_games < 1:
+            raise InputError(f"games are limited to {self.max_games}, must be at least 1")
         if self.copy_order not in COPY_ORDERS:
             raise InputError(
                 f"unknown copy order {self.copy_order!r}: use one of {', '.join(COPY_ORDERS)}"
@@ -202,10 +208,14 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """Where a solver is ("module:class", imported when asked for), and what it does."""
+    """Where a solver is ("module:class", imported when asked for), and what it does.
+
+    `counts_games` says whether `SolveRequest.max_games` stops it.
+    """
 
     target: str
     idea: str
+    counts_games: bool = False
 
 
 _REGISTRY = {
@@ -224,6 +234,7 @@ _REGISTRY = {
     "large-neighbourhood": _Registered(
         "solvers.large_neighbourhood:LargeNeighbourhoodSolver",
         "tears out part of the map and fills it anew, again and again",
+        counts_games=True,
     ),
     "xla-msa": _Registered(
         "solvers.xla_msa:XlaMsaSolver", "OpenXLA's memory-space assignment: what production does"
@@ -231,15 +242,22 @@ _REGISTRY = {
     "cross-entropy": _Registered(
         "solvers.cross_entropy:CrossEntropySolver",
         "plays the game; probabilities of its actions move towards the best tenth's",
+        counts_games=True,
     ),
     "local-search": _Registered(
-        "solvers.local_search:LocalSearchSolver", "plays the game; annealing on its actions"
+        "solvers.local_search:LocalSearchSolver",
+        "plays the game; annealing on its actions",
+        counts_games=True,
     ),
     "evolution": _Registered(
-        "solvers.evolution:EvolutionSolver", "plays the game; mutates and crosses its best games"
+        "solvers.evolution:EvolutionSolver",
+        "plays the game; mutates and crosses its best games",
+        counts_games=True,
     ),
     "random": _Registered(
-        "solvers.random_restarts:RandomSolver", "plays the game at random; a control"
+        "solvers.random_restarts:RandomSolver",
+        "plays the game at random; a control",
+        counts_games=True,
     ),
 }
 """By name, the default first."""
@@ -248,6 +266,11 @@ _REGISTRY = {
 def solver_ideas() -> dict[str, str]:
     """What each solver that `solver_named` knows does, in a line; the default first."""
     return {name: registered.idea for name, registered in _REGISTRY.items()}
+
+
+def counts_games(name: str) -> bool:
+    """Whether `SolveRequest.max_games` stops the solver called `name`."""
+    return name in _REGISTRY and _REGISTRY[name].counts_games
 
 
 def solver_named(name: str) -> Solver:

@@ -91,8 +91,13 @@ def compare(rows: Sequence[Row]) -> Comparison:
         assert row.production_seconds
         production_ticks = row.production_seconds / program.tick_seconds
         agent.append(row.production_seconds / row.latency_seconds)
-        request = SolveRequest(program, time_limit_seconds=_NO_LIMIT_SECONDS, seed=row.seed)
-        solution = CrossEntropySolver(max_games=row.games_played).solve(request)
+        request = SolveRequest(
+            program,
+            time_limit_seconds=_NO_LIMIT_SECONDS,
+            seed=row.seed,
+            max_games=row.games_played,
+        )
+        solution = CrossEntropySolver().solve(request)
         registered.append(production_ticks / solution.latency_ticks)
         uniform.append(production_ticks / from_uniform(played, row.games_played, row.seed))
     return Comparison(

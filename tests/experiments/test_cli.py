@@ -96,6 +96,19 @@ JSON_FIELDS = {
 }
 
 
+@pytest.mark.parametrize("solver", ["local-search", "large-neighbourhood"])
+def test_by_count_the_same_seed_gives_the_same_map(solver: str, tmp_path: Path) -> None:
+    count = ("--max-games", "300", "--time-limit", "300", "--seed", "4", "--json")
+    maps = []
+    for name in ("one.json", "two.json"):
+        output = tmp_path / name
+        done = run("solve", "-", "--solver", solver, *count, "-o", output, stdin=SMALL)
+        assert done.returncode == 0, done.stderr
+        maps.append(json.loads(output.read_text()))
+    assert maps[0]["residencies"] == maps[1]["residencies"] != []
+    assert maps[0]["evictions"] == maps[1]["evictions"]
+
+
 def test_any_scheduled_module_is_solved_from_standard_input() -> None:
     done = run("solve", "-", "--solver", "greedy", "--json", "--chip", "v6e", stdin=SMALL)
     assert done.returncode == 0, done.stderr
@@ -261,6 +274,8 @@ def test_a_line_of_a_megabyte_makes_a_short_message(tmp_path: Path) -> None:
         (["solve", "-", "--copy-order", "lifo"], 3, "fifo"),
         (["solve", "-", "-o", "/nonexistent/map.json"], 3, "cannot write"),
         (["solve", "-", "--seed", "-1"], 3, "seed is -1"),
+        (["solve", "-", "--max-games", "9"], 3, "'portfolio' does not count games"),
+        (["solve", "-", "--max-games", "0", "--solver", "random"], 3, "limited to 0"),
         (["solve", ""], 3, "no program is named"),
         (["solve", "lstm_forward", "--chip", "v6e"], 3, "use analytic times"),
         (["info", "-", "-o", "/nonexistent/program.json"], 3, "cannot write"),

@@ -53,10 +53,11 @@ def test_the_guide_prefers_what_the_relaxation_has_fast() -> None:
 
 def test_a_number_of_rounds_makes_the_answer_depend_on_the_seed_alone() -> None:
     program = random_program(9, num_accesses=80, pressure=3.0, max_size_units=16)
-    solver = LargeNeighbourhoodSolver(NeighbourhoodSettings(max_rounds=60))
+    solver = LargeNeighbourhoodSolver()
 
     def solved(seed: int) -> Solution:
-        return solver.solve(SolveRequest(program, time_limit_seconds=300.0, seed=seed))
+        request = SolveRequest(program, time_limit_seconds=300.0, seed=seed, max_games=60)
+        return solver.solve(request)
 
     first, second = solved(0), solved(0)
     assert first.memory_map == second.memory_map
