@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -280,9 +281,10 @@ def _check_agrees(directory: Path, known: Iterable[Row], row: Row) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A task at work."""
+    """A task at work, on processors of its own unless there are too few (None)."""
 
     task: Task
+    processors: frozenset[int] | None
     process: Any
     inbox: Connection
     deadline: float
@@ -294,28 +296,50 @@ def _run(
     """Rows as they finish; at most `parallel` processes at a time."""
     context = multiprocessing.get_context("spawn")
     waiting, running = list(tasks), list[_Running]()
+    free = processor_sets(parallel, settings.workers_per_task)
     try:
         while waiting or running:
-            while waiting and len(running) < parallel:
-                running.append(_start(context, waiting.pop(0), settings, directory))
+            while waiting and free:
+                running.append(_start(context, waiting.pop(0), settings, directory, free.pop(0)))
             wait([r.inbox for r in running], timeout=1.0)
             for one in list(running):
                 row = _collect(one, settings)
                 if row is not None:
                     running.remove(one)
+                    free.append(one.processors)
                     yield row
     finally:
         for one in running:
             one.process.kill()
 
 
-def _start(context: Any, task: Task, settings: EvaluationSettings, directory: Path) -> _Running:
+def processor_sets(parallel: int, cores: int) -> list[frozenset[int] | None]:
+    """Where each of `parallel` tasks may run: on `cores` processors of its own.
+
+    A library that starts as many threads as there are processors (jax) would take its neighbour's
+    otherwise. None for all, where there are too few or the system cannot confine a process.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return [None] * parallel
+    here = sorted(os.sched_getaffinity(0))
+    if parallel * cores > len(here):
+        return [None] * parallel
+    return [frozenset(here[first * cores : (first + 1) * cores]) for first in range(parallel)]
+
+
+def _start(
+    context: Any,
+    task: Task,
+    settings: EvaluationSettings,
+    directory: Path,
+    processors: frozenset[int] | None,
+) -> _Running:
     inbox, outbox = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(task, settings, directory, outbox))
+    process = context.Process(target=_work, args=(task, settings, directory, processors, outbox))
     process.start()
     outbox.close()
     limit = settings.time_limit_seconds + OVERTIME_SECONDS
-    return _Running(task, process, inbox, time.monotonic() + limit)
+    return _Running(task, processors, process, inbox, time.monotonic() + limit)
 
 
 def _collect(running: _Running, settings: EvaluationSettings) -> Row | None:
@@ -346,9 +370,17 @@ def _end(process: Any) -> None:
         process.join()
 
 
-def _work(task: Task, settings: EvaluationSettings, directory: Path, outbox: Connection) -> None:
+def _work(
+    task: Task,
+    settings: EvaluationSettings,
+    directory: Path,
+    processors: frozenset[int] | None,
+    outbox: Connection,
+) -> None:
     """In the child: solve, keep the map, send the row."""
     end_with_parent()
+    if processors is not None:
+        os.sched_setaffinity(0, processors)
     try:
         row = _solve(task, settings, directory)
     except Exception as error:  # the row says why; the evaluation goes on

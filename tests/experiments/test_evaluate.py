@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import math
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -18,9 +21,9 @@ from typing import Any
 import pytest
 
 from experiments import evaluate as evaluation
-from experiments.evaluate import evaluate, programs_of
+from experiments.evaluate import Task, evaluate, processor_sets, programs_of, source_of
+from experiments.folder import MAPS, held, map_path, read_settings
 from experiments.folder import SETTINGS as SETTINGS_FILE
-from experiments.folder import held, map_path, read_settings
 from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
@@ -206,6 +209,37 @@ def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.M
     assert row.status == "failed"
     assert row.error == "did not return in time"
     assert row.program == PROGRAM
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_tasks_beside_each_other_have_processors_of_their_own() -> None:
+    here = os.sched_getaffinity(0)
+    each = processor_sets(len(here), 1)
+    assert {processor for one in each if one is not None for processor in one} == here
+    assert all(one is not None and len(one) == 1 for one in each)
+    assert processor_sets(1, len(here)) == [frozenset(here)]
+    assert processor_sets(2, len(here)) == [None, None]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_task_stays_on_its_processors(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, solvers=("greedy",))
+    inbox, outbox = multiprocessing.Pipe(duplex=False)
+    one = frozenset(list(os.sched_getaffinity(0))[:1])
+    (tmp_path / MAPS).mkdir()
+    work = functools.partial(_work_and_tell, tmp_path / "seen")
+    process = multiprocessing.get_context("spawn").Process(
+        target=work, args=(Task(source_of(PROGRAM), "greedy", 0), settings, tmp_path, one, outbox)
+    )
+    process.start()
+    assert inbox.recv().error is None
+    process.join()
+    assert (tmp_path / "seen").read_text() == str(sorted(one))
+
+
+def _work_and_tell(path: Path, *arguments: Any) -> None:
+    evaluation._work(*arguments)
+    path.write_text(str(sorted(os.sched_getaffinity(0))))
 
 
 def test_one_evaluation_at_a_time_writes_into_a_folder(copied: Path) -> None:
