@@ -7,9 +7,9 @@ game, thousands a second, without the network.
 
 **Credit.** The cross-entropy method (Rubinstein and Kroese 2004) moves the whole table towards
 the games with the least latency. What one turn decided is lost there among the thousand others.
-Most of what an action gains or costs falls between its turn and the buffer's next one, or shortly
-after, where the place it took is missing. So each turn has its own best games: those that spent
-least from that turn until some turns (`AdaptationConfig.windows_turns`) past the buffer's next one.
+Most of what an action gains or costs falls between its turn and the step of the buffer's next one,
+or shortly after, where the place it took is missing. So each turn has its own best games: those
+that spent least from that turn until some turns (`AdaptationConfig.windows_turns`) past that step.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class AdaptationConfig:
 
     Attributes:
       games_per_round: games drawn from one table.
-      windows_turns: turns beyond the buffer's next one for which a turn's games are compared, the
-        next of them whenever the table begins anew; None compares whole games, as the
-        cross-entropy method does.
-      elite_share: share of the games that a turn moves towards.
+      windows_turns: turns beyond the step of the buffer's next one for which a turn's games are
+        compared, the next of them whenever the table begins anew; None compares whole games, as
+        the cross-entropy method does.
+      elite_share: share of the games in which a turn came up that it moves towards.
       smoothing: how far.
       trust: in the network's probabilities at first; the rest goes to the best game's moves.
       best_weight: probability of the best game's moves where the table begins anew around it.
@@ -195,15 +195,26 @@ def _converge(
 def window_ends(game: FastGame, window_turns: int | None) -> NDArray[np.int64] | None:
     """`[num_turns]` the turn before which each turn's window ends; `num_turns` is the game's end.
 
-    A parameter carried from the start holds its place to the end, and so does its window. None
-    if whole games are compared.
+    A step is paid for after its turns, and a loop after its entry's: so windows count from the end
+    of the step of the buffer's next turn, or of the loop that this enters. A parameter carried from
+    the start holds its place to the end, and so does its window. None if whole games are compared.
     """
     if window_turns is None:
         return None
-    count = game.num_turns
-    following = np.where(game.next_turn >= 0, game.next_turn, np.arange(count))
-    carried = np.array([turn.kind is TurnKind.CARRY for turn in game.turns], dtype=bool)
-    return np.where(carried, count, np.minimum(following + 1 + window_turns, count))
+    kinds = np.array([turn.kind for turn in game.turns], dtype=np.int64)
+    steps = np.array([turn.step for turn in game.turns], dtype=np.int64)
+    following = _next_or_itself(game, np.arange(game.num_turns))
+    enters = kinds[following] == TurnKind.ENTRY
+    following = np.where(enters, _next_or_itself(game, following), following)
+    paid = np.searchsorted(steps, steps[following], side="right")
+    ends = np.minimum(paid + window_turns, game.num_turns)
+    return np.where(kinds == TurnKind.CARRY, game.num_turns, ends)
+
+
+def _next_or_itself(game: FastGame, turns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The turn until which Keep at each of `turns` keeps the buffer; itself if there is none."""
+    following = game.next_turn[turns]
+    return np.where(following >= 0, following, turns)
 
 
 def _better(found: Found, latencies: NDArray[np.float64], taken: NDArray[np.int8]) -> Found:
@@ -227,14 +238,19 @@ def _elites(
       spent: `[games, num_turns + 1]` ticks before each turn, and in all.
       taken: `[games, num_turns]` actions.
       ends: `[num_turns]` of the windows; None for the same games at every turn, the fastest.
-      count: how many.
+      count: how many, of games in which a turn came up; of fewer the same share, at least one, and
+        `NOT_ASKED` for the rest.
     """
     if ends is None:
         return taken[np.argpartition(spent[:, -1], count - 1)[:count]]
     within = np.where(taken == NOT_ASKED, np.inf, spent[:, ends] - spent[:, :-1])
     rows = np.argpartition(within, count - 1, axis=0)[:count]
-    best: NDArray[np.int8] = np.take_along_axis(taken, rows, axis=0)
-    return best
+    order = np.argsort(np.take_along_axis(within, rows, axis=0), axis=0)
+    best = np.take_along_axis(taken, np.take_along_axis(rows, order, axis=0), axis=0)
+    asked = np.count_nonzero(taken != NOT_ASKED, axis=0)
+    wanted = np.maximum(np.rint(count * asked / len(taken)), 1)
+    chosen: NDArray[np.int8] = np.where(np.arange(count)[:, None] < wanted, best, NOT_ASKED)
+    return chosen.astype(np.int8)
 
 
 def around(wishes: NDArray[np.int8], weight: float) -> Table:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ _BASELINE_SHARE = 0.1
 
 _COMPILE_SECONDS = 40.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
+
+_POLICY_SHARE = 0.5
+"""Part of the time after which the policy's first games end, if a table is to come: of thousands of
+turns they would take minutes."""
 
 _TABLE_SHARE = 0.6
 """Part of the time after the first games that the table gets, if there is enough."""
@@ -135,7 +139,7 @@ class AgentSolver:
             trainer = Trainer([request.program], config, seed=request.seed, params=params)
             game = _Playing(trainer, found, own=not self.follow_initial_maps)
             if self.follow_initial_maps:
-                game.shown = [trainer.demonstrate(0, shown) for shown in request.initial_maps]
+                game.show(request.initial_maps)
             elif request.initial_maps:
                 found.notes.append("the agent is raw: it was not shown the initial maps")
             self._play(game)
@@ -145,8 +149,10 @@ class AgentSolver:
     def _play(self, game: _Playing) -> None:
         """Stage after stage."""
         game.play_at_random()
-        if self.learning not in _WITHOUT_WEIGHTS:
+        if self.learning is Learning.NONE:
             game.play_policy()
+        if self.learning is Learning.ADAPTED:
+            game.play_policy(_POLICY_SHARE)
         if self.learning in (Learning.SCRATCH, Learning.ADAPTED):
             if game.learn_table(must_search=self.learning is Learning.SCRATCH):
                 game.play_on(learn=True)
@@ -195,16 +201,28 @@ class _Playing:
         self._rng = np.random.default_rng(self.found.request.seed)
         self._by_chance = from_nothing(self.member, AdaptationConfig(), self._rng)
 
+    def show(self, maps: Iterable[MemoryMap]) -> None:
+        """Has other solvers' maps played; the best game that repeats one is offered at once."""
+        self.shown = [self.trainer.demonstrate(0, shown) for shown in maps]
+        if self.shown:
+            best = min(self.shown, key=lambda shown: shown.latency_ticks)
+            self.found.offer(self.member.map_of(best.plan.actions))
+
     def play_at_random(self) -> None:
         """A round of games by chance, so that there is an answer before play is compiled."""
         self._take(next(self._by_chance), 0)
 
-    def play_policy(self) -> None:
-        """Every actor plays once what the network's policy says, the first without any noise."""
+    def play_policy(self, share: float = 1.0) -> None:
+        """Every actor plays once what the network's policy says, the first without any noise.
+
+        Args:
+          share: part of the time that is left after which these games end, finished or not.
+        """
+        rest = (1 - share) * self.found.deadline.remaining_seconds
         while self.trainer.num_games < self.trainer.config.play.actors:
             self.trainer.run_chunk(self._policy, learn=False)
             self._offer()
-            if self.found.deadline.remaining_seconds <= 0:
+            if self.found.deadline.remaining_seconds <= rest:
                 break
         self._note("policy alone")
 
@@ -221,10 +239,14 @@ class _Playing:
             return False
         rest = self._search_seconds(must_search)
         rounds, source, played_before = self._table()
+        before, longest_seconds = self.found.deadline.remaining_seconds, 0.0
         for last in rounds:
             self._take(last, played_before)
-            if self.found.deadline.remaining_seconds <= rest:
+            remaining = self.found.deadline.remaining_seconds
+            longest_seconds = max(longest_seconds, before - remaining)
+            if remaining <= rest + longest_seconds:
                 break
+            before = remaining
         num_items = self.trainer.programs.bucket.num_items
         self.trainer.show(0, Plan(actions_by_item(self.member, last.wishes, num_items), source))
         self.trainer.self_play.restart()

@@ -87,7 +87,7 @@ def solve(
     workers: Annotated[int, typer.Option("--workers", help="Processes to use")] = 2,
     max_games: Annotated[
         int | None,
-        typer.Option("--max-games", help="Stop a search by count: same seed, same map"),
+        typer.Option("--max-games", help="Stop a search by count, not time: same seed, same map"),
     ] = None,
     times: TimesOption = None,
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",

@@ -125,16 +125,24 @@ def _check_model(directory: Path, known: TimeModel, model: TimeModel) -> None:
 
 
 def _check_machine(directory: Path, known: dict[str, Any], here: dict[str, Any]) -> None:
+    there, here = _flat(known), _flat(here)
     differing = [
-        f"{name} {known.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(known.keys() | here.keys())
-        if known.get(name) != here.get(name)
+        f"{name} {there[name]!r} there, {here[name]!r} here"
+        for name in sorted(there.keys() & here.keys())
+        if there[name] != here[name]
     ]
     if differing:
         raise InputError(
             f"{directory}: its rows were made elsewhere ({'; '.join(differing)}): solvers with a "
             "time limit would not compare; choose another folder"
         )
+
+
+def _flat(machine: dict[str, Any]) -> dict[str, Any]:
+    """With the packages' versions beside the rest; without those that are not known."""
+    packages: dict[str, Any] = machine.get("packages", {})
+    rest = {name: value for name, value in machine.items() if name != "packages"}
+    return rest | {name: version for name, version in packages.items() if version is not None}
 
 
 def refuse_mixing(directory: Path, rows: Iterable[Row], solvers: Iterable[str]) -> None:
@@ -150,7 +158,7 @@ def refuse_mixing(directory: Path, rows: Iterable[Row], solvers: Iterable[str]) 
 
 def machine() -> dict[str, Any]:
     """What rows are made on: versions, processor, cores."""
-    learning = ("flax", "jax", "mctx", "optax")
+    learning = ("flax", "jax", "jaxlib", "mctx", "optax")
     packages = ("malloc-game", "numba", "numpy", "ortools", "scipy", *learning)
     return {
         "python": platform.python_version(),

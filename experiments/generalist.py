@@ -243,14 +243,15 @@ def show_demonstrations(
     league: League, settings: GeneralistSettings, say: Callable[[str], None]
 ) -> None:
     """Has what each demonstrator finds for each program played as one of its first games."""
-    for trainer in league.trainers:
+    for part, trainer in enumerate(league.trainers):
         for index, member in enumerate(trainer.programs.members):
             program = member.program
             for name in settings.demonstrations:
                 share = 1.0 if program.times == "calibrated" else 0.25
                 seconds = share * settings.demonstration_seconds
                 if name == TABLE:
-                    ticks = _show_table(trainer, index, seconds)
+                    rng = np.random.default_rng((settings.seed, part, index))
+                    ticks = _show_table(trainer, index, seconds, rng)
                 else:
                     ticks = _show_solver(trainer, index, name, seconds)
                 say(f"{program.name}: {name} saves {1 - ticks / program.all_slow_ticks:.2%}")
@@ -263,14 +264,15 @@ def _show_solver(trainer: Trainer, index: int, solver: str, seconds: float) -> f
     return trainer.demonstrate(index, memory_map).latency_ticks
 
 
-def _show_table(trainer: Trainer, index: int, seconds: float) -> float:
+def _show_table(trainer: Trainer, index: int, seconds: float, rng: np.random.Generator) -> float:
     """Latency in ticks of the best game of a table that had this long."""
     from agents.adaptation import AdaptationConfig, actions_by_item, from_nothing
     from agents.games import Plan, Source
 
     member = trainer.programs.members[index]
+    rounds = from_nothing(member, AdaptationConfig(), rng)
+    next(rounds)  # Machine code is loaded now.
     deadline = Deadline.after(seconds)
-    rounds = from_nothing(member, AdaptationConfig(), np.random.default_rng(index))
     found = next(found for found in rounds if deadline.remaining_seconds <= 0)
     actions = actions_by_item(member, found.wishes, trainer.programs.bucket.num_items)
     trainer.show(index, Plan(actions, Source.DEMONSTRATION))

@@ -66,7 +66,7 @@ class Row:
       seed: the run's.
       time_limit_seconds: given to the solver.
       workers_per_task: processes the solver could use.
-      code: digest of the sources that made the row (`experiments.folder.code_digest`).
+      code: digest of the sources and weights that made the row (`experiments.folder.code_digest`).
       status: as in `solvers.solver.Status`, or "failed".
       latency_seconds: of the map, stalls included.
       stall_seconds: of the map.

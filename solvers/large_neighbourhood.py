@@ -54,7 +54,8 @@ class NeighbourhoodSettings:
     """How the search goes about it.
 
     Attributes:
-      relaxation_share: part of the time limit that the guiding linear program may take.
+      relaxation_share: part of the time limit that the guiding linear program may take; all of it
+        where rounds are counted, since a clock would decide otherwise.
       mean_removed: residencies torn out per round, on average.
       noise: standard deviation of the logarithm of the random factors on densities.
       start_temperature: share of the latency by which a round may first be worse.
@@ -141,7 +142,9 @@ class NeighbourhoodSearch:
                 self.offer(plan)
 
     def _relaxed(self) -> RelaxedSolution | None:
-        limit = self.deadline.remaining_seconds * self.settings.relaxation_share
+        counted = self.request.max_games is not None
+        share = 1.0 if counted else self.settings.relaxation_share
+        limit = self.deadline.remaining_seconds * share
         if self.deadline.expired or not self.program.num_steps:
             return None
         return Relaxation(self.program).solve(limit)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from hlo_graphs.program import Program
@@ -67,6 +67,7 @@ class MilpSolver:
     def solve(self, request: SolveRequest) -> Solution:
         """The fastest map found within the time limit, with the certified bound."""
         deadline = Deadline.after(request.time_limit_seconds)
+        request = replace(request, max_games=None)
         search = NeighbourhoodSearch(request, NeighbourhoodSettings(), NAME)
         for memory_map in request.initial_maps:
             search.incumbent.offer(memory_map)

@@ -109,7 +109,7 @@ class PortfolioSolver:
 
     def solve(self, request: SolveRequest) -> Solution:
         """The best map any member found, with the best certified bound."""
-        run = _PortfolioRun(request, self.schedule)
+        run = _PortfolioRun(replace(request, max_games=None), self.schedule)
         try:
             run.begin()
             if run.deadline.remaining_seconds >= _CHILDREN_FROM_SECONDS:

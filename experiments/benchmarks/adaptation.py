@@ -4,10 +4,10 @@
         [--generated 8] [--seed 0] [PROGRAM...]
 
 The network plays 32 games by its policy alone; its table then moves as in `agents.adaptation`
-(net). Beside it, with as many games: the same table begun from uniform probabilities (uni), and
-the cross-entropy method of PROBLEM.md section 4, for which games are compared whole (ce). Without
-programs, generated ones that no training saw. Printed is the share of the all-slow latency saved,
-as a share of what greedy saves.
+(net). Beside it, with as many games: the same table begun from uniform probabilities (uni), that
+table with games compared whole in place of windows (whole), and the cross-entropy method of
+PROBLEM.md section 4, which has other settings too (ce). Without programs, generated ones that no
+training saw. Printed is the share of the all-slow latency saved, as a share of what greedy saves.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ from solvers.solver import SolveRequest, solver_named
 
 DEFAULT_GAMES = (1000, 4000, 12_000)
 
+WHOLE_GAMES = replace(AdaptationConfig(), windows_turns=(None,))
+"""What the table would be without credit, all else equal."""
+
+_WIDTH = 12
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -48,6 +53,7 @@ class Comparison:
       policy_cpu_seconds: that those games took, compilation included.
       adapted: after each number of games, by the table that began as the network's.
       uniform: likewise, by the one that began uniform.
+      whole: likewise, by the one that began uniform and compares whole games.
       cross_entropy: likewise, by the cross-entropy method.
     """
 
@@ -58,22 +64,25 @@ class Comparison:
     policy_cpu_seconds: float
     adapted: tuple[float, ...]
     uniform: tuple[float, ...]
+    whole: tuple[float, ...]
     cross_entropy: tuple[float, ...]
 
     def row(self) -> str:
         """One line, all but greedy as shares of what greedy saves."""
         scale = max(self.greedy, 1e-9)
-        columns = zip(self.adapted, self.uniform, self.cross_entropy, strict=True)
+        columns = zip(self.adapted, self.uniform, self.whole, self.cross_entropy, strict=True)
         parts = [self.policy, *(part for column in columns for part in column)]
-        shares = "".join(f"{part / scale:>10.4f}" for part in parts)
+        shares = "".join(f"{part / scale:>{_WIDTH}.4f}" for part in parts)
         start = f"{self.name:<36}{self.num_turns:>6}{self.greedy:>10.2%}"
         return f"{start}{shares}{self.policy_cpu_seconds:>8.1f}"
 
 
 def header(num_games: Sequence[int]) -> str:
     """Above the rows."""
-    columns = "".join(f"{f'net {n}':>10}{f'uni {n}':>10}{f'ce {n}':>10}" for n in num_games)
-    return f"{'program':<36}{'turns':>6}{'greedy':>10}{'policy':>10}{columns}{'cpu s':>8}"
+    columns = "".join(
+        f"{f'{what} {n}':>{_WIDTH}}" for n in num_games for what in ("net", "uni", "whole", "ce")
+    )
+    return f"{'program':<36}{'turns':>6}{'greedy':>10}{'policy':>{_WIDTH}}{columns}{'cpu s':>8}"
 
 
 def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int) -> Comparison:
@@ -85,6 +94,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
     slow, settings = program.all_slow_ticks, AdaptationConfig()
     adapted = adapt(member, games, settings, np.random.default_rng(seed))
     uniform = from_nothing(member, settings, np.random.default_rng(seed))
+    whole = from_nothing(member, WHOLE_GAMES, np.random.default_rng(seed))
     control = from_nothing(member, CROSS_ENTROPY, np.random.default_rng(seed))
     return Comparison(
         name=program.name,
@@ -94,6 +104,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
         policy_cpu_seconds=seconds,
         adapted=_saved(adapted, num_games, slow),
         uniform=_saved(uniform, num_games, slow),
+        whole=_saved(whole, num_games, slow),
         cross_entropy=_saved(control, num_games, slow),
     )
 
@@ -149,6 +160,7 @@ def mean_of(rows: Sequence[Comparison]) -> Comparison:
         policy_cpu_seconds=float(np.mean([row.policy_cpu_seconds for row in rows])),
         adapted=tuple(np.mean([row.adapted for row in rows], axis=0).tolist()),
         uniform=tuple(np.mean([row.uniform for row in rows], axis=0).tolist()),
+        whole=tuple(np.mean([row.whole for row in rows], axis=0).tolist()),
         cross_entropy=tuple(np.mean([row.cross_entropy for row in rows], axis=0).tolist()),
     )
 
