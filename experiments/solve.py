@@ -44,6 +44,7 @@ class SolveResult:
       capacity_bytes: of fast memory.
       production: timing of production's own map over the same program, None if not known.
       production_map: that map.
+      copy_order: of the simulator, "deadline" or "fifo".
       seed: the one the solver was given.
       wall_seconds: the solver's, loading and checking excluded.
     """
@@ -54,6 +55,7 @@ class SolveResult:
     solution: Solution
     production: Simulation | None
     production_map: MemoryMap | None
+    copy_order: str
     seed: int
     wall_seconds: float
 
@@ -98,6 +100,7 @@ class SolveResult:
             "chip": self.program.machine.chip,
             "capacity_bytes": self.program.capacity_bytes,
             "times": self.program.times,
+            "copy_order": self.copy_order,
             "solver": self.solution.solver,
             "status": self.solution.status.value,
             "latency_seconds": self.latency_seconds,
@@ -199,6 +202,7 @@ def _judged(
         if production is None
         else simulate(program, production, request.copy_order),
         production_map=production,
+        copy_order=request.copy_order,
         seed=request.seed,
         wall_seconds=wall_seconds,
     )

@@ -65,9 +65,10 @@ def map_page(title: str, program: Program, maps: Sequence[PicturedMap]) -> str:
 
 def result_page(result: SolveResult) -> str:
     """A page with the maps of one solved program: ours, and production's where known."""
-    maps = [PicturedMap(result.solution.solver, result.memory_map)]
+    order = result.copy_order
+    maps = [PicturedMap(result.solution.solver, result.memory_map, order)]
     if result.production_map is not None:
-        maps.append(PicturedMap("production", result.production_map))
+        maps.append(PicturedMap("production", result.production_map, order))
     title = f"{result.program.name} on {result.program.machine.chip}"
     return map_page(title, result.program, maps)
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ JSON_FIELDS = {
     *("schema", "program", "chip", "capacity_bytes", "solver", "status", "latency_seconds"),
     *("all_slow_latency_seconds", "production_latency_seconds", "speedup_over_production"),
     *("lower_bound_seconds", "gap", "stall_seconds", "peak_fast_bytes", "wall_seconds", "seed"),
+    *("copy_order", "times"),
 }
 
 
@@ -306,3 +308,17 @@ def test_solving_can_draw_its_maps(tmp_path: Path) -> None:
     done = run("solve", "-", "--solver", "greedy", "--json", "--picture", picture, stdin=SMALL)
     assert done.returncode == 0, done.stderr
     assert "showPicture" in picture.read_text()
+
+
+def test_a_picture_is_timed_like_its_solution(tmp_path: Path) -> None:
+    picture = tmp_path / "map.html"
+    options = ("--solver", "greedy", "--copy-order", "fifo", "--json", "--picture", picture)
+    done = run("solve", "gpt_prefill", *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["copy_order"] == "fifo"
+    drawn = re.findall(r'"latency": ?([0-9.e-]+)', picture.read_text())
+    assert float(drawn[0]) == pytest.approx(result["latency_seconds"], rel=1e-9)
+    assert float(drawn[1]) == pytest.approx(result["production_latency_seconds"], rel=1e-9)
+    in_deadline_order = json.loads(run("solve", "gpt_prefill", *options[:2], "--json").stdout)
+    assert in_deadline_order["latency_seconds"] < result["latency_seconds"]
