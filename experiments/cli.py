@@ -8,6 +8,7 @@ classical solvers never load jax. Exit codes: 0 solved, 2 usage, 3 bad input, 4 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -458,7 +459,11 @@ def report(
 
 
 def main() -> None:
-    """Entry point: every expected failure becomes one message and its exit code."""
+    """Entry point: every expected failure becomes one message and its exit code.
+
+    What ends a process politely (SIGTERM, as `timeout` sends it) is taken like Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(standalone_mode=True)
     except MallocGameError as error:

@@ -6,9 +6,10 @@ Every map is validated and timed here by code that did not make it, before anyon
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.simulate import Simulation, simulate
 from malloc_game.validate import check
 from solvers.solver import (
+    Progress,
     ProgressCallback,
     Solution,
     SolveRequest,
@@ -27,6 +29,7 @@ from solvers.solver import (
     counts_games,
     gap_between,
     solver_ideas,
+    status_of,
 )
 
 SCHEMA = "malloc-game/solution/1"
@@ -158,8 +161,11 @@ def solve(
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
 
+    A KeyboardInterrupt ends the solver, and the best map so far is the answer.
+
     Raises:
       InputError: for anything wrong with what was given.
+      KeyboardInterrupt: if there is no map yet.
       InvalidMapError: if a solver returned an invalid map (a bug of ours).
     """
     if seed < 0:
@@ -178,12 +184,52 @@ def solve(
         max_games=max_games,
         initial_maps=tuple(initial_maps),
         copy_order=copy_order,
-        on_progress=on_progress,
     )
+    heard = _Heard(on_progress)
     started = time.monotonic()
-    solution = chosen.solve(request)
+    try:
+        solution = chosen.solve(replace(request, on_progress=heard))
+    except KeyboardInterrupt:
+        if heard.incumbent is None:
+            raise
+        solution = heard.solution(gap, time.monotonic() - started)
     wall_seconds = time.monotonic() - started
     return _judged(loaded, request, solution, wall_seconds)
+
+
+@dataclass
+class _Heard:
+    """What a solver has reported so far, for the case that it is interrupted."""
+
+    forward: ProgressCallback | None
+    incumbent: Progress | None = None
+    bound_ticks: float | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        ticks, best = progress.incumbent_ticks, self.incumbent
+        if progress.memory_map is not None and ticks is not None:
+            known = math.inf if best is None else best.incumbent_ticks
+            if known is None or ticks < known:
+                self.incumbent = progress
+        if progress.bound_ticks is not None:
+            self.bound_ticks = max(progress.bound_ticks, self.bound_ticks or 0.0)
+        if self.forward is not None:
+            self.forward(progress)
+
+    def solution(self, gap: float, seconds: float) -> Solution:
+        """The best map so far; one must have been reported."""
+        assert self.incumbent is not None
+        assert self.incumbent.memory_map is not None
+        assert self.incumbent.incumbent_ticks is not None
+        return Solution(
+            memory_map=self.incumbent.memory_map,
+            latency_ticks=self.incumbent.incumbent_ticks,
+            lower_bound_ticks=self.bound_ticks,
+            status=status_of(self.incumbent.incumbent_ticks, self.bound_ticks, gap),
+            solver=self.incumbent.who,
+            wall_seconds=seconds,
+            notes=("interrupted: the best map so far",),
+        )
 
 
 def _judged(

@@ -119,8 +119,6 @@ class PortfolioSolver:
             else:
                 run.find_bound()
                 run.finish_here()
-        except KeyboardInterrupt:
-            run.notes.append("interrupted: the best map so far")
         finally:
             run.stop_all()
         return run.solution()

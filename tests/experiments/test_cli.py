@@ -8,6 +8,7 @@ import io
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from unittest import mock
 import pytest
 
 from experiments.cli import main
+from experiments.solve import solve as solve_program
 from hlo_graphs.chips import find_chip
+from solvers.solver import Progress
+from tests.experiments.processes import processes_of, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -322,3 +326,58 @@ def test_a_picture_is_timed_like_its_solution(tmp_path: Path) -> None:
     assert float(drawn[1]) == pytest.approx(result["production_latency_seconds"], rel=1e-9)
     in_deadline_order = json.loads(run("solve", "gpt_prefill", *options[:2], "--json").stdout)
     assert in_deadline_order["latency_seconds"] < result["latency_seconds"]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_prints_and_writes_its_best_map(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
+    output = tmp_path / "map.json"
+    options = ("--time-limit", "300", "--json", "-o", str(output))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", "solve", "lstm_train.v5e.32MiB", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell starts in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        # The portfolio has a map before it starts its members.
+        wait_until(lambda: len(processes_of(process.pid)) >= 3)
+        process.send_signal(ending)
+        printed, _ = process.communicate(timeout=60.0)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    result = json.loads(printed)
+    assert "interrupted: the best map so far" in result["notes"]
+    assert 0 < result["latency_seconds"] < result["all_slow_latency_seconds"]
+    assert run("validate", "lstm_train.v5e.32MiB", output).returncode == 0
+    wait_until(lambda: not processes_of(process.pid))
+
+
+@pytest.mark.parametrize("solver", ["local-search", "milp"])
+def test_any_solver_that_is_interrupted_has_found_its_best_map(solver: str) -> None:
+    heard: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        heard.append(progress)
+        if sum(event.memory_map is not None for event in heard) == 2:
+            raise KeyboardInterrupt
+
+    result = solve_program("lstm_train", solver=solver, on_progress=interrupt)
+    assert result.memory_map == heard[-1].memory_map
+    assert result.solution.notes == ("interrupted: the best map so far",)
+    bounds = [event.bound_ticks for event in heard if event.bound_ticks is not None]
+    assert result.solution.lower_bound_ticks == max(bounds, default=None)
+
+
+def test_nothing_found_yet_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def solve(self: object, request: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solvers.greedy.GreedySolver.solve", solve)
+    with pytest.raises(KeyboardInterrupt):
+        solve_program("lstm_forward", solver="greedy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import json
@@ -12,8 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from malloc_game.memory_map import MemoryMap
+from tests.experiments.processes import processes_of, wait_until
 from tests.experiments.quick import PROGRAM, quick_settings
 
 SETTINGS = quick_settings(seeds=(0, 1))
@@ -259,31 +257,11 @@ def test_a_killed_evaluation_leaves_no_process_and_no_half_row(tmp_path: Path) -
         start_new_session=True,
         cwd=Path(__file__).parents[2],
     )
-    _wait_until(lambda: len(_processes_of(parent.pid)) >= 3)
+    wait_until(lambda: len(processes_of(parent.pid)) >= 3)
     parent.kill()
     parent.wait()
-    _wait_until(lambda: not _processes_of(parent.pid))
+    wait_until(lambda: not processes_of(parent.pid))
     assert read_rows(directory) == []
-
-
-def _wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60.0
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def _processes_of(session: int) -> list[str]:
-    """The live processes of a session, zombies left out."""
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("processes are listed by /proc")
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(of_session) == session and state != "Z":
-                found.append(path.parent.name)
-    return found
 
 
 def test_suites_are_the_sides_of_the_split() -> None:
