@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.equal_games TABLE [--solver agent-scratch] [--time-limit 60]
 
-TABLE is the folder of an evaluation. `agent-scratch` plays most of its games by a table too
-(`agents.adaptation`), so this compares ways to learn a table, network and search included. For each of the solver's rows with that time limit, else the
-longest, the method plays as many games
-as that row says were played, twice: as the registered solver, which first tries games that keep
-what saves most per byte and step, and from uniform probabilities, which knows as little as an
-agent from scratch. Printed is production's latency over each one's, medians over the seeds, and
-who is ahead by more than the share that counts as a tie.
+TABLE is the folder of an evaluation. For each of the solver's rows with that time limit, else the
+longest, the method plays as many games as that row says were played, twice: as the registered
+solver, which first tries games that keep what saves most per byte and step, and from uniform
+probabilities, which knows as little as an agent from scratch. Printed is production's latency over
+each one's, medians over the seeds, and who is ahead by more than the share that counts as a tie.
+`agent-scratch` plays most of its games by a table too (`agents.adaptation`): so this compares two
+ways to learn a table, what network and search add included.
 """
 
 from __future__ import annotations
