@@ -66,7 +66,7 @@ _WITHOUT_WEIGHTS = (Learning.SCRATCH, Learning.RULES)
 _BASELINE_SHARE = 0.1
 """Part of the time limit that each classical solver of a taught agent may take."""
 
-_COMPILE_SECONDS = 40.0
+_COMPILE_SECONDS = 30.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
 
 _POLICY_SHARE = 0.5
