@@ -9,6 +9,7 @@ handed in. Source: PROBLEM.md section 4; issue "Bounds, and opponents nobody can
 from __future__ import annotations
 
 import abc
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -210,6 +211,7 @@ class ActionSearch:
         self.game = FastGame(request.program, allow_clean=True)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
+        self._game_seconds, self._batch_games = math.inf, 0
         self.best = Plan(self.game.wishes(Action.DROP), self.game.hints.copy())
         self.best_ticks = self.game.latency_ticks(self.best.wishes)
         self._best_map = MemoryMap()
@@ -228,8 +230,12 @@ class ActionSearch:
 
     @property
     def finished(self) -> bool:
-        """Whether to stop: out of games or out of time, or there is nothing to decide."""
-        out_of_time = self.deadline.remaining_seconds <= RESERVE_SECONDS
+        """Whether to stop: out of games or out of time, or there is nothing to decide.
+
+        Out of time is who could not play another batch like the last.
+        """
+        batch_seconds = self._batch_games * self._game_seconds if self._batch_games else 0.0
+        out_of_time = self.deadline.remaining_seconds <= RESERVE_SECONDS + batch_seconds
         return out_of_time or self.progress >= 1.0 or self.game.num_turns == 0
 
     def consider(self, wishes: Actions, ticks: float, hints: Integers | None = None) -> bool:
@@ -269,7 +275,12 @@ class ActionSearch:
 
     def sample(self, probabilities: Floats, num_games: int) -> tuple[Floats, Actions]:
         """`FastGame.sample`, its games counted and the best of them considered."""
+        began = self.deadline.elapsed_seconds
         latencies, taken = self.game.sample(probabilities, num_games, self.rng)
+        # The least, since the first batch may have waited for machine code.
+        seconds = (self.deadline.elapsed_seconds - began) / num_games
+        self._game_seconds = min(self._game_seconds, seconds)
+        self._batch_games = num_games
         self.games_played += num_games
         best = int(latencies.argmin())
         self.consider(np.maximum(taken[best], 0).astype(np.int8), float(latencies[best]))
