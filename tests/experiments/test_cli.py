@@ -334,14 +334,15 @@ def test_an_interrupted_process_prints_and_writes_its_best_map(
 ) -> None:
     output = tmp_path / "map.json"
     options = ("--time-limit", "300", "--json", "-o", str(output))
+    # What a shell starts in the background ignores SIGINT, and so would its children.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{listen}; from experiments.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", "solve", "lstm_train.v5e.32MiB", *options],
+        [sys.executable, "-c", start, "solve", "lstm_train.v5e.32MiB", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # What a shell starts in the background ignores SIGINT, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         # The portfolio has a map before it starts its members.
