@@ -185,13 +185,13 @@ class _Playing:
       trainer: of the one program.
       found: where games are offered, and the clock.
       own: only games that no other solver's moves are in count.
-      shown: other solvers' maps.
+      shown: the best of other solvers' maps, if any was shown.
     """
 
     trainer: Trainer
     found: _Found
     own: bool
-    shown: Sequence[Demonstration] = ()
+    shown: Demonstration | None = None
     _offered: Game | None = None
     _table_games: int = 0
     _table_ticks: float = math.inf
@@ -203,10 +203,10 @@ class _Playing:
 
     def show(self, maps: Iterable[MemoryMap]) -> None:
         """Has other solvers' maps played; the best game that repeats one is offered at once."""
-        self.shown = [self.trainer.demonstrate(0, shown) for shown in maps]
-        if self.shown:
-            best = min(self.shown, key=lambda shown: shown.latency_ticks)
-            self.found.offer(self.member.map_of(best.plan.actions))
+        shown = [self.trainer.demonstrate(0, memory_map) for memory_map in maps]
+        self.shown = min(shown, key=lambda one: one.latency_ticks, default=None)
+        if self.shown is not None:
+            self.found.offer(self.member.map_of(self.shown.plan.actions))
 
     def play_at_random(self) -> None:
         """A round of games by chance, so that there is an answer before play is compiled."""
@@ -260,10 +260,10 @@ class _Playing:
         if games:
             rounds = adapt(self.member, games, config, self._rng)
             return rounds, games[0].source, self._table_games
-        if self.shown:
-            best = min(self.shown, key=lambda shown: shown.latency_ticks).plan
-            rounds = near(self.member, best.actions, config, self._rng)
-            return rounds, best.source, self._table_games
+        if self.shown is not None:
+            plan = self.shown.plan
+            rounds = near(self.member, plan.actions, config, self._rng)
+            return rounds, plan.source, self._table_games
         return self._by_chance, Source.SELF_PLAY, 0
 
     def _search_seconds(self, must_search: bool) -> float:

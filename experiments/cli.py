@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -107,7 +107,6 @@ def solve(
 ) -> None:
     """Find a memory map for one program, checked and timed beside production's."""
     from experiments.inputs import load_program
-    from experiments.solve import EXIT_CODES
     from experiments.solve import solve as run
 
     for path in (output, picture):
@@ -134,22 +133,26 @@ def solve(
             checkpoint=checkpoint,
             on_progress=live.update,
         )
-    _write_answer(result, output, picture)
-    if as_json:
-        print(result.to_json())
-    else:
-        print_result(result, output)
-    raise typer.Exit(EXIT_CODES[result.solution.status])
+    _answer(result, output, picture, as_json)
 
 
-def _write_answer(result: SolveResult, output: Path | None, picture: Path | None) -> None:
-    """The files of a solved program, as far as they were asked for."""
+def _answer(
+    result: SolveResult, output: Path | None, picture: Path | None, as_json: bool
+) -> NoReturn:
+    """Writes the files of a solved program that were asked for, prints it, and ends."""
+    from experiments.solve import EXIT_CODES
+
     if output is not None:
         write_atomically(output, result.map_json())
     if picture is not None:
         from experiments.report.page import result_page
 
         write_atomically(picture, result_page(result))
+    if as_json:
+        print(result.to_json())
+    else:
+        print_result(result, output)
+    raise typer.Exit(EXIT_CODES[result.solution.status])
 
 
 @app.command()

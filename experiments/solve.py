@@ -24,6 +24,7 @@ from solvers.solver import (
     Progress,
     ProgressCallback,
     Solution,
+    Solver,
     SolveRequest,
     Status,
     counts_games,
@@ -185,51 +186,52 @@ def solve(
         initial_maps=tuple(initial_maps),
         copy_order=copy_order,
     )
-    heard = _Heard(on_progress)
     started = time.monotonic()
-    try:
-        solution = chosen.solve(replace(request, on_progress=heard))
-    except KeyboardInterrupt:
-        if heard.incumbent is None:
-            raise
-        solution = heard.solution(gap, time.monotonic() - started)
+    solution = _solved(chosen, request, on_progress)
     wall_seconds = time.monotonic() - started
     return _judged(loaded, request, solution, wall_seconds)
 
 
+def _solved(
+    solver: Solver, request: SolveRequest, on_progress: ProgressCallback | None
+) -> Solution:
+    """The solver's answer; the best map that it has reported if it is interrupted."""
+    heard = _Heard(on_progress)
+    started = time.monotonic()
+    try:
+        return solver.solve(replace(request, on_progress=heard))
+    except KeyboardInterrupt:
+        if heard.memory_map is None:
+            raise
+        return Solution(
+            memory_map=heard.memory_map,
+            latency_ticks=heard.ticks,
+            lower_bound_ticks=heard.bound_ticks,
+            status=status_of(heard.ticks, heard.bound_ticks, request.gap),
+            solver=heard.who,
+            wall_seconds=time.monotonic() - started,
+            notes=("interrupted: the best map so far",),
+        )
+
+
 @dataclass
 class _Heard:
-    """What a solver has reported so far, for the case that it is interrupted."""
+    """The best that a solver has reported so far, and who found it."""
 
     forward: ProgressCallback | None
-    incumbent: Progress | None = None
+    memory_map: MemoryMap | None = None
+    ticks: float = math.inf
+    who: str = ""
     bound_ticks: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        ticks, best = progress.incumbent_ticks, self.incumbent
-        if progress.memory_map is not None and ticks is not None:
-            known = math.inf if best is None else best.incumbent_ticks
-            if known is None or ticks < known:
-                self.incumbent = progress
+        ticks, memory_map = progress.incumbent_ticks, progress.memory_map
+        if memory_map is not None and ticks is not None and ticks < self.ticks:
+            self.memory_map, self.ticks, self.who = memory_map, ticks, progress.who
         if progress.bound_ticks is not None:
             self.bound_ticks = max(progress.bound_ticks, self.bound_ticks or 0.0)
         if self.forward is not None:
             self.forward(progress)
-
-    def solution(self, gap: float, seconds: float) -> Solution:
-        """The best map so far; one must have been reported."""
-        assert self.incumbent is not None
-        assert self.incumbent.memory_map is not None
-        assert self.incumbent.incumbent_ticks is not None
-        return Solution(
-            memory_map=self.incumbent.memory_map,
-            latency_ticks=self.incumbent.incumbent_ticks,
-            lower_bound_ticks=self.bound_ticks,
-            status=status_of(self.incumbent.incumbent_ticks, self.bound_ticks, gap),
-            solver=self.incumbent.who,
-            wall_seconds=seconds,
-            notes=("interrupted: the best map so far",),
-        )
 
 
 def _judged(
