@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.games import NO_ACTION, Game
+from agents.games import NO_ACTION, Game, Thoughts
 from agents.programs import PlayedProgram
 from malloc_game.fast_game import NOT_ASKED, FastGame, TurnKind
 from malloc_game.state import NUM_ACTIONS
@@ -42,7 +42,8 @@ class AdaptationConfig:
         the cross-entropy method does.
       elite_share: share of the games in which a turn came up that it moves towards.
       smoothing: how far.
-      trust: in the network's probabilities at first; the rest goes to the best game's moves.
+      trust: in the network's probabilities at first; the rest goes to the table around the best
+        game.
       best_weight: probability of the best game's moves where the table begins anew around it.
       opening_period: every how many starts it begins as it first did instead; None for never.
       least_probability: of any action.
@@ -66,7 +67,8 @@ class AdaptationConfig:
 CROSS_ENTROPY = AdaptationConfig(
     windows_turns=(None,), elite_share=0.1, opening_period=None, patience=None
 )
-"""The cross-entropy method as in PROBLEM.md section 4: a control."""
+"""A control: the cross-entropy method as in PROBLEM.md section 4, begun anew around its best game
+once it has made up its mind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,23 @@ class Found:
     latency_ticks: float
     wishes: NDArray[np.int8]
 
+    @staticmethod
+    def of(member: PlayedProgram, game: Game) -> Found:
+        """A game of the program, before any other."""
+        wishes = member.wishes(game.actions_by_item(member.table.num_items))
+        return Found(0, game.latency_ticks, wishes)
 
-def network_table(member: PlayedProgram, games: Sequence[Game]) -> Table:
-    """What the network thinks of each turn, in the mean over `games` of the program, at least one.
+
+def network_table(member: PlayedProgram, thoughts: Iterable[Thoughts]) -> Table:
+    """What the network thinks of each turn, in the mean over games of the program.
 
     Even where it was not asked.
     """
     turn_of_item = np.full(member.table.num_items, -1)
     turn_of_item[member.item_of_turn] = np.arange(len(member.item_of_turn))
     total = np.zeros((len(member.item_of_turn), NUM_ACTIONS))
-    for game in games:
-        np.add.at(total, turn_of_item[game.cursors[:-1]], game.policies)
+    for cursors, policies in thoughts:
+        np.add.at(total, turn_of_item[cursors], policies)
     asked = total.sum(axis=1, keepdims=True)
     mean = np.where(asked > 0, total / np.maximum(asked, 1e-9), 1 / NUM_ACTIONS)
     kept = np.maximum(mean, 1e-4)
@@ -103,23 +111,23 @@ def network_table(member: PlayedProgram, games: Sequence[Game]) -> Table:
 
 def adapt(
     member: PlayedProgram,
-    games: Sequence[Game],
+    found: Found,
+    thoughts: Iterable[Thoughts],
     config: AdaptationConfig,
     rng: np.random.Generator,
 ) -> Iterator[Found]:
-    """Rounds of games, without end, from what the network played and thought.
+    """Rounds of games, without end, from what the network thought.
 
     Args:
       member: the program.
-      games: the network's, at least one.
+      found: so far.
+      thoughts: the network's, of games that need not have ended.
       config: settings.
       rng: of the games.
     """
-    best = min(games, key=lambda game: game.latency_ticks)
-    wishes = member.wishes(best.actions_by_item(member.table.num_items))
-    network = network_table(member, games)
-    table = config.trust * network + (1 - config.trust) * around(wishes, config.best_weight)
-    return improve(member, table, Found(0, best.latency_ticks, wishes), config, rng)
+    network = network_table(member, thoughts)
+    best = around(found.wishes, config.best_weight)
+    return improve(member, config.trust * network + (1 - config.trust) * best, found, config, rng)
 
 
 def near(

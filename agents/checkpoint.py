@@ -2,7 +2,7 @@
 
 `checkpoint.msgpack` is everything (weights, optimiser, replay, archive, games under way, keys,
 counters): training goes on as if it had not stopped. `best.msgpack` is the weights alone as they
-were when the best game was found, for playing.
+were when they played best, in the mean of games or on programs kept apart: for playing.
 """
 
 from __future__ import annotations

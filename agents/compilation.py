@@ -30,6 +30,29 @@ def keep_compiled_code() -> Path:
     return folder
 
 
+class CompilationClock:
+    """Adds up the seconds that JAX spends on compiling, or on loading what was compiled."""
+
+    _EVENTS = frozenset(
+        f"/jax/core/compile/{part}_duration"
+        for part in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+    )
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> CompilationClock:
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._note)
+
+    def _note(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event in self._EVENTS:
+            self.seconds += duration_secs
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What training takes.

@@ -1,7 +1,8 @@
-"""Settings of mallocMuZero: frozen, keyword-only, with three presets.
+"""Settings of mallocMuZero: frozen, keyword-only, with four presets.
 
-Source: AGENT.md, "Search" and "What lets a small agent beat a strong heuristic". Every number
-that changes what is learned is here, and nothing else is; a checkpoint carries its settings.
+Source: AGENT.md, "Search" and "What lets a small agent beat a strong heuristic". What one may
+want to change of play, search and learning is here; a checkpoint carries its settings. The table
+has settings of its own (`agents.adaptation`).
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.simulations < 0:
             raise InputError(f"simulations is {self.simulations}, must be at least 0")
+
+    def policy_alone(self) -> SearchConfig:
+        """The same without search; the first actor plays without noise."""
+        return replace(self, simulations=0, least_gumbel_scale=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -77,7 +77,10 @@ class Elites:
         game = ranked[rng.integers(len(ranked))]
         actions = game.actions_by_item(num_items)
         if draw < config.restart_fraction:
-            actions[game.cursors[rng.integers(len(game))] :] = NO_ACTION
+            kept = int(rng.integers(len(game)))
+            if kept == 0:
+                return Plan.free(num_items)
+            actions[game.cursors[kept] :] = NO_ACTION
         else:
             freed = rng.random(num_items) < config.free_moves / len(game)
             actions[freed] = NO_ACTION

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +46,18 @@ class Plan:
         return Plan(np.full(num_items, NO_ACTION, dtype=np.int8), Source.SELF_PLAY)
 
 
+class Thoughts(NamedTuple):
+    """What was recommended at `T` decisions of a game, whether it has ended or not.
+
+    Attributes:
+      cursors: `[T]` int32 items of the decisions.
+      policies: `[T, 3]` float32.
+    """
+
+    cursors: NDArray[np.int32]
+    policies: NDArray[np.float32]
+
+
 @dataclass(frozen=True, eq=False)
 class Game:
     """One finished game of `T` decisions; equal only to itself.
@@ -59,7 +71,6 @@ class Game:
       rewards: `[T]` float32, shares of the all-slow latency.
       opening: reward before the first decision.
       policies: `[T, 3]` float32, what the search recommends.
-      values: `[T]` float32 of the search's root, in return units against the incumbent then.
       latency_ticks: exact, by the compiled game.
       birth_update: updates of the learner when it ended.
       repeats: number of the remembered game whose every move it repeats (`agents.replay`), if it
@@ -74,7 +85,6 @@ class Game:
     rewards: NDArray[np.float32]
     opening: float
     policies: NDArray[np.float32]
-    values: NDArray[np.float32]
     latency_ticks: float
     birth_update: int = 0
     repeats: int | None = None
@@ -87,6 +97,11 @@ class Game:
         """`[T + 1]` sums of rewards before each decision, then of all."""
         sums = np.cumsum(self.rewards, dtype=np.float64) + self.opening
         return np.concatenate([[self.opening], sums]).astype(np.float32)
+
+    @property
+    def thoughts(self) -> Thoughts:
+        """What was recommended at its decisions."""
+        return Thoughts(self.cursors[:-1], self.policies)
 
     @property
     def total(self) -> float:
@@ -120,7 +135,7 @@ class Game:
 
 
 _PLAIN = (
-    *("program", "cursors", "actions", "rewards", "opening", "policies", "values"),
+    *("program", "cursors", "actions", "rewards", "opening", "policies"),
     *("latency_ticks", "birth_update"),
 )
 _OBSERVED = ("turn", "now", "window", "memory", "idle", "action_mask")

@@ -11,4 +11,4 @@ WEIGHTS = Path(__file__).parent / "generalist.msgpack"
 """Settings and weights, in half precision (`agents.checkpoint.read_weights`)."""
 
 ABOUT = Path(__file__).parent / "generalist.json"
-"""Settings of its training, and the last line of that run's metrics."""
+"""Settings of its training, its score, and that run's line of metrics next to when it had it."""

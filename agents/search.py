@@ -26,14 +26,12 @@ class Choice(NamedTuple):
       action: chosen, always legal.
       policy: the improved policy, the target of learning; 0 for illegal actions.
       prior: the network's own policy.
-      value: of the root, return units against the incumbent.
       visits: of the root's actions, as shares; the prior where there is no search.
     """
 
     action: jax.Array
     policy: jax.Array
     prior: jax.Array
-    value: jax.Array
     visits: jax.Array
 
 
@@ -47,16 +45,14 @@ def choose(
     if config.simulations == 0:
         noise = gumbel_scales(config, len(mask)) * jax.random.gumbel(key, mask.shape)
         action = jnp.argmax(jnp.where(mask, root.prior_logits + noise, -jnp.inf), axis=-1)
-        return Choice(action.astype(jnp.int32), prior, prior, root.value, prior)
+        return Choice(action.astype(jnp.int32), prior, prior, prior)
     output = search_tree(model, config, Context(params, boards), root, mask, key)
     policy = jnp.where(mask, output.action_weights, 0.0)
-    summary = output.search_tree.summary()
     return Choice(
         action=output.action,
         policy=policy / jnp.sum(policy, axis=-1, keepdims=True),
         prior=prior,
-        value=summary.value,
-        visits=summary.visit_probs,
+        visits=output.search_tree.summary().visit_probs,
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, SearchConfig
-from agents.games import Game, Plan, Source, compact
+from agents.games import Game, Plan, Source, Thoughts, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
 from agents.programs import OUTLOOK_COLUMNS, Baselines, NothingToPlayError, ProgramSet
@@ -40,7 +40,6 @@ class Moves(NamedTuple):
     reward: jax.Array
     policy: jax.Array
     prior: jax.Array
-    value: jax.Array
     visits: jax.Array
 
 
@@ -125,10 +124,14 @@ class SelfPlay:
         self.restart()
 
     def restart(self) -> None:
-        """Every actor begins a game; games under way are forgotten."""
+        """Every actor begins a game; games under way are forgotten.
+
+        The last actor is the first to ask for a plan: what is shown leaves alone the first, which
+        may be the one without noise.
+        """
         actors = self.config.play.actors
         self._plans = np.empty((actors, self.programs.bucket.num_items), dtype=np.int8)
-        self._lanes = [self._new_game(actor) for actor in range(actors)]
+        self._lanes = [self._new_game(actor) for actor in reversed(range(actors))][::-1]
         index = self._index()
         self._states: State = jax.tree.map(lambda leaf: leaf[index], self._starts)
         self._arrays: tuple[NDArray[np.intp], ProgramArrays] | None = None
@@ -178,6 +181,10 @@ class SelfPlay:
     def position(self, baselines: Baselines) -> tuple[Boards, jax.Array]:
         """The boards as they stand, and their plans `[B, items]`."""
         return self._boards(baselines), jnp.asarray(self._plans)
+
+    def under_way(self) -> list[Thoughts]:
+        """What was recommended so far in games that have not ended."""
+        return [_thoughts(lane.pieces) for lane in self._lanes if lane.pieces]
 
     def example_view(self) -> View:
         """A view of the shapes that networks get, of nothing."""
@@ -287,7 +294,6 @@ class SelfPlay:
             rewards=np.asarray(moves.reward),
             opening=opening,
             policies=np.asarray(moves.policy),
-            values=np.asarray(moves.value),
             latency_ticks=0.0,
             birth_update=birth_update,
             repeats=lane.repeats,
@@ -317,9 +323,8 @@ def play_chunk(
         going = cursor < boards.num_items
         seen = compact(view.observation)
         return after, Moves(
-            seen, going, cursor, action, reward, choice.policy, choice.prior, choice.value,
-            choice.visits,
-        )  # fmt: skip
+            seen, going, cursor, action, reward, choice.policy, choice.prior, choice.visits
+        )
 
     boards, moves = jax.lax.scan(move, boards, jax.random.split(key, num_moves))
     return boards.state, moves
@@ -347,6 +352,14 @@ def _without_opening(moves: Moves) -> tuple[float, Moves]:
     return opening, kept
 
 
+def _thoughts(pieces: list[Moves]) -> Thoughts:
+    """Of one game's chunks, decisions only."""
+    cursors = np.concatenate([piece.cursor for piece in pieces])
+    decisions = np.concatenate([piece.going for piece in pieces]) & (cursors > 0)
+    policies = np.concatenate([piece.policy for piece in pieces])
+    return Thoughts(cursors[decisions], policies[decisions])
+
+
 _first_states = jax.jit(jax.vmap(first_state))
 
 
@@ -366,4 +379,4 @@ def _leaves(tree: Any) -> list[NDArray[Any]]:
 
 
 _NOTHING: Any = 0
-_MOVES_STRUCTURE = jax.tree.structure(Moves(Observation(*([_NOTHING] * 6)), *([_NOTHING] * 8)))
+_MOVES_STRUCTURE = jax.tree.structure(Moves(Observation(*([_NOTHING] * 6)), *([_NOTHING] * 7)))

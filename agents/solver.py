@@ -27,15 +27,16 @@ from agents.adaptation import (
     near,
 )
 from agents.checkpoint import read_weights
-from agents.compilation import keep_compiled_code
+from agents.compilation import CompilationClock, keep_compiled_code
 from agents.config import AgentConfig, ModelKind, SearchConfig, preset_named
 from agents.demonstrations import Demonstration
-from agents.games import Game, Plan, Source
+from agents.games import Game, Plan, Source, Thoughts
 from agents.generalist import WEIGHTS
 from agents.programs import NothingToPlayError
-from agents.trainer import Trainer, TrainReport
+from agents.trainer import Trainer
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.memory_map import MemoryMap
+from malloc_game.turn_table import turn_table
 from solvers.incumbent import Incumbent
 from solvers.solver import Solution, SolveRequest, solver_named
 
@@ -70,8 +71,14 @@ _COMPILE_SECONDS = 30.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
 
 _POLICY_SHARE = 0.5
-"""Part of the time after which the policy's first games end, if a table is to come: of thousands of
-turns they would take minutes."""
+"""Part of the time after which the policy's first games end, whole or not, if a table is to
+come."""
+
+_LONG_TURNS = 4096
+"""Of programs with more turns fewer games are played side by side: the time of a batch of games
+grows as the square of their turns."""
+
+_LEAST_ACTORS = 4
 
 _TABLE_SHARE = 0.6
 """Part of the time after the first games that the table gets, if there is enough."""
@@ -133,16 +140,18 @@ class AgentSolver:
     def search(self, found: _Found) -> None:
         """Plays until the deadline of `found`, offering what is played."""
         keep_compiled_code()
-        config, params = self._begin()
+        config, params = self.begin()
         request = found.request
+        config = _with_fewer_actors(config, turn_table(request.program).num_turns)
         try:
             trainer = Trainer([request.program], config, seed=request.seed, params=params)
-            game = _Playing(trainer, found, own=not self.follow_initial_maps)
-            if self.follow_initial_maps:
-                game.show(request.initial_maps)
-            elif request.initial_maps:
-                found.notes.append("the agent is raw: it was not shown the initial maps")
-            self._play(game)
+            with CompilationClock() as compilation:
+                game = _Playing(trainer, found, compilation, own=not self.follow_initial_maps)
+                if self.follow_initial_maps:
+                    game.show(request.initial_maps)
+                elif request.initial_maps:
+                    found.notes.append("the agent is raw: it was not shown the initial maps")
+                self._play(game)
         except NothingToPlayError as error:
             found.notes.append(str(error))
 
@@ -161,8 +170,12 @@ class AgentSolver:
         else:
             game.play_policy_on()
 
-    def _begin(self) -> tuple[AgentConfig, Any]:
-        """Settings, and weights if there are any."""
+    def begin(self) -> tuple[AgentConfig, Any]:
+        """Settings, and weights if there are any.
+
+        Raises:
+          InputError: if the checkpoint cannot be read, or is of other networks.
+        """
         if self.learning is Learning.SCRATCH:
             return self.config or preset_named("tiny"), None
         if self.learning is Learning.RULES:
@@ -177,6 +190,13 @@ class AgentSolver:
         return config, params
 
 
+def _with_fewer_actors(config: AgentConfig, num_turns: int) -> AgentConfig:
+    """So that a batch of games takes no longer than with `_LONG_TURNS`."""
+    share = min(1.0, (_LONG_TURNS / max(num_turns, 1)) ** 2)
+    actors = max(min(_LEAST_ACTORS, config.play.actors), round(share * config.play.actors))
+    return replace(config, play=replace(config.play, actors=actors))
+
+
 @dataclass
 class _Playing:
     """One program's games, by network, search and table, against the clock.
@@ -184,12 +204,14 @@ class _Playing:
     Attributes:
       trainer: of the one program.
       found: where games are offered, and the clock.
+      compilation: what of the time was spent on compiling.
       own: only games that no other solver's moves are in count.
       shown: the best of other solvers' maps, if any was shown.
     """
 
     trainer: Trainer
     found: _Found
+    compilation: CompilationClock
     own: bool
     shown: Demonstration | None = None
     _offered: Game | None = None
@@ -200,6 +222,7 @@ class _Playing:
         self.member = self.trainer.programs.members[0]
         self._rng = np.random.default_rng(self.found.request.seed)
         self._by_chance = from_nothing(self.member, AdaptationConfig(), self._rng)
+        self._first = next(self._by_chance)
 
     def show(self, maps: Iterable[MemoryMap]) -> None:
         """Has other solvers' maps played; the best game that repeats one is offered at once."""
@@ -210,7 +233,7 @@ class _Playing:
 
     def play_at_random(self) -> None:
         """A round of games by chance, so that there is an answer before play is compiled."""
-        self._take(next(self._by_chance), 0)
+        self._take(self._first, 0)
 
     def play_policy(self, share: float = 1.0) -> None:
         """Every actor plays once what the network's policy says, the first without any noise.
@@ -219,11 +242,8 @@ class _Playing:
           share: part of the time that is left after which these games end, finished or not.
         """
         rest = (1 - share) * self.found.deadline.remaining_seconds
-        while self.trainer.num_games < self.trainer.config.play.actors:
-            self.trainer.run_chunk(self._policy, learn=False)
-            self._offer()
-            if self.found.deadline.remaining_seconds <= rest:
-                break
+        actors = self.trainer.config.play.actors
+        self._play_chunks(self._policy, rest, lambda: self.trainer.num_games >= actors)
         self._note("policy alone")
 
     def learn_table(self, *, must_search: bool) -> bool:
@@ -258,13 +278,32 @@ class _Playing:
         config = AdaptationConfig()
         games = [game for game in self.trainer.elites.games(0) if self._counts(game)]
         if games:
-            rounds = adapt(self.member, games, config, self._rng)
+            thoughts = [game.thoughts for game in games]
+            best = Found.of(self.member, games[0])
+            rounds = adapt(self.member, best, thoughts, config, self._rng)
             return rounds, games[0].source, self._table_games
+        under_way = self.trainer.self_play.under_way()
+        if under_way:
+            return self._table_of_part(under_way, config)
         if self.shown is not None:
             plan = self.shown.plan
             rounds = near(self.member, plan.actions, config, self._rng)
             return rounds, plan.source, self._table_games
         return self._by_chance, Source.SELF_PLAY, 0
+
+    def _table_of_part(
+        self, thoughts: Sequence[Thoughts], config: AdaptationConfig
+    ) -> tuple[Iterator[Found], Source, int]:
+        """The policy had no time for a whole game: what it thought of the turns it came to."""
+        reached = max(int(one.cursors.max(initial=-1)) + 1 for one in thoughts)
+        share = reached / self.member.table.num_items
+        self.found.notes.append(f"the policy had time for {share:.0%} of a game")
+        best, source = replace(self._first, num_games=0), Source.SELF_PLAY
+        if self.shown is not None:
+            wishes = self.member.wishes(self.shown.plan.actions)
+            best, source = Found(0, self.shown.latency_ticks, wishes), self.shown.plan.source
+        rounds = adapt(self.member, best, thoughts, config, self._rng)
+        return rounds, source, self._table_games
 
     def _search_seconds(self, must_search: bool) -> float:
         """How much of the time to leave for search and learning."""
@@ -289,29 +328,41 @@ class _Playing:
 
     def play_on(self, *, learn: bool) -> None:
         """Games with search until the time is up."""
-        # The first chunk is compiled, which those after it are not.
-        self.trainer.run_chunk(learn=learn)
-        self._play_chunks(lambda: self.trainer.run_chunk(learn=learn))
+        self._play_chunks(learn=learn)
         self._note("search and learning" if learn else "search")
 
     def play_policy_on(self) -> None:
         """More games by the policy until the time is up: of each other's beginnings, and near."""
-        self._play_chunks(lambda: self.trainer.run_chunk(self._policy, learn=False))
+        self._play_chunks(self._policy)
         self._note("policy near its best")
 
-    def _play_chunks(self, chunk: Callable[[], TrainReport]) -> None:
-        """As long as the next fits the time that is left."""
-        longest_seconds = 0.0
-        while self.found.deadline.remaining_seconds > longest_seconds:
-            report = chunk()
-            longest_seconds = max(longest_seconds, report.play_seconds + report.learn_seconds)
+    def _play_chunks(
+        self,
+        search: SearchConfig | None = None,
+        rest: float = 0.0,
+        enough: Callable[[], bool] = lambda: False,
+        *,
+        learn: bool = False,
+    ) -> None:
+        """As long as another chunk like the last, which need not be compiled, fits the time.
+
+        Args:
+          search: settings, where other than the agent's own.
+          rest: seconds that are to be left.
+          enough: says that there have been enough.
+          learn: whether the weights learn.
+        """
+        seconds = 0.0
+        while not enough() and self.found.deadline.remaining_seconds - rest > seconds:
+            compiled_before = self.compilation.seconds
+            report = self.trainer.run_chunk(search, learn=learn)
+            compiled = self.compilation.seconds - compiled_before
+            seconds = report.play_seconds + report.learn_seconds - compiled
             self._offer()
-        self._offer()
 
     @property
     def _policy(self) -> SearchConfig:
-        """No search; the first actor without noise."""
-        return replace(self.trainer.config.search, simulations=0, least_gumbel_scale=0.0)
+        return self.trainer.config.search.policy_alone()
 
     def _counts(self, game: Game) -> bool:
         return not self.own or game.source is Source.SELF_PLAY
@@ -356,8 +407,9 @@ class TaughtAgentSolver:
         """The best map within the time limit.
 
         Raises:
-          InputError: as `AgentSolver.solve`.
+          InputError: as `AgentSolver.solve`, for the program if no teacher has an answer either.
         """
+        self.agent.begin()  # A checkpoint that cannot be read is said before anybody has worked.
         found = _Found(request, self.name)
         maps = list(request.initial_maps)
         for memory_map in maps:
@@ -373,7 +425,12 @@ class TaughtAgentSolver:
             maps.append(solution.memory_map)
             self._offer(found, solution.memory_map, name)
         found.request = replace(request, initial_maps=tuple(maps))
-        self.agent.search(found)
+        try:
+            self.agent.search(found)
+        except InputError as error:
+            if found.offers == 0:
+                raise
+            found.notes.append(f"{self.agent.name}: {error}")
         return found.as_it_stands()
 
     def _offer(self, found: _Found, memory_map: MemoryMap, who: str) -> None:

@@ -364,8 +364,8 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The run's folder")] = Path("run-agent"),
     preset: Annotated[
-        str, typer.Option("--preset", help="tiny, small, large or generalist")
-    ] = "tiny",
+        str | None, typer.Option("--preset", help="tiny (default), small, large or generalist")
+    ] = None,
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 300.0,
     simulations: Annotated[
         int | None, typer.Option("--simulations", help="Per move; default: the preset's")

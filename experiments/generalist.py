@@ -204,7 +204,7 @@ class Validation:
 
         config = replace(league.config, play=league.config.play.without_old_games())
         trainer = Trainer(self.programs, config, learner=league.learner)
-        policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
+        policy = config.search.policy_alone()
         enough = _VALIDATION_GAMES * len(self.programs)
         while trainer.num_games < enough or not all(map(trainer.best, range(len(self.programs)))):
             trainer.run_chunk(policy, learn=False)
@@ -288,6 +288,8 @@ def _parts_text(league: League) -> str:
 
 
 def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
+    from agents.checkpoint import CHECKPOINT
+
     path = settings.out / SETTINGS
     document = json.loads(json.dumps(asdict(settings), default=str))
     if resume:
@@ -296,7 +298,8 @@ def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
         if any(known.get(k) != document[k] for k in document.keys() - free):
             raise InputError(f"{settings.out}: no run with these settings to go on with")
         return
-    if path.exists():
+    # A run that was killed before its first checkpoint has nothing to lose.
+    if (settings.out / CHECKPOINT).exists():
         raise InputError(f"{settings.out}: holds a run already: use --resume, or another folder")
     settings.out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(document, indent=2) + "\n")

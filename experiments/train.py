@@ -8,9 +8,12 @@ each program, validated by code that did not make it. docs/agent.md says how to 
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from agents.trainer import Trainer, TrainReport
 
 SETTINGS = "settings.json"
+DEFAULT_PRESET = "tiny"
 
 _BOUND_SECONDS = 3.0
 _DEMONSTRATION_SECONDS = 10.0
@@ -44,8 +48,9 @@ class TrainSettings:
 
     Attributes:
       programs: as on the command line; empty takes up those of the run.
-      preset: of `agents.config.PRESETS`.
-      time_limit_seconds: of this call, compilation included.
+      preset: of `agents.config.PRESETS`; None for that of what is resumed or begun from, else
+        `DEFAULT_PRESET`.
+      time_limit_seconds: of this call, bounds, demonstrations and compilation included.
       simulations: per move, None for the preset's.
       model: "learned" or "exact", None for the preset's.
       demonstrations: solvers whose maps are shown; none is from scratch.
@@ -58,7 +63,7 @@ class TrainSettings:
 
     programs: tuple[str, ...]
     out: Path
-    preset: str = "tiny"
+    preset: str | None = None
     time_limit_seconds: float = 300.0
     simulations: int | None = None
     model: str | None = None
@@ -106,21 +111,45 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
     Raises:
       InputError: for programs, settings or folders that cannot be used.
     """
-    run = _prepare(settings, say)
     deadline = time.monotonic() + settings.time_limit_seconds
-    try:
-        with _Live(run.references) as live:
-            while True:
-                report = run.trainer.run_chunk()
-                run.note(report, live)
-                if time.monotonic() >= deadline:
-                    break
-    except KeyboardInterrupt:
+    run = _prepare(settings, say)
+    with _Live(run.references) as live, _interrupts_awaited() as interrupted:
+        while True:
+            report = run.trainer.run_chunk()
+            run.note(report, live)
+            if interrupted() or time.monotonic() >= deadline:
+                break
+    if interrupted():
         say("interrupted: saving")
     run.save()
     run.close()
     best = tuple(ticks for ticks in run.best_ticks())
     return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
+
+
+@contextmanager
+def _interrupts_awaited() -> Iterator[Callable[[], bool]]:
+    """A chunk that is cut short would be saved half done: the first Ctrl-C waits for its end.
+
+    A second one does not, and nothing is saved.
+    """
+    interrupted = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    # Other threads than the main one get no signals, and may not ask for any.
+    is_main = threading.current_thread() is threading.main_thread()
+    awaited = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {each: signal.signal(each, note) for each in awaited}
+    try:
+        yield lambda: interrupted
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def print_result(result: TrainResult) -> None:
@@ -147,12 +176,16 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     kept = read_document(settings.out / CHECKPOINT) if settings.resume else None
     sources = _sources(settings)
     loaded = [load_program(source) for source in sources]
-    config = preset_named(settings.preset, simulations=settings.simulations, model=settings.model)
     params = None
     if kept is not None:
+        _refuse_other_settings(settings, "--resume")
         config = AgentConfig.from_document(kept["trainer"]["config"])
     elif settings.weights is not None:
+        _refuse_other_settings(settings, "--weights")
         config, params = read_weights(settings.weights)
+    else:
+        preset = settings.preset or DEFAULT_PRESET
+        config = preset_named(preset, simulations=settings.simulations, model=settings.model)
     programs = [one.program for one in loaded]
     trainer = Trainer(programs, config, seed=settings.seed, params=params)
     say(str(needs_of(trainer)))
@@ -165,7 +198,20 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     _begin_folder(settings, sources)
     for name in settings.demonstrations:
         _demonstrate(name, trainer, settings.seed, say)
+    run.save()
     return run
+
+
+def _refuse_other_settings(settings: TrainSettings, option: str) -> None:
+    """What is begun from has settings of its own."""
+    given = {
+        "--preset": settings.preset,
+        "--simulations": settings.simulations,
+        "--model": settings.model,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{option} brings its own settings: {name} cannot be given with it")
 
 
 def _sources(settings: TrainSettings) -> tuple[str, ...]:
@@ -180,8 +226,11 @@ def _sources(settings: TrainSettings) -> tuple[str, ...]:
 
 
 def _begin_folder(settings: TrainSettings, sources: Sequence[str]) -> None:
+    from agents.checkpoint import CHECKPOINT
+
     out = settings.out
-    if (out / SETTINGS).exists():
+    # A run that was killed before its first checkpoint has nothing to lose.
+    if (out / CHECKPOINT).exists():
         raise InputError(f"{out}: holds a run already: use --resume, or another folder")
     (out / "maps").mkdir(parents=True, exist_ok=True)
     document = {**asdict(settings), "programs": list(sources)}

@@ -92,7 +92,9 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
     member, games = play_policy(program, weights, seed)
     seconds = time.process_time() - began
     slow, settings = program.all_slow_ticks, AdaptationConfig()
-    adapted = adapt(member, games, settings, np.random.default_rng(seed))
+    thoughts = [game.thoughts for game in games]
+    best = Found.of(member, games[0])
+    adapted = adapt(member, best, thoughts, settings, np.random.default_rng(seed))
     uniform = from_nothing(member, settings, np.random.default_rng(seed))
     whole = from_nothing(member, WHOLE_GAMES, np.random.default_rng(seed))
     control = from_nothing(member, CROSS_ENTROPY, np.random.default_rng(seed))
@@ -114,9 +116,8 @@ def play_policy(program: Program, weights: Path, seed: int) -> tuple[PlayedProgr
     config, params = read_weights(weights)
     play = config.play.without_old_games()
     trainer = Trainer([program], replace(config, play=play), seed=seed, params=params)
-    policy = replace(config.search, simulations=0, least_gumbel_scale=0.0)
     while trainer.num_games < play.actors:
-        trainer.run_chunk(policy, learn=False)
+        trainer.run_chunk(config.search.policy_alone(), learn=False)
     return trainer.programs.members[0], list(trainer.elites.games(0))
 
 

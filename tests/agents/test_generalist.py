@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,12 +27,21 @@ from agents.adaptation import (
     window_ends,
 )
 from agents.checkpoint import CHECKPOINT, read_document, read_weights, write_document, write_weights
+from agents.compilation import CompilationClock
 from agents.config import AgentConfig, preset_named
 from agents.demonstrations import demonstration_of
+from agents.games import NO_ACTION, Source
 from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League, parted_by_size
 from agents.programs import PlayedProgram
-from agents.solver import AgentSolver, Learning, agent_named
+from agents.solver import (
+    AgentSolver,
+    Learning,
+    _Found,
+    _Playing,
+    _with_fewer_actors,
+    agent_named,
+)
 from agents.trainer import Trainer
 from experiments.generalist import (
     TABLE,
@@ -118,25 +128,49 @@ def test_a_league_teaches_one_learner_and_goes_on_from_a_file(
         League(programs[:1], config).restore(first)
 
 
+def opinionated(params: Any) -> Any:
+    """Weights whose policy is not uniform, as untrained ones are."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape), params)
+
+
 def test_a_table_begins_as_the_network_and_finds_the_optimum(
-    known: KnownOptimum, config: AgentConfig
+    known: KnownOptimum, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer([known.program], config)
+    params = opinionated(Trainer([known.program], config).learner.params)
+    trainer = Trainer([known.program], config, params=params)
     while trainer.best(0) is None:
         trainer.run_chunk(learn=False)
     assert trainer.learner.num_updates == 0
     games = trainer.elites.games(0)
     member = trainer.programs.members[0]
-    table = network_table(member, games)
-    np.testing.assert_allclose(table.sum(axis=1), 1)
+    thoughts = [game.thoughts for game in games]
+    network = network_table(member, thoughts)
+    np.testing.assert_allclose(network.sum(axis=1), 1)
     turn = int(np.flatnonzero(member.item_of_turn == games[0].cursors[0])[0])
-    asked = [game.policies[0] for game in games if game.cursors[0] == games[0].cursors[0]]
-    if len(asked) == len(games):
-        np.testing.assert_allclose(table[turn], np.maximum(np.mean(asked, axis=0), 1e-4), atol=1e-3)
+    asked = [game.policies[0] for game in games]
+    assert {int(game.cursors[0]) for game in games} == {int(games[0].cursors[0])}
+    expected = np.maximum(np.mean(asked, axis=0), 1e-4)
+    np.testing.assert_allclose(network[turn], expected / expected.sum(), rtol=1e-5)
+    assert np.ptp(network[turn]) > 0.1
+
+    begun: list[Table] = []
+
+    def improve(member: PlayedProgram, table: Table, *_: object) -> Iterator[Found]:
+        begun.append(table)
+        return iter(())
+
+    best, settings = Found.of(member, games[0]), AdaptationConfig()
+    assert best.latency_ticks == games[0].latency_ticks
+    with monkeypatch.context() as patched:
+        patched.setattr("agents.adaptation.improve", improve)
+        adapt(member, best, thoughts, settings, np.random.default_rng(0))
+    mixed = settings.trust * network + (1 - settings.trust) * around(best.wishes, 0.7)
+    np.testing.assert_allclose(begun[0], mixed)
+
     latencies, played = [], []
-    for found, _ in zip(
-        adapt(member, games, AdaptationConfig(), np.random.default_rng(0)), range(40), strict=False
-    ):
+    rounds = adapt(member, best, thoughts, settings, np.random.default_rng(0))
+    for found, _ in zip(rounds, range(40), strict=False):
         latencies.append(found.latency_ticks)
         played.append(found.num_games)
     assert latencies == sorted(latencies, reverse=True)
@@ -145,6 +179,47 @@ def test_a_table_begins_as_the_network_and_finds_the_optimum(
     memory_map = member.fast_game.map_of(found.wishes)
     check(known.program, memory_map)
     assert simulate(known.program, memory_map).latency_ticks == known.optimal_ticks
+
+
+def test_games_that_have_not_ended_tell_what_the_network_thinks(config: AgentConfig) -> None:
+    program = random_program(5, num_accesses=60)
+    play = replace(config.play, moves=4)
+    request = SolveRequest(program, time_limit_seconds=60.0)
+    trainer = Trainer([program], replace(config, play=play))
+    with CompilationClock() as compilation:
+        game = _Playing(trainer, _Found(request, "agent"), compilation, own=True)
+        game.play_at_random()
+        assert trainer.self_play.under_way() == []
+        trainer.run_chunk(config.search.policy_alone(), learn=False)
+        assert compilation.seconds > 0
+        assert trainer.num_games == 0
+        under_way = trainer.self_play.under_way()
+        # The first move of a game begins it, and is no decision.
+        assert [len(one.cursors) for one in under_way] == [3] * config.play.actors
+        assert all((one.cursors > 0).all() for one in under_way)
+        rounds, source, _ = game._table()
+        assert next(rounds).num_games == 200
+        assert source is Source.SELF_PLAY
+    assert "the policy had time for" in game.found.notes[-1]
+
+
+def test_what_is_shown_leaves_the_actor_without_noise_alone(
+    known: KnownOptimum, config: AgentConfig
+) -> None:
+    trainer = Trainer([known.program], config)
+    trainer.demonstrate(0, known.memory_map)
+    trainer.self_play.restart()
+    _, plans = trainer.self_play.position(trainer.baselines)
+    planned = np.asarray((plans != NO_ACTION).any(axis=1))
+    assert planned.tolist() == [False] * (config.play.actors - 1) + [True]
+
+
+def test_long_programs_have_fewer_games_side_by_side() -> None:
+    config = preset_named("generalist")
+    actors = [
+        _with_fewer_actors(config, turns).play.actors for turns in (1, 4096, 5793, 8192, 10**6)
+    ]
+    assert actors == [32, 32, 16, 8, 4]
 
 
 def test_windows_end_after_the_step_of_the_buffers_next_turn_is_paid_for() -> None:
@@ -273,16 +348,16 @@ def test_a_table_around_a_game() -> None:
 
 
 @pytest.mark.parametrize("learning", [Learning.NONE, Learning.ADAPTED])
-def test_a_trained_agent_plays_and_adapts(
+def test_an_agent_with_weights_plays_and_adapts(
     learning: Learning, known: KnownOptimum, config: AgentConfig, tmp_path: Path
 ) -> None:
-    trainer = Trainer([known.program], config)
+    params = opinionated(Trainer([known.program], config).learner.params)
     path = tmp_path / "weights"
-    write_weights(path, config, trainer.learner.params, half=True)
+    write_weights(path, config, params, half=True)
     jax.tree.map(
         lambda kept, old: np.testing.assert_allclose(kept, old, rtol=1e-3, atol=1e-6),
         read_weights(path)[1],
-        trainer.learner.params,
+        params,
     )
     solver = AgentSolver(learning, checkpoint=path)
     solver.solve(SolveRequest(known.program, time_limit_seconds=0.1))  # Compiles.

@@ -14,7 +14,9 @@ from agents.games import NO_ACTION, Game, Source
 from agents.programs import Baselines, PlayedProgram, ProgramSet
 from agents.replay import Draw, Replay, Targets
 from agents.rows import FIRST_PRIORITY, Rows, RowStore
+from malloc_game.generator import Family, random_program
 from malloc_game.observation import ADDRESS_BINS, TIME_EDGES, Observation, observation_specs
+from malloc_game.turn_table import Column
 from tests.malloc_game.small import program_of
 
 
@@ -39,7 +41,6 @@ def game_of(rewards: list[float], actions: list[int] | None = None, program: int
         rewards=np.array(rewards, dtype=np.float32),
         opening=0.0,
         policies=np.tile(np.float32([0.5, 0.25, 0.25]), (length, 1)),
-        values=np.zeros(length, dtype=np.float32),
         latency_ticks=1 - sum(rewards),
     )
 
@@ -263,6 +264,9 @@ def test_plans_come_from_elites() -> None:
     assert np.mean(kept) == pytest.approx(4, abs=0.4)
 
 
-def test_both_games_list_turns_alike(programs: ProgramSet) -> None:
-    member: PlayedProgram = programs.members[0]
-    assert len(member.item_of_turn) == member.fast_game.num_turns
+@pytest.mark.parametrize("family", list(Family))
+def test_both_games_list_turns_alike(family: Family) -> None:
+    member = PlayedProgram.of(random_program(7, family=family, num_accesses=60))
+    items = member.table.items[member.item_of_turn]
+    buffers = [member.table.buffers[index] for index in items[:, Column.BUFFER]]
+    assert buffers == [turn.buffer for turn in member.fast_game.turns]

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.config import SearchConfig
-from agents.models import Context
-from agents.networks import mask_logits
+from agents.config import SearchConfig, preset_named
+from agents.models import Context, LearnedModel
+from agents.networks import Networks, Prediction, Transition, mask_logits
 from agents.search import search_tree
 
 DEPTH = 4
@@ -54,11 +54,11 @@ class NumberGame:
         return output, embedding + 1
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _searched(
-    simulations: int, params: Any, action_mask: jax.Array, key: jax.Array
+    simulations: int, gumbel_scale: float, params: Any, action_mask: jax.Array, key: jax.Array
 ) -> mctx.PolicyOutput:
-    config = SearchConfig(simulations=simulations, gumbel_scale=0.0, value_scale=0.1)
+    config = SearchConfig(simulations=simulations, gumbel_scale=gumbel_scale, value_scale=0.1)
     boards: Any = None
     game: Any = NumberGame()
     context = Context(params, boards)
@@ -71,10 +71,11 @@ def searched(
     mask: Sequence[bool],
     legal: Sequence[bool] = (True, True, True),
     key: int = 0,
+    gumbel_scale: float = 0.0,
 ) -> mctx.PolicyOutput:
-    """Compiled once per number of simulations."""
+    """Compiled once per number of simulations and scale of the noise."""
     params = (jnp.asarray(rewards, dtype=jnp.float32), jnp.array(legal))
-    return _searched(simulations, params, jnp.array([mask]), jax.random.key(key))
+    return _searched(simulations, gumbel_scale, params, jnp.array([mask]), jax.random.key(key))
 
 
 def tree_text(tree: Any) -> str:
@@ -116,9 +117,16 @@ def test_golden_tree_with_a_mask_at_the_root() -> None:
     assert output.action_weights[0, 2] == 0
 
 
-def test_same_key_same_tree() -> None:
-    first, second = (searched(REWARDS, 6, FREE, key=1) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, first.search_tree, second.search_tree)
+def test_the_key_is_all_that_is_random() -> None:
+    trees = [
+        [
+            tree_text(searched(REWARDS, 6, FREE, key=key, gumbel_scale=5.0).search_tree)
+            for key in range(8)
+        ]
+        for _ in range(2)
+    ]
+    assert trees[0] == trees[1]
+    assert len(set(trees[0])) > 1
 
 
 @settings(deadline=None, max_examples=30)
@@ -138,11 +146,29 @@ def test_an_unmasked_illegal_action_would_be_visited() -> None:
     assert np.asarray(tree.children_visits)[..., 1].sum() > 0
 
 
-def test_nothing_is_gained_past_the_end() -> None:
-    # Every path is worth 1 a move, however far beyond the end the tree goes.
-    only = (True, False, False)
-    tree = searched([(1, 1, 1)] * DEPTH, 24, only, only).search_tree
-    values = np.asarray(tree.node_values)[0]
-    depth_of_node = np.arange(25)
-    # The root's child chain: node k is k moves deep; its own value is what is left, at most.
-    assert (values[: DEPTH + 1] <= DEPTH - depth_of_node[: DEPTH + 1] + 1e-5).all()
+def test_what_the_learned_model_predicts_is_masked_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = preset_named("tiny").network
+    bins, networks = config.support_bins, Networks(config)
+    one = jax.nn.one_hot(jnp.full(3, bins - 1), bins) * 50.0  # A return far above 0.
+    prediction = Prediction(
+        policy_logits=jnp.zeros((3, 3)),
+        value_logits=one,
+        legality_logits=jnp.array([[-9.0, 9, -9], [9, 9, 9], [-9, -9, -9]]),
+        going_logits=jnp.array([2.0, -2.0, 2.0]),
+    )
+    monkeypatch.setattr("agents.models.predict", lambda *_: prediction)
+    monkeypatch.setattr("agents.models.transit", lambda *_: Transition(jnp.zeros((3, 4)), one))
+    context: Any = Context(None, None)
+    output, _ = LearnedModel(networks).step(
+        context, jax.random.key(0), jnp.zeros(3, dtype=jnp.int32), jnp.zeros((3, 4))
+    )
+    # Drop is always legal; what is not has no weight at all.
+    weights = np.asarray(jax.nn.softmax(output.prior_logits))
+    np.testing.assert_allclose(weights, [[0.5, 0.5, 0], [1 / 3] * 3, [1, 0, 0]], atol=1e-6)
+    assert output.discount.tolist() == [1, 0, 1]
+    assert float(output.value[0]) > 1
+    assert float(output.value[1]) == 0
+    # The move that ends the game is still paid for.
+    assert float(output.reward[1]) == float(output.value[0])

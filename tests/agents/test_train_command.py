@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agents.checkpoint import BEST, read_weights
+from agents.checkpoint import BEST, CHECKPOINT, read_document, read_weights
 from agents.config import preset_named
+from agents.self_play import SelfPlay
 from experiments.train import METRICS, TrainSettings, train
 from hlo_graphs.errors import InputError
 from malloc_game.known_optimum import known_optimum_program
@@ -40,11 +43,15 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a run already"):
         train(settings, said.append)
 
+    with pytest.raises(InputError, match=r"is a run on .*program.json; name those, or none"):
+        train(replace(settings, programs=("other",), resume=True), said.append)
+
     # A kill in the middle of a line, after the last checkpoint.
     before = chunks_of(out)
     with (out / METRICS).open("a") as file:
         file.write('{"num_chunks": 99999}\n{"num_chu')
-    second = train(replace(settings, programs=(), resume=True), said.append)
+    resumed = replace(settings, programs=(), simulations=None, resume=True)
+    second = train(resumed, said.append)
     assert second.num_games > first.num_games
     assert chunks_of(out) == list(range(1, len(chunks_of(out)) + 1))
     assert len(chunks_of(out)) > len(before)
@@ -57,8 +64,58 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert list((out / "tensorboard").iterdir())
 
 
-def test_resuming_with_other_programs_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text('{"programs": ["one"]}')
-    settings = TrainSettings(programs=("two",), out=tmp_path, resume=True)
-    with pytest.raises(InputError, match="checkpoint"):
+def test_what_was_never_saved_cannot_be_resumed_but_begun_anew(tmp_path: Path) -> None:
+    known = known_optimum_program(2, kind="knapsack", size=8)
+    source, out = tmp_path / "program.json", tmp_path / "run"
+    source.write_text(known.program.to_json())
+    out.mkdir()
+    (out / "settings.json").write_text('{"programs": ["one"]}')
+    settings = TrainSettings(programs=(str(source),), out=out, time_limit_seconds=0.0)
+    with pytest.raises(InputError, match="cannot read"):
+        train(replace(settings, resume=True))
+    assert train(settings, lambda line: None).num_moves > 0
+
+
+@pytest.mark.parametrize("option", ["--weights", "--resume"])
+def test_what_is_begun_from_brings_its_settings(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.checkpoint.read_document", lambda path: {})
+    (tmp_path / "settings.json").write_text('{"programs": ["lstm_forward"]}')
+    resume = option == "--resume"
+    settings = TrainSettings(
+        programs=("lstm_forward",),
+        out=tmp_path,
+        weights=None if resume else tmp_path,
+        resume=resume,
+        simulations=2,
+    )
+    with pytest.raises(InputError, match=f"{option} brings its own settings: --simulations"):
         train(settings)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = known_optimum_program(2, kind="knapsack", size=8)
+    source, out = tmp_path / "program.json", tmp_path / "run"
+    source.write_text(known.program.to_json())
+    whole = SelfPlay.play
+    ended = []
+
+    def play(self: SelfPlay, *arguments: Any) -> Any:
+        if len(ended) == 2:
+            signal.raise_signal(signal.SIGINT)
+        result = whole(self, *arguments)
+        ended.append(result)
+        return result
+
+    monkeypatch.setattr(SelfPlay, "play", play)
+    said: list[str] = []
+    settings = TrainSettings(programs=(str(source),), out=out, time_limit_seconds=300.0)
+    train(settings, said.append)
+    assert said[-1] == "interrupted: saving"
+    assert len(ended) == 3
+    assert read_document(out / CHECKPOINT)["trainer"]["counts"][0] == 3
+    assert chunks_of(out) == [1, 2, 3]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -160,6 +160,25 @@ def test_in_production_it_is_no_worse_than_what_it_was_shown(
         agent_named("agnet")
 
 
+def test_what_teachers_found_outlives_an_agent_that_cannot_play(
+    known: KnownOptimum, config: AgentConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def search(self: AgentSolver, found: object) -> None:
+        raise InputError("too deep")
+
+    monkeypatch.setattr(AgentSolver, "search", search)
+    request = SolveRequest(known.program, time_limit_seconds=2.0)
+    deployed = agent_named("agent-prod")
+    solution = deployed.solve(request)
+    assert solution.latency_ticks < known.program.all_slow_ticks
+    assert solution.notes[-1] == "agent: too deep"
+    with pytest.raises(InputError, match="too deep"):
+        agent_named("agent-demonstrations").solve(request)
+    monkeypatch.setattr("agents.solver.solver_named", None)
+    with pytest.raises(InputError, match="cannot read"):
+        agent_named("agent-prod", tmp_path / "none").solve(request)
+
+
 def test_with_demonstrations_alone_the_answer_is_a_game(
     known: KnownOptimum, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,21 +257,37 @@ def test_no_tree_of_the_real_game_visits_an_illegal_action(
 
     trainer = Trainer([known.program], config)
     arrays = jax.tree.map(lambda leaf: leaf[0], trainer.programs.arrays)
-    first, _ = jax.jit(advance)(arrays, first_state(arrays), jnp.int32(0))
-    state = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), first)
-    curves = jnp.asarray(trainer.baselines.curves[[0, 0]])
-    boards = Boards(arrays, state, curves, trainer.programs.units[jnp.array([0, 0])])
-    # Priors that want what may be illegal.
-    root = mctx.RootFnOutput(
-        prior_logits=jnp.zeros((2, 3)), value=jnp.zeros(2), embedding=boards.state
-    )
-    tree = _exact_tree(trainer.learner.params, boards, root, jax.random.key(0))
+    play = jax.jit(advance)
+
+    def searched_from(begun: Any) -> Any:
+        state = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), begun)
+        curves = jnp.asarray(trainer.baselines.curves[[0, 0]])
+        boards = Boards(arrays, state, curves, trainer.programs.units[jnp.array([0, 0])])
+        # Priors that want what may be illegal.
+        root = mctx.RootFnOutput(
+            prior_logits=jnp.zeros((2, 3)), value=jnp.zeros(2), embedding=boards.state
+        )
+        return _exact_tree(trainer.learner.params, boards, root, jax.random.key(0))
+
+    state, _ = play(arrays, first_state(arrays), jnp.int32(0))
+    tree = searched_from(state)
     visits, legal = np.asarray(tree.children_visits), np.asarray(tree.embeddings.legal)
     reached = np.asarray(tree.node_visits) > 0
     assert not legal[reached].all()
     assert visits[reached][~legal[reached]].sum() == 0
-    over = np.asarray(tree.embeddings.cursor) >= known.program.num_steps * 10
-    assert np.asarray(tree.children_rewards)[over].sum() == 0
+
+    # Two turns before the end the tree goes beyond it, where nothing is to be had.
+    num_items = trainer.programs.members[0].table.num_items
+    while True:
+        after, _ = play(arrays, state, jnp.int32(0))
+        if int(after.cursor) >= num_items:
+            break
+        before, state = state, after
+    tree = searched_from(before)
+    over = (np.asarray(tree.embeddings.cursor) >= num_items) & (np.asarray(tree.node_visits) > 0)
+    assert over.sum() > 2
+    assert np.abs(np.asarray(tree.children_rewards)[over]).sum() == 0
+    assert np.abs(np.asarray(tree.children_values)[over]).sum() == 0
 
 
 def test_plans_are_followed(known: KnownOptimum, config: AgentConfig) -> None:
