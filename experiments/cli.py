@@ -98,7 +98,8 @@ def solve(
         Path | None, typer.Option("-o", "--output", help="Write the map here as JSON")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="A trained agent's, for --solver agent")
+        Path | None,
+        typer.Option("--checkpoint", help="A trained agent's, for --solver agent and its like"),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw the maps into this HTML file")

@@ -158,7 +158,7 @@ def solve(
       workers: processes the solver may use.
       max_games: games, or rounds, after which a search stops, so that seed and code alone decide.
       copy_order: "deadline" or "fifo".
-      checkpoint: of a trained agent, for the solvers "agent" and "agent-prod".
+      checkpoint: of a trained agent, for those solvers that begin with weights.
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
 

@@ -65,7 +65,8 @@ class MissingExtraError(InputError):
     def __init__(self, extra: str, needed_for: str) -> None:
         self.extra = extra
         super().__init__(
-            f"{needed_for} needs the optional extra '{extra}': pip install 'malloc-game[{extra}]'"
+            f"{needed_for} needs the optional extra '{extra}': pip install 'malloc-game[{extra}]', "
+            f"in a checkout pip install -e '.[{extra}]'"
         )
 
 

@@ -16,6 +16,7 @@ from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
 from hlo_graphs.bundle import AllocationInfo, BufferInfo
 from hlo_graphs.chips import Chip
 from hlo_graphs.dataflow import HloValue
+from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.live_range import (
     FlatSchedule,
@@ -125,12 +126,28 @@ def lower(
       allocations: the blocks of fast memory it gave away, if `buffer_info` is given.
 
     Raises:
-      InputError: if the module has no entry computation to schedule or its figures do not fit.
+      InputError: if the module has no entry computation to schedule, has been through the
+        assignment already, or its figures do not fit.
     """
+    _require_unassigned(module, chip)
     aliases = analyse_aliases(module)
     schedule = flatten_schedule(module)
     lowering = _Lowering(module, chip, times, options, aliases, schedule)
     return lowering.run(_considered(buffer_info, allocations) if buffer_info else None)
+
+
+def _require_unassigned(module: HloModule, chip: Chip) -> None:
+    """What already lies in fast memory is not to be placed, and its room is not free."""
+    space = chip.fast_memory_space
+    for computation in module.computations.values():
+        for instruction in computation.instructions:
+            shapes = (shape for _, shape in instruction.shape.subshapes())
+            if any(s.is_array and s.layout and s.layout.memory_space == space for s in shapes):
+                raise InputError(
+                    f"{module.path}: {instruction.name} lies in {chip.name}'s fast memory already "
+                    f"(S({space})): give the module from before memory-space assignment, in a TPU "
+                    "dump *after_optimizations_before_buffer_assignment.txt"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ def require_scheduled(module: HloModule) -> HloModule:
             f"{module.path}: module {module.name!r} is not scheduled (no is_scheduled=true in its "
             "header). Compile it and take the module after optimisation: dump with "
             "XLA_FLAGS='--xla_dump_to=DIR --xla_dump_hlo_as_text' and use the "
-            "*after_optimizations.txt, or print jax.jit(f).lower(...).compile().as_text()"
+            "*after_optimizations.txt (TPU: *after_optimizations_before_buffer_assignment.txt), or "
+            "print jax.jit(f).lower(...).compile().as_text()"
         )
     return module
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "experiments": {"agents", "hlo_graphs", "malloc_game", "solvers"},
 }
 
-JAX = {"jax", "jaxlib", "flax", "optax", "mctx", "keras", "orbax"}
+JAX = {"jax", "jaxlib", "flax", "optax", "mctx", "keras"}
 
 JAX_ALLOWED = (
     "agents/",

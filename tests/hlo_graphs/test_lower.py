@@ -6,6 +6,7 @@ import pytest
 
 from hlo_graphs.bundle import AllocationInfo, BufferInfo, ValueName
 from hlo_graphs.chips import find_chip
+from hlo_graphs.errors import InputError
 from hlo_graphs.lower import Lowered, LoweringOptions, lower
 from hlo_graphs.parser import parse_module
 from hlo_graphs.program import BEFORE_PROGRAM, AccessKind, Program
@@ -234,3 +235,13 @@ def test_an_asynchronous_start_writes_what_it_wraps_makes_and_not_what_it_hands_
     assert accesses(program, "s")["made{}"] is AccessKind.WRITE
     assert program.buffers[buffer_named(program, "made{}")].origin == 0
     assert accesses(program, "t") == {"x{}": AccessKind.READ, "t{2}": AccessKind.WRITE}
+
+
+def test_a_module_from_after_the_assignment_is_refused() -> None:
+    assigned = STRAIGHT.replace(
+        "y = f32[256,128]{1,0:T(8,128)} add", "y = f32[256,128]{1,0:T(8,128)S(1)} add"
+    )
+    with pytest.raises(InputError, match=r"y lies in v5e's fast memory already \(S\(1\)\)"):
+        lowered(assigned)
+    other_space = STRAIGHT.replace("s = f32[] constant", "s = f32[]{:S(6)} constant")
+    assert lowered(other_space).program.num_steps == lowered(STRAIGHT).program.num_steps
