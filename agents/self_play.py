@@ -178,6 +178,14 @@ class SelfPlay:
         self._states = self._restarted(states, finished)
         return games, statistics
 
+    def compile(self, params: Params, baselines: Baselines, search: SearchConfig) -> None:
+        """Has a chunk compiled: one is played, and forgotten."""
+        boards, plans = self.position(baselines)
+        key = jax.random.key(0)
+        model, moves = model_for(self.config), self.config.play.moves
+        state, _ = play_chunk(model, search, moves, params, boards, plans, key)
+        state.cursor.block_until_ready()
+
     def position(self, baselines: Baselines) -> tuple[Boards, jax.Array]:
         """The boards as they stand, and their plans `[B, items]`."""
         return self._boards(baselines), jnp.asarray(self._plans)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,8 @@ class Learning(enum.Enum):
     SCRATCH = "agent-scratch"
     """Knows nothing: a table from uniform probabilities, then random weights that learn."""
     ADAPTED = "agent"
-    """Begins with a trained network: a table from its policy, then the weights learn too."""
+    """Begins with a trained network: a table from its policy, then the weights learn too. While
+    that policy is compiled a table from nothing plays."""
     NONE = "agent-generalist"
     """Plays with a trained network as it is, first its policy, then with search."""
     RULES = "mcts"
@@ -69,6 +72,10 @@ _BASELINE_SHARE = 0.1
 
 _COMPILE_SECONDS = 30.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
+
+_LOADING_SECONDS = 5.0
+"""What loading the policy takes if it was compiled before. With one processor nothing else runs
+meanwhile; if it takes longer it is being compiled."""
 
 _POLICY_SHARE = 0.5
 """Part of the time after which the policy's first games end, whole or not, if a table is to
@@ -161,6 +168,7 @@ class AgentSolver:
         if self.learning is Learning.NONE:
             game.play_policy()
         if self.learning is Learning.ADAPTED:
+            game.compile_policy()
             game.play_policy(_POLICY_SHARE)
         if self.learning in (Learning.SCRATCH, Learning.ADAPTED):
             if game.learn_table(must_search=self.learning is Learning.SCRATCH):
@@ -221,8 +229,8 @@ class _Playing:
     def __post_init__(self) -> None:
         self.member = self.trainer.programs.members[0]
         self._rng = np.random.default_rng(self.found.request.seed)
-        self._by_chance = from_nothing(self.member, AdaptationConfig(), self._rng)
-        self._first = next(self._by_chance)
+        self._from_nothing = from_nothing(self.member, AdaptationConfig(), self._rng)
+        self._known = next(self._from_nothing)
 
     def show(self, maps: Iterable[MemoryMap]) -> None:
         """Has other solvers' maps played; the best game that repeats one is offered at once."""
@@ -233,7 +241,19 @@ class _Playing:
 
     def play_at_random(self) -> None:
         """A round of games by chance, so that there is an answer before play is compiled."""
-        self._take(self._first, 0)
+        self._take(self._known, 0)
+
+    def compile_policy(self) -> None:
+        """Meanwhile a table that knows nothing plays: neither needs the interpreter for long."""
+        with ThreadPoolExecutor(1) as background:
+            compiled = background.submit(self.trainer.compile, self._policy)
+            if len(os.sched_getaffinity(0)) == 1:
+                wait([compiled], timeout=_LOADING_SECONDS)
+            while not compiled.done() and self.found.deadline.remaining_seconds > 0:
+                self._known = next(self._from_nothing)
+                self._take(self._known, 0)
+            compiled.result()
+        self._note("table from nothing, while the policy was compiled")
 
     def play_policy(self, share: float = 1.0) -> None:
         """Every actor plays once what the network's policy says, the first without any noise.
@@ -277,33 +297,35 @@ class _Playing:
         """Rounds from what is known best, whose moves that is, and games played before."""
         config = AdaptationConfig()
         games = [game for game in self.trainer.elites.games(0) if self._counts(game)]
-        if games:
-            thoughts = [game.thoughts for game in games]
-            best = Found.of(self.member, games[0])
+        thoughts = [game.thoughts for game in games] or self._unfinished_thoughts()
+        if thoughts:
+            best, source = self._best_known(games)
             rounds = adapt(self.member, best, thoughts, config, self._rng)
-            return rounds, games[0].source, self._table_games
-        under_way = self.trainer.self_play.under_way()
-        if under_way:
-            return self._table_of_part(under_way, config)
+            return rounds, source, self._table_games
         if self.shown is not None:
             plan = self.shown.plan
             rounds = near(self.member, plan.actions, config, self._rng)
             return rounds, plan.source, self._table_games
-        return self._by_chance, Source.SELF_PLAY, 0
+        return self._from_nothing, Source.SELF_PLAY, 0
 
-    def _table_of_part(
-        self, thoughts: Sequence[Thoughts], config: AdaptationConfig
-    ) -> tuple[Iterator[Found], Source, int]:
-        """The policy had no time for a whole game: what it thought of the turns it came to."""
-        reached = max(int(one.cursors.max(initial=-1)) + 1 for one in thoughts)
-        share = reached / self.member.table.num_items
-        self.found.notes.append(f"the policy had time for {share:.0%} of a game")
-        best, source = replace(self._first, num_games=0), Source.SELF_PLAY
+    def _unfinished_thoughts(self) -> list[Thoughts]:
+        """If the policy had no time for a whole game: what it thought of the turns it came to."""
+        thoughts = self.trainer.self_play.under_way()
+        if thoughts:
+            reached = max(int(one.cursors.max(initial=-1)) + 1 for one in thoughts)
+            share = reached / self.member.table.num_items
+            self.found.notes.append(f"the policy had time for {share:.0%} of a game")
+        return thoughts
+
+    def _best_known(self, games: Sequence[Game]) -> tuple[Found, Source]:
+        """Of what was played without search so far, and whose moves that is."""
+        known = [(replace(self._known, num_games=0), Source.SELF_PLAY)]
+        known += [(Found.of(self.member, game), game.source) for game in games[:1]]
         if self.shown is not None:
-            wishes = self.member.wishes(self.shown.plan.actions)
-            best, source = Found(0, self.shown.latency_ticks, wishes), self.shown.plan.source
-        rounds = adapt(self.member, best, thoughts, config, self._rng)
-        return rounds, source, self._table_games
+            plan = self.shown.plan
+            wishes = self.member.wishes(plan.actions)
+            known.append((Found(0, self.shown.latency_ticks, wishes), plan.source))
+        return min(known, key=lambda one: one[0].latency_ticks)
 
     def _search_seconds(self, must_search: bool) -> float:
         """How much of the time to leave for search and learning."""

@@ -163,6 +163,10 @@ class Trainer:
             learn_seconds=time.monotonic() - played,
         )
 
+    def compile(self, search: SearchConfig) -> None:
+        """Has chunks with these settings of the search compiled; nothing else changes."""
+        self.self_play.compile(self.learner.params, self.baselines, search)
+
     def _plan(self, program: int) -> Plan:
         if self._demonstrations[program]:
             return self._demonstrations[program].popleft()

@@ -189,6 +189,9 @@ def test_games_that_have_not_ended_tell_what_the_network_thinks(config: AgentCon
     with CompilationClock() as compilation:
         game = _Playing(trainer, _Found(request, "agent"), compilation, own=True)
         game.play_at_random()
+        game.compile_policy()
+        assert trainer.num_moves == 0
+        assert game.found.games_played >= 200
         assert trainer.self_play.under_way() == []
         trainer.run_chunk(config.search.policy_alone(), learn=False)
         assert compilation.seconds > 0
@@ -369,7 +372,8 @@ def test_an_agent_with_weights_plays_and_adapts(
     if learning is Learning.NONE:
         assert stages == ["policy alone", "policy near its best"]
     else:
-        assert stages == ["policy alone", "table"]
+        first = "table from nothing, while the policy was compiled"
+        assert stages == [first, "policy alone", "table"]
         assert solution.latency_ticks == known.optimal_ticks
     assert solution.games_played > 8
 
