@@ -74,7 +74,8 @@ VARIANTS: Mapping[str, Variant] = {
     "no learning": Variant(changed=_with("search", model=ModelKind.RULES), learns=False),
     "shuffled rewards": Variant(changed=lambda config: replace(config, shuffle_returns=True)),
 }
-"""`base` is the preset with the learned model, 16 simulations, elites, and no demonstrations."""
+"""`base` is the preset with the learned model, 16 simulations, elites, and no demonstrations. With
+`plain returns` the network is not told what an incumbent gains either: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
