@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from agents.trainer import Trainer
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.memory_map import MemoryMap
 from malloc_game.turn_table import turn_table
+from solvers.children import usable_processors
 from solvers.incumbent import Incumbent
 from solvers.solver import Solution, SolveRequest, solver_named
 
@@ -247,7 +247,7 @@ class _Playing:
         """Meanwhile a table that knows nothing plays: neither needs the interpreter for long."""
         with ThreadPoolExecutor(1) as background:
             compiled = background.submit(self.trainer.compile, self._policy)
-            if len(os.sched_getaffinity(0)) == 1:
+            if usable_processors() == 1:
                 wait([compiled], timeout=_LOADING_SECONDS)
             while not compiled.done() and self.found.deadline.remaining_seconds > 0:
                 self._known = next(self._from_nothing)

@@ -1,4 +1,4 @@
-"""Child processes that do not run the caller's script again.
+"""Child processes that do not run the caller's script again, and how many are of use.
 
 Python starts fresh ("spawn") processes by importing the main script anew, so that a script that
 calls a solver without an `if __name__ == "__main__"` guard would call it again in every child.
@@ -49,6 +49,13 @@ def main_hidden() -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(main, name, value)
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on, as far as the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

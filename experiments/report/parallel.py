@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from hlo_graphs.errors import MallocGameError
-from solvers.children import end_with_parent, main_hidden
+from solvers.children import end_with_parent, main_hidden, usable_processors
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
@@ -39,7 +38,7 @@ def on_all_processors(
         if say is not None:
             say(f"{done} of {len(tasks)} {what}")
 
-    workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    workers = min(usable_processors(), len(tasks))
     if workers <= 1:
         found = []
         for task in tasks:
