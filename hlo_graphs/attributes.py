@@ -117,7 +117,7 @@ def _accept_blank_on_line(cursor: Cursor) -> bool:
 
 def computation_names(value: str) -> list[str]:
     """The names in the value of a calling attribute: `%a`, `a`, or `{%a, b}`."""
-    return _NAME_IN_LIST.findall(value)
+    return _NAME_IN_LIST.findall(_COMMENT.sub(" ", value) if "/" in value else value)
 
 
 def called_computations(opcode: str, values: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
+from hlo_graphs.in_place import stated_aliasing
 from hlo_graphs.opcodes import BINARY, UNARY, words
 
 _EXACT_OPERANDS: dict[str, int] = {
@@ -43,7 +44,7 @@ _LEAST_OPERANDS: dict[str, int] = {
     ),
     **dict.fromkeys(
         words("""
-            conditional dot dynamic-update-slice reduce reduce-window rng
+            conditional dot dynamic-update-slice ragged-all-to-all reduce reduce-window rng
         """),
         2,
     ),
@@ -87,6 +88,10 @@ def missing_part(
     expected = missing_attribute(opcode, instruction.attributes)
     if expected is not None:
         return expected
+    if opcode in ("custom-call", "fusion"):  # the starts of chains may bind operands later
+        for pair in stated_aliasing(instruction):
+            if pair.operand_number >= len(instruction.operands):
+                return f"an operand {pair.operand_number} to alias with, of"
     if opcode == "get-tuple-element":
         shape = known[instruction.operands[0]].shape
         index = int(instruction.attributes["index"])

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from hlo_graphs.attributes import computation_names
 from hlo_graphs.errors import InputError
 from hlo_graphs.fusion_costs import fusion_writes, parameter_reads
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
@@ -194,7 +195,7 @@ class _Place:
         return self.operand(position).shape
 
     def called(self, role: str) -> InstructionCost:
-        name = self.instruction.attributes[role].lstrip("%")
+        name, *_ = computation_names(self.instruction.attributes[role])
         return self.analysis.total(name)
 
 

@@ -172,6 +172,21 @@ class Dataflow:
         return users
 
     @cached_property
+    def _users_of_parts(self) -> dict[tuple[str, str], list[tuple[HloInstruction, int]]]:
+        """Those of `_users` that may use more than the outermost node of a tuple.
+
+        The elements of a large tuple have hundreds of users that only take one of them out.
+        """
+        return {
+            (computation, operand): [
+                (user, number)
+                for user, number in users
+                if _may_use(user, (0,)) or self.is_root(computation, user.name)
+            ]
+            for (computation, operand), users in self._users.items()
+        }
+
+    @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:
         """Per value its uses as XLA counts them (XLA_MSA.md H.3)."""
         return tuple(tuple(self._uses_of(positions)) for positions in self.positions)
@@ -179,7 +194,8 @@ class Dataflow:
     def _uses_of(self, positions: Sequence[Position]) -> Iterator[Use]:
         roots = {p[:2] for p in positions if self.is_root(p.computation, p.instruction)}
         for computation, instruction, index in positions:
-            for user, number in self._users.get((computation, instruction), ()):
+            users = self._users_of_parts if index else self._users
+            for user, number in users.get((computation, instruction), ()):
                 if _may_use(user, index) or (computation, user.name) in roots:
                     yield Use(computation, user.name, number, index)
 

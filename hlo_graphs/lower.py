@@ -14,14 +14,13 @@ from functools import cached_property
 from hlo_graphs.accesses import LeafAccess, is_forwarding, leaf_accesses
 from hlo_graphs.aliasing import AliasAnalysis, analyse_aliases
 from hlo_graphs.bundle import AllocationInfo, BufferInfo
+from hlo_graphs.call_graph import CallGraph
 from hlo_graphs.chips import Chip
 from hlo_graphs.dataflow import HloValue
 from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
-from hlo_graphs.live_range import (
-    FlatSchedule,
-    flatten_schedule,
-)
+from hlo_graphs.in_flight import buffers_in_flight
+from hlo_graphs.live_range import FlatSchedule, flatten_schedule
 from hlo_graphs.program import (
     BEFORE_PROGRAM,
     Access,
@@ -127,10 +126,11 @@ def lower(
 
     Raises:
       InputError: if the module has no entry computation to schedule, has been through the
-        assignment already, or its figures do not fit.
+        assignment already, runs a computation from two places, or its figures do not fit.
     """
     _require_unassigned(module, chip)
     aliases = analyse_aliases(module)
+    _require_single_callers(aliases.dataflow.graph)
     schedule = flatten_schedule(module)
     lowering = _Lowering(module, chip, times, options, aliases, schedule)
     return lowering.run(_considered(buffer_info, allocations) if buffer_info else None)
@@ -148,6 +148,18 @@ def _require_unassigned(module: HloModule, chip: Chip) -> None:
                     f"(S({space})): give the module from before memory-space assignment, in a TPU "
                     "dump *after_optimizations_before_buffer_assignment.txt"
                 )
+
+
+def _require_single_callers(graph: CallGraph) -> None:
+    """What runs from two places would be two stretches of the schedule; there is room for one."""
+    for computation in graph.computations:
+        callers = graph.callers(computation.name)
+        if len(callers) > 1:
+            names = " and ".join(site.instruction.name for site in callers[:2])
+            raise InputError(
+                f"{graph.module.path}:{callers[1].instruction.line}: {computation.name} is called "
+                f"by {names}: give each a copy of its own (the compiler's flatten-call-graph does)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +212,9 @@ class _Lowering:
             for step, time in enumerate(step_times)
         )
         origins = _first_writes(instructions)
+        in_flight = buffers_in_flight(self.aliases, self.schedule, step_times)
         buffers = tuple(
-            self._buffer(hlo_buffer, origins.get(i), considered)
+            self._buffer(hlo_buffer, origins.get(i), considered, in_flight)
             for hlo_buffer, i in buffer_ids.items()
         )
         program = Program(
@@ -323,6 +336,7 @@ class _Lowering:
         hlo_buffer: int,
         first_write: int | None,
         considered: _Considered | None,
+        in_flight: Collection[int],
     ) -> Buffer:
         values = [self.aliases.values[v] for v in self.aliases.buffers[hlo_buffer].values]
         shapes = self._shapes(hlo_buffer)
@@ -336,7 +350,8 @@ class _Lowering:
             size_bytes=-(-size_bytes // self.chip.alignment_bytes) * self.chip.alignment_bytes,
             origin=BEFORE_PROGRAM if given or first_write is None else first_write,
             live_out=hlo_buffer in self._live_out,
-            fast_allowed=self._may_be_fast(values, shapes, size_bytes, is_parameter, considered),
+            fast_allowed=hlo_buffer not in in_flight
+            and self._may_be_fast(values, shapes, size_bytes, is_parameter, considered),
             is_parameter=is_parameter,
             is_undefined=allocated,
             shape=str(shapes[largest]),
@@ -397,7 +412,8 @@ class _Lowering:
             if start < end:
                 around = [i for i, loop in enumerate(loops) if loop.end_step >= end]
                 parent = around[-1] if around else None
-                loops.append(Loop(start, end, span.trip_count, span.probability, parent))
+                trips, chance = span.trip_count, span.probability
+                loops.append(Loop(start, end, trips, chance, parent, span.trips_known))
         return tuple(loops)
 
     def _loop_spans(self) -> Iterator[_LoopSpan]:
@@ -406,12 +422,13 @@ class _Lowering:
             end = max(span.end for span in flow.spans)
             if flow.is_loop:
                 computation = self.module.computations[flow.computation]
-                trips = known_trip_count(self.module, computation, flow.instruction)
-                trips = self.options.default_trip_count if trips is None else trips
-                yield _LoopSpan(start, end, flow.time, max(trips, 1), float(min(trips, 1)))
+                known = known_trip_count(self.module, computation, flow.instruction)
+                trips = self.options.default_trip_count if known is None else known
+                chance = float(min(trips, 1))
+                yield _LoopSpan(start, end, flow.time, max(trips, 1), chance, known is not None)
             else:
                 for span in flow.spans:
-                    yield _LoopSpan(span.start, span.end, flow.time, 1, 1 / len(flow.spans))
+                    yield _LoopSpan(span.start, span.end, flow.time, 1, 1 / len(flow.spans), True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,6 +440,7 @@ class _LoopSpan:
     time: int
     trip_count: int
     probability: float
+    trips_known: bool
 
 
 _KIND_ORDER = {AccessKind.READ: 0, AccessKind.UPDATE: 1, AccessKind.WRITE: 2}

@@ -30,6 +30,9 @@ BEFORE_PROGRAM = -1
 """`Buffer.origin` of what exists before step 0 (parameters and constants)."""
 
 
+MAX_UNITS = 2**31 - 1
+"""Alignment units of fast memory that addresses are counted in."""
+
 MAX_SIZE_BYTES = 2**50
 """Largest buffer, so that sums over a program stay exact in 64 bits."""
 
@@ -157,6 +160,8 @@ class Loop:
       trip_count: executions, each time the loop is reached; 1 for a branch.
       probability: chance that it runs at all: 1 except for branches.
       parent: index of the innermost loop around it in `Program.loops`, or None.
+      trips_known: the count is certain. Else it is an estimate that only weighs times: contents
+        must be right for any number of trips, none included.
     """
 
     start_step: int
@@ -164,6 +169,7 @@ class Loop:
     trip_count: int
     probability: float = 1.0
     parent: int | None = None
+    trips_known: bool = True
 
     @property
     def weight(self) -> float:
@@ -172,8 +178,18 @@ class Loop:
 
     @property
     def is_branch(self) -> bool:
-        """Whether the loop may be skipped."""
+        """Whether it runs by chance."""
         return self.probability < 1.0
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether what follows it may be reached without a trip."""
+        return self.is_branch or not self.trips_known
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a trip may follow another."""
+        return self.trip_count > 1 or not self.trips_known
 
     def contains_step(self, step: int) -> bool:
         """Whether `step` is inside."""
@@ -358,7 +374,7 @@ class Program:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"not a Program: invalid JSON: {error}") from error
         return _from_document(document)
 
@@ -398,6 +414,7 @@ def _check(program: Program) -> None:
     for index, buffer in enumerate(program.buffers):
         _check_buffer(program, index, buffer)
     _check_loops(program)
+    _check_repeats(program)
 
 
 def _check_machine(machine: Machine) -> None:
@@ -407,6 +424,11 @@ def _check_machine(machine: Machine) -> None:
         raise InputError(
             f"capacity {machine.capacity_bytes} is not a multiple of the alignment "
             f"{machine.alignment_bytes}"
+        )
+    if machine.capacity_bytes // machine.alignment_bytes > MAX_UNITS:
+        raise InputError(
+            f"capacity {machine.capacity_bytes} is more than {MAX_UNITS} times the alignment "
+            f"{machine.alignment_bytes}: addresses are counted in units of it; choose a larger one"
         )
     if not machine.slow_bytes_per_second > 0:
         raise InputError(f"slow bandwidth is {machine.slow_bytes_per_second}, must be > 0")
@@ -427,6 +449,8 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
     for access in instruction.accesses:
         if not 0 <= access.buffer < len(program.buffers):
             raise InputError(f"{where}: no buffer {access.buffer}")
+        if access.size_bytes < 0:
+            raise InputError(f"{where}: {access.size_bytes} bytes of buffer {access.buffer}")
         if len(access.lane_ticks) != lanes or min(access.lane_ticks) < 0 or access.bus_ticks < 0:
             raise InputError(f"{where}: ticks of the access to buffer {access.buffer}: {access}")
 
@@ -445,6 +469,21 @@ def _check_buffer(program: Program, index: int, buffer: Buffer) -> None:
         )
     if not BEFORE_PROGRAM <= buffer.origin < max(program.num_steps, 1):
         raise InputError(f"{where}: origin {buffer.origin} is not a step")
+
+
+def _check_repeats(program: Program) -> None:
+    """Steps run as often as the loops around them say: times are summed by the one, copies and
+    stalls counted by the other."""
+    weights: dict[int | None, float] = {None: 1.0}
+    for index, loop in enumerate(program.loops):
+        weights[index] = weights[loop.parent] * loop.weight
+    for step, instruction in enumerate(program.instructions):
+        expected = weights[program.loop_of_step[step]]
+        if not math.isclose(instruction.repeat, expected, rel_tol=1e-9):
+            raise InputError(
+                f"{program.name}: step {step} ({instruction.name}): repeat is "
+                f"{instruction.repeat}, the loops around it make it {expected}"
+            )
 
 
 def _check_loops(program: Program) -> None:
@@ -515,6 +554,7 @@ def _to_document(program: Program) -> dict[str, Any]:
                 "trip_count": loop.trip_count,
                 "probability": loop.probability,
                 "parent": loop.parent,
+                "trips_known": loop.trips_known,
             }
             for loop in program.loops
         ],

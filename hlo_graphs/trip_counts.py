@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
 
-_STATED = re.compile(r'"known_trip_count"\s*:\s*\{\s*"n"\s*:\s*"?(\d+)"?')
+_STATED = re.compile(r'\\?"known_trip_count\\?"\s*:\s*\{\s*\\?"n\\?"\s*:\s*(?:\\?")?(\d{1,18})')
+"""As JSON, or as JSON within a quoted string."""
+
+_MOST_TRIPS = 10**9
+"""A larger count is taken for this one: no program runs so long."""
 
 _PASSED_ON = frozenset({"bitcast", "convert", "copy", "opt-barrier", "reshape"})
 """Opcodes whose scalar result is their operand's value."""
@@ -45,11 +49,12 @@ def known_trip_count(
     """Executions of the body of `loop`, a `while` of `computation`; None if they are not known."""
     stated = _STATED.search(loop.attributes.get("backend_config", ""))
     if stated is not None:
-        return int(stated[1])
+        return min(int(stated[1]), _MOST_TRIPS)
     condition = _root(module, loop, "condition")
     if not isinstance(condition, _Comparison):
         return None
-    return _counted(_Loop(module, computation, loop), condition)
+    trips = _counted(_Loop(module, computation, loop), condition)
+    return None if trips is None else min(trips, _MOST_TRIPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class _Loop:
         state = self.computation.instruction(self.loop.operands[0])
         if state.opcode != "tuple":
             return None
-        reader = _Reader(self.module, self.computation, {})
+        reader = _Reader(self.module, self.computation)
         found = reader.scalar(state.operands[value.element])
         constant = isinstance(found, _Linear) and found.element is None
         return found.offset + value.offset if constant and isinstance(found, _Linear) else None
@@ -78,14 +83,14 @@ class _Loop:
         body = self.module.computations[name]
         if body.root.opcode != "tuple":
             return None
-        found = _Reader(self.module, body, {}).scalar(body.root.operands[element])
+        found = _Reader(self.module, body).scalar(body.root.operands[element])
         follows = isinstance(found, _Linear) and found.element == element
         return found.offset if follows and isinstance(found, _Linear) else None
 
 
 def _root(module: HloModule, loop: HloInstruction, role: str) -> _Expression:
     computation = module.computations[loop.attributes[role].removeprefix("%")]
-    return _Reader(module, computation, {}).scalar(computation.root.name)
+    return _Reader(module, computation).scalar(computation.root.name)
 
 
 _MIRRORED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "NE": "NE"}
@@ -127,15 +132,27 @@ class _Reader:
 
     Attributes:
       parameters: of a fusion, what its operands are; a loop's state otherwise.
+      known: what has been read, by name.
     """
 
     module: HloModule
     computation: HloComputation
-    parameters: Mapping[int, _Expression]
+    parameters: Mapping[int, _Expression] = field(default_factory=dict)
+    known: dict[str, _Expression] = field(default_factory=dict)
 
     def scalar(self, name: str) -> _Expression:
         """What an instruction's value is, None if that is not known."""
-        instruction = self.computation.instruction(name)
+        pending = [name]
+        while pending:
+            instruction = self.computation.instruction(pending[-1])
+            unread = [source for source in _sources(instruction) if source not in self.known]
+            pending += unread
+            if not unread:
+                self.known[pending.pop()] = self._value(instruction)
+        return self.known[name]
+
+    def _value(self, instruction: HloInstruction) -> _Expression:
+        """Likewise, once its sources are known."""
         match instruction.opcode:
             case "parameter":
                 return self.parameters.get(instruction.parameter_number or 0)
@@ -150,7 +167,7 @@ class _Reader:
             case "fusion":
                 return self._fused(instruction)
             case opcode if opcode in _PASSED_ON:
-                return self.scalar(instruction.operands[0])
+                return self.known[instruction.operands[0]]
             case _:
                 return None
 
@@ -162,7 +179,7 @@ class _Reader:
         return _Linear(int(instruction.attributes["index"]), 0)
 
     def _sum(self, instruction: HloInstruction) -> _Expression:
-        terms = [self.scalar(operand) for operand in instruction.operands]
+        terms = [self.known[operand] for operand in instruction.operands]
         linear = [term for term in terms if isinstance(term, _Linear)]
         elements = [term.element for term in linear if term.element is not None]
         if len(linear) != 2 or len(elements) > 1:
@@ -170,15 +187,22 @@ class _Reader:
         return _Linear(elements[0] if elements else None, sum(term.offset for term in linear))
 
     def _comparison(self, instruction: HloInstruction) -> _Expression:
-        left, right = (self.scalar(operand) for operand in instruction.operands)
+        left, right = (self.known[operand] for operand in instruction.operands)
         if not isinstance(left, _Linear) or not isinstance(right, _Linear):
             return None
         return _Comparison(left, right, instruction.attributes.get("direction", ""))
 
     def _fused(self, instruction: HloInstruction) -> _Expression:
         callee = self.module.computations[instruction.called_computations[0]]
-        operands = {i: self.scalar(name) for i, name in enumerate(instruction.operands)}
+        operands = {i: self.known[name] for i, name in enumerate(instruction.operands)}
         return _Reader(self.module, callee, operands).scalar(callee.root.name)
+
+
+def _sources(instruction: HloInstruction) -> tuple[str, ...]:
+    """The operands that a scalar is worked out from."""
+    if instruction.opcode in _PASSED_ON:
+        return instruction.operands[:1]
+    return instruction.operands if instruction.opcode in ("add", "compare", "fusion") else ()
 
 
 def _constant(instruction: HloInstruction) -> _Expression:

@@ -500,10 +500,10 @@ class _Script:
             loop = self.program.loops[use.loop]
             self._facts[TurnKind.EXIT, buffer, loop.end_step, use.loop] = (has_next, needed)
             inside = self._learn(buffer, use.inside, needed)
-            runs_again = not loop.is_branch or loop.trip_count > 1
+            runs_again = not loop.is_branch or loop.may_repeat
             if inside and not needed and runs_again:
                 inside = self._learn(buffer, use.inside, True)
-            needed = inside or (needed and loop.is_branch)
+            needed = inside or (needed and loop.may_skip)
             self._facts[TurnKind.ENTRY, buffer, loop.start_step, use.loop] = (True, needed)
         return needed
 

@@ -147,7 +147,7 @@ class MemoryMap:
         """
         try:
             return from_document(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"not a memory map: invalid JSON: {error}") from error
 
 

@@ -287,11 +287,11 @@ class _BufferChecker:
         """Repeats until entering from the loop's own end brings nothing new."""
         entry = before
         after = self._follow(at, stop, entry)
-        if self._program.loops[loop].trip_count > 1:
+        if self._program.loops[loop].may_repeat:
             while (merged := entry & after) != entry:
                 entry = merged
                 after = self._follow(at, stop, entry)
-        return after & before if self._program.loops[loop].is_branch else after
+        return after & before if self._program.loops[loop].may_skip else after
 
     def _effect(self, event: _Event, facts: _Facts) -> _Facts:
         match event.kind:

@@ -306,13 +306,15 @@ def _check_ranges(table: TurnTable) -> None:
     """Sums that the game keeps in 32 bits must fit."""
     program = table.program
     one_pass = sum(i.elapsed_ticks(i.accesses) for i in program.instructions)
-    evicting = table.items[:, Column.NEEDED] > 0
+    uses = program.accesses_of_buffer
+    written = np.array([*(any(a.kind.writes for _, a in uses[b]) for b in table.buffers), False])
+    evicting = (table.items[:, Column.NEEDED] > 0) & written[table.items[:, Column.BUFFER]]
     evictions = int(table.items[evicting, Column.COPY_TICKS].astype(np.int64).sum())
     for what, ticks in (("one pass", one_pass), ("all evictions together", evictions)):
         if ticks >= IDLE_LIMIT_TICKS:
             raise InputError(
-                f"{program.name}: {what} of {ticks} ticks is beyond the game's {IDLE_LIMIT_TICKS}; "
-                f"lower the program with ticks longer than {program.tick_seconds} s"
+                f"{program.name}: {what} of {ticks} ticks is beyond the {IDLE_LIMIT_TICKS} that "
+                "the game counts to: use a solver that does not play it (portfolio, milp)"
             )
 
 
@@ -421,8 +423,8 @@ def _needed(program: Program) -> tuple[_Points, _Points, _Points]:
             after_loop.update((index, buffer) for buffer in live & used[index])
         outside = live - used[index]
         inside = live & used[index]
-        skipped = set(inside) if loop.is_branch else set()
-        if not loop.is_branch or loop.trip_count > 1:
+        skipped = set(inside) if loop.may_skip else set()
+        if not loop.is_branch or loop.may_repeat:
             first: set[int] = set()
             scan(index, loop.start_step, loop.end_step, first, record=False)
             inside |= first

@@ -26,7 +26,18 @@ def small_program(seed: int, *, branches: bool = True, max_accesses: int = 24) -
     families += [Family.LOOP] * 4
     if not branches:
         return _without_branches(seed, rng, families, max_accesses)
-    return _draw(seed, rng, families, max_accesses)
+    program = _draw(seed, rng, families, max_accesses)
+    return _with_unknown_trips(program, rng) if rng.random() < 0.2 else program
+
+
+def _with_unknown_trips(program: Program, rng: np.random.Generator) -> Program:
+    """Of some loops nobody knows how often they run."""
+    known = [bool(rng.random() < 0.5) for _ in program.loops]
+    loops = tuple(
+        replace(loop, trips_known=loop.is_branch or certain)
+        for loop, certain in zip(program.loops, known, strict=True)
+    )
+    return replace(program, loops=loops)
 
 
 def _draw(seed: int, rng: np.random.Generator, families: list[Family], most: int) -> Program:
@@ -223,8 +234,8 @@ def _holes(program: Program, r: Residency, rng: np.random.Generator) -> tuple[tu
         start = max(before + 1, r.ready)
         if start < step and access.kind is AccessKind.WRITE and rng.random() < 0.7:
             holes.append((start, step))
-    if steps and rng.random() < 0.2:
-        holes.append((steps[-1] + 1, r.end - 1))
+    if steps and rng.random() < 0.4:
+        holes.append((steps[-1] + 1, r.end - int(rng.integers(0, 2))))
     return tuple(holes)
 
 

@@ -245,3 +245,69 @@ def test_a_module_from_after_the_assignment_is_refused() -> None:
         lowered(assigned)
     other_space = STRAIGHT.replace("s = f32[] constant", "s = f32[]{:S(6)} constant")
     assert lowered(other_space).program.num_steps == lowered(STRAIGHT).program.num_steps
+
+
+IN_FLIGHT = """HloModule flight, is_scheduled=true
+ENTRY main {
+  p = f32[4096]{0} parameter(0)
+  q = f32[4096]{0} parameter(1)
+  x = f32[4096]{0} negate(p)
+  s = (f32[4096]{0}, f32[4096]{0}, u32[], u32[]) collective-permute-start(x)
+  y = f32[4096]{0} exponential(q)
+  d = f32[4096]{0} collective-permute-done(s)
+  ROOT r = f32[4096]{0} add(d, y)
+}
+"""
+
+
+def may_be_fast(text: str) -> set[str]:
+    return {buffer.name for buffer in lowered(text).program.buffers if buffer.fast_allowed}
+
+
+def test_what_an_asynchronous_operation_uses_stays_slow_while_other_steps_run() -> None:
+    assert may_be_fast(IN_FLIGHT) == {"p{}", "q{}", "y{}", "r{}"}
+    start, step, done = IN_FLIGHT.splitlines()[5:8]
+    at_once = IN_FLIGHT.replace(f"{start}\n{step}\n{done}", f"{step}\n{start}\n{done}")
+    assert may_be_fast(at_once) == {"p{}", "q{}", "x{}", "y{}", "s{1}", "r{}"}
+    unfinished = IN_FLIGHT.replace(done + "\n", "").replace("add(d, y)", "add(x, y)")
+    assert may_be_fast(unfinished) == {"p{}", "q{}", "y{}", "r{}"}
+
+
+def test_wrapped_asynchronous_operations_are_in_flight_too() -> None:
+    text = """HloModule wrapped, is_scheduled=true
+gather {
+  a = f32[4096]{0} parameter(0)
+  ROOT g = f32[4096]{0} all-gather(a), dimensions={0}, replica_groups={}
+}
+ENTRY main {
+  p = f32[4096]{0} parameter(0)
+  x = f32[4096]{0} negate(p)
+  s = ((f32[4096]{0}), f32[4096]{0}) async-start(x), calls=gather
+  y = f32[4096]{0} exponential(p)
+  d = f32[4096]{0} async-done(s)
+  ROOT r = f32[4096]{0} add(d, y)
+}
+"""
+    assert may_be_fast(text) == {"p{}", "y{}", "r{}"}
+
+
+def test_a_computation_that_runs_from_two_places_is_refused() -> None:
+    text = """HloModule twice, is_scheduled=true
+f {
+  a = f32[256,128]{1,0:T(8,128)} parameter(0)
+  ROOT n = f32[256,128]{1,0:T(8,128)} negate(a)
+}
+ENTRY main {
+  x = f32[256,128]{1,0:T(8,128)} parameter(0)
+  y = f32[256,128]{1,0:T(8,128)} call(x), to_apply=f
+  ROOT z = f32[256,128]{1,0:T(8,128)} call(y), to_apply=f
+}
+"""
+    with pytest.raises(InputError, match=":9: f is called by y and z"):
+        lowered(text)
+
+
+def test_an_assumed_trip_count_is_marked() -> None:
+    assert [loop.trips_known for loop in lowered(LOOP).program.loops] == [True]
+    text = LOOP.replace("j = s32[] add(i, one)", "j = s32[] multiply(i, one)")
+    assert [loop.trips_known for loop in lowered(text).program.loops] == [False]

@@ -274,3 +274,16 @@ def test_unscheduled_module_says_how_to_schedule() -> None:
 def test_instructions_can_be_kept_in_sets(sample: HloModule) -> None:
     instructions: set[HloInstruction] = set(sample.entry.instructions)
     assert len(instructions) == len(sample.entry.instructions)
+
+
+def test_comments_among_computations() -> None:
+    branches = "\n".join(
+        f"{name} {{\n  a = f32[4] parameter(0)\n  ROOT n = f32[4] negate(a)\n}}" for name in "fg"
+    )
+    module = _entry(
+        "k = s32[] parameter(0)",
+        "p = f32[4] parameter(1)",
+        "ROOT c = f32[4] conditional(k, p, p), branch_computations={%f, /*index=1*/%g}",
+        before=branches,
+    )
+    assert module.entry.root.called_computations == ("f", "g")

@@ -46,6 +46,17 @@ _CASES = [
     (_module(_P + "  q = f32[4] negate(p\n"), 5, 1, "'}'", "',' or ')' between operands"),
     (_module(_P + "  q = f32[4] negate(f32[5] p)\n"), 4, 21, "f32[5]{0}", "f32[4]{0}"),
     (_module(_P + "  q = f32[4] negate(p, p)\n"), 4, 14, "'negate'", "1 operands of negate, not 2"),
+    (
+        _module(
+            _P + '  q = f32[4] custom-call(p), custom_call_target="f", '
+            "output_to_operand_aliasing={{}: (5, {})}\n"
+        ),
+        4,
+        14,
+        "'custom-call'",
+        "an operand 5 to alias with",
+    ),
+    (_module(_P + "  q = f32[4] ragged-all-to-all(p)\n"), 4, 14, "'ragged", "at least 2 operands"),
     (_module(_P + "  q = f32[4] negate(p#0)\n"), 4, 22, "'#'", "an element of 'p'"),
     (_module(_P + "  q = f32[4] negate(p#x)\n"), 4, 23, "'x'", "number of a tuple's element"),
     (_module(_P + "  q = (f32[4]) tuple(p), =\n"), 4, 26, "'='", "name=value"),

@@ -105,3 +105,33 @@ def test_real_loop_over_a_sequence(name: str) -> None:
     loop = next(i for i in module.entry.instructions if i.opcode == "while")
     leading = [s.dimensions[0] for s in loop.shape.elements if len(s.dimensions) == 3]
     assert only_count(module) in leading
+
+
+def test_a_count_stated_inside_a_quoted_string() -> None:
+    """As older compilers print it."""
+    stated = r', backend_config="{\"known_trip_count\":{\"n\":\"40\"}}"'
+    assert counter("constant(0)", 3, 1, "LT", stated=stated) == 40
+
+
+def test_absurd_counts_are_taken_for_a_large_one() -> None:
+    stated = f', backend_config={{"known_trip_count":{{"n":"{"9" * 400}"}}}}'
+    assert counter("constant(0)", 3, 1, "LT", stated=stated) == 10**9
+    assert counter("constant(0)", 2**31 - 1, 1, "LT") == 10**9
+
+
+@pytest.mark.parametrize(("operand", "count"), [("step", 5_000), ("last", 30)])
+def test_long_sums_are_read_once(operand: str, count: int) -> None:
+    """Adding a constant many times, and doubling, whose sum has 2^30 terms."""
+    lines, last = [], "step"
+    for number in range(count):
+        other = last if operand == "last" else operand
+        lines.append(f"  n{number} = s32[] add({last}, {other})")
+        last = f"n{number}"
+    total = 2**count if operand == "last" else count + 1
+    limit = min(3 * total, 2**31 - 1)
+    text = COUNTER.format(
+        start="constant(0)", limit=limit, step=1, direction="LT", operands="j, limit", stated=""
+    )
+    text = text.replace("add(c, step)", f"add(c, {last})")
+    text = text.replace("  next =", "\n".join(lines) + "\n  next =")
+    assert only_count(parse_module(text)) == -(-limit // total)

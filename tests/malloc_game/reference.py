@@ -264,7 +264,10 @@ _NEVER_WRITTEN = -1
 
 @dataclass
 class _Run:
-    """One run of the program: at most two trips per loop, branches as `choose` says."""
+    """One run of the program: at most two trips per loop, branches as `choose` says.
+
+    It also says after how many trips a loop of unknown trips ends.
+    """
 
     program: Program
     memory_map: MemoryMap
@@ -296,9 +299,11 @@ class _Run:
                 step += 1
             else:
                 loop = self.program.loops[child]
-                if not (loop.probability < 1) or self.choose(child):
-                    for _ in range(min(2, loop.trip_count)):
-                        self._trip(child, loop.start_step, loop.end_step)
+                for trip in range(min(2, loop.trip_count) if loop.trips_known else 2):
+                    by_chance = trip == 0 and loop.probability < 1
+                    if (by_chance or not loop.trips_known) and not self.choose(child):
+                        break
+                    self._trip(child, loop.start_step, loop.end_step)
                 step = loop.end_step
         self._ends(high, scope)
         if scope is None:

@@ -579,11 +579,11 @@ def is_produced(turn: Turn) -> bool:
 
 
 def may_be_skipped(loop: Loop) -> bool:
-    return loop.is_branch
+    return loop.is_branch or not loop.trips_known
 
 
 def may_run_twice(loop: Loop) -> bool:
-    return not loop.is_branch or loop.trip_count > 1
+    return not loop.is_branch or loop.trip_count > 1 or not loop.trips_known
 
 
 def next_steps(program: Program, position: int, frame: int | None) -> set[int]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hlo_graphs.errors import InputError
-from hlo_graphs.program import Machine, Program
+from hlo_graphs.program import AccessKind, Machine, Program
 from malloc_game import env as game_env
 from malloc_game import rules
 from malloc_game.env import MallocGame, StepType
@@ -30,6 +30,7 @@ from tests.malloc_game.reference_game import (
     total_of_all_slow,
     with_dear_accesses,
 )
+from tests.malloc_game.small import program_of
 from tests.strategies import small_program
 
 NUM_DECISIONS = 96
@@ -191,6 +192,27 @@ def test_ticks_too_many_for_32_bits_are_refused() -> None:
     longer = dataclasses.replace(program, instructions=(slow, *program.instructions[1:]))
     with pytest.raises(InputError, match=r"longer ticks|ticks longer"):
         turn_table(longer)
+
+
+def test_only_what_is_written_is_ever_evicted() -> None:
+    """Reading a large parameter a thousand times adds up to no copies back."""
+    program = program_of({"p": 2**22}, [(1, "rp")] * 1000, capacity=2**23)
+    steps = [
+        dataclasses.replace(
+            step, accesses=(dataclasses.replace(step.accesses[0], bus_ticks=1, lane_ticks=(1,)),)
+        )
+        for step in program.instructions
+    ]
+    brief = dataclasses.replace(program, instructions=tuple(steps))
+    assert turn_table(brief).num_turns > 0
+    updates = [
+        dataclasses.replace(
+            step, accesses=(dataclasses.replace(step.accesses[0], kind=AccessKind.UPDATE),)
+        )
+        for step in steps
+    ]
+    with pytest.raises(InputError, match="all evictions together"):
+        turn_table(dataclasses.replace(brief, instructions=tuple(updates)))
 
 
 def test_turn_table_lists_the_turns_of_the_witness() -> None:

@@ -173,3 +173,44 @@ def test_what_is_no_program(text: str, named: str) -> None:
     with pytest.raises(InputError) as caught:
         Program.from_json(text)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"repeat": 1.0}, r"step 1 .*repeat is 1.0, the loops around it make it 6"),
+        ({"repeat": float("inf")}, "repeat is inf"),
+    ],
+)
+def test_steps_run_as_often_as_the_loops_around_them(change: dict[str, Any], words: str) -> None:
+    program = nested()
+    steps = list(program.instructions)
+    steps[1] = replace(steps[1], **change)
+    with pytest.raises(InputError, match=words):
+        replace(program, instructions=tuple(steps))
+
+
+def test_bytes_and_addresses_in_range() -> None:
+    program = nested()
+    steps = list(program.instructions)
+    steps[0] = replace(steps[0], accesses=(replace(steps[0].accesses[0], size_bytes=-5),))
+    with pytest.raises(InputError, match=r"step 0 .*-5 bytes"):
+        replace(program, instructions=tuple(steps))
+    with pytest.raises(InputError, match="choose a larger one"):
+        program.with_capacity(2**31)
+
+
+def test_text_of_nothing_but_brackets_is_no_program() -> None:
+    with pytest.raises(InputError, match="invalid JSON"):
+        Program.from_json("[" * 100_000)
+
+
+def test_loops_of_unknown_trips_survive_the_file() -> None:
+    program = replace(nested(), loops=tuple(replace(x, trips_known=False) for x in LOOPS))
+    again = Program.from_json(program.to_json())
+    assert again == program
+    assert all(loop.may_skip and loop.may_repeat for loop in again.loops)
+    older = json.loads(program.to_json())
+    for loop in older["loops"]:
+        del loop["trips_known"]
+    assert Program.from_json(json.dumps(older)) == nested()

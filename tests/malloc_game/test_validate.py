@@ -209,6 +209,20 @@ def test_rule_5_a_branch_may_be_skipped() -> None:
     assert rules(program, produced(0, 1, 2, loop=0)) == {Rule.CONTENT}
 
 
+def test_rule_5_a_loop_of_unknown_trips_may_run_never_once_or_again() -> None:
+    unknown = Loop(1, 3, 1, trips_known=False)
+    steps = [(1, "ws"), (1, "rs"), (1, "us")]
+    last = copied(0, 2, 2, 3, loop=0)
+    assert rules(program_of({"s": 1}, steps, loops=[unknown]), last) == {Rule.CONTENT}
+    overwritten = [(1, "ws"), (1, "ws"), (1, ""), (1, "rs")]
+    first = produced(0, 0, 1)
+    always = program_of({"s": 1}, overwritten, loops=[Loop(1, 3, 1)])
+    perhaps = program_of({"s": 1}, overwritten, loops=[unknown])
+    assert rules(always, first) == set()
+    assert rules(perhaps, first) == {Rule.CONTENT}
+    assert rules(perhaps, first, evictions=(Eviction(0, 1, 1),)) == set()
+
+
 def test_rule_6_carried_parameters() -> None:
     program = three_steps(live_out="c")
     pinned = Residency(0, 0, 0, 4, CARRIED, 0)
