@@ -33,7 +33,8 @@ class ExactSolution:
     Attributes:
       memory_map: the best map.
       ticks: its latency.
-      proven: no map without slices, holes and replaced copies is faster.
+      proven: no map without slices, holes and replaced copies is faster, copies being served by
+        deadline.
     """
 
     memory_map: MemoryMap
@@ -82,7 +83,7 @@ class _Model:
 def can_be_exact(program: Program) -> bool:
     """Whether every count is whole and the columns are few enough to enumerate."""
     whole = all(step.repeat == int(step.repeat) for step in program.instructions)
-    if not whole or any(loop.is_branch for loop in program.loops):
+    if not whole or any(loop.may_skip for loop in program.loops):
         return False
     return _count_at_most(_columns(program), MOST_COLUMNS)
 
@@ -105,7 +106,7 @@ def solve_exactly(
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(deadline.remaining_seconds, 0.01)
     solver.parameters.num_workers = workers
-    solver.parameters.random_seed = seed
+    solver.parameters.random_seed = seed % 2**31
     status = solver.solve(built.model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None

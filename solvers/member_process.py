@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from malloc_game.memory_map import MemoryMap
-from solvers.children import start_child
+from solvers.children import end_with_parent, start_child
 from solvers.solver import Solution, Solver, SolveRequest, solver_named
 
 
@@ -84,6 +84,7 @@ def guarded(work: Callable[[], Solution]) -> object:
 
 def _work(outbox: Connection, board: Path, solver: str | Solver, request: SolveRequest) -> None:
     """What the process does: runs the solver and sends what it finds."""
+    end_with_parent()
     messages: queue.SimpleQueue[object] = queue.SimpleQueue()
     sender = threading.Thread(target=_send_all, args=(outbox, messages), daemon=True)
     sender.start()

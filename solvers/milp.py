@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 from hlo_graphs.program import Program
 from solvers.bounds import Bound, bound_program
-from solvers.children import start_child
+from solvers.children import end_with_parent, start_child
 from solvers.greedy import VARIANTS, construct
 from solvers.large_neighbourhood import (
     NeighbourhoodSearch,
@@ -31,6 +31,9 @@ from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
 from solvers.timeline import Lane
 
 NAME = "milp"
+
+_LONGEST_POLL_SECONDS = 1e6
+"""More than the system counts to is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +122,10 @@ class MilpSolver:
         if found is None:
             return False
         search.incumbent.offer(found.memory_map)
-        if found.proven:
+        proven = found.proven and request.copy_order == "deadline"
+        if proven:
             notes.append("CP-SAT: no map without slices, holes and replaced copies is faster")
-        return found.proven and not any(step.async_copy for step in program.instructions)
+        return proven and not any(step.async_copy for step in program.instructions)
 
 
 def integer_solution(
@@ -139,7 +143,7 @@ def integer_solution(
     child = start_child(_send_integer_solution, arguments)
     sender.close()
     try:
-        if receiver.poll(time_limit_seconds + 1.5):
+        if receiver.poll(min(time_limit_seconds + 1.5, _LONGEST_POLL_SECONDS)):
             found: IntegerSolution | None = receiver.recv()
             return found
     except EOFError:
@@ -154,6 +158,7 @@ def integer_solution(
 def _send_integer_solution(
     sender: Connection, program: Program, bound: Bound, seconds: float, gap: float
 ) -> None:
+    end_with_parent()
     sender.send(_integer_solution(program, bound, seconds, gap))
 
 

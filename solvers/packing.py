@@ -80,7 +80,7 @@ def read_minimalloc_csv(text: str, path: str = "<string>") -> tuple[PackItem, ..
     for line, row in enumerate(rows, start=2):
         try:
             items.append(_item_of_row(row, start_name, end_name, inclusive))
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{path}:{line}: {error}") from error
     return tuple(items)
 
@@ -186,6 +186,9 @@ def components(items: Sequence[PackItem]) -> list[list[int]]:
 def _pack_component(
     items: Sequence[PackItem], capacity: int, deadline: Deadline, seed: int, workers: int
 ) -> tuple[list[int | None], Status]:
+    fixed = [item.fixed_offset for item in items]
+    if check_packing(items, capacity, fixed):
+        return [None] * len(items), Status.INFEASIBLE
     best = place_in_order(items, capacity, _by_size(items))
     if peak_load(items) > capacity:
         return best, Status.INFEASIBLE

@@ -396,6 +396,7 @@ class _PortfolioRun:
             running.process.join(timeout=_GRACE_SECONDS)
             if running.process.is_alive():
                 running.process.kill()
+                running.process.join()
         if running.inbox is not None:
             running.inbox.close()
 

@@ -29,10 +29,11 @@ from hlo_graphs.program import Access, AccessKind, Program
 from solvers.timeline import (
     Item,
     Lane,
-    is_undefined_before,
     lanes_of,
     live_ranges_within,
+    may_hold_nothing_before,
     needs_content,
+    needs_entry_content,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -359,7 +360,7 @@ class Life:
         for index, item in enumerate(lane.items):
             if starts_with_read(item):
                 state = self._cross_gap(lane, state, written, position, item, late)
-                if is_undefined_before(self.program, lane, index):
+                if may_hold_nothing_before(self.program, lane, index):
                     state.here = min(state.here, state.away)
             if item.loop is None:
                 state = self._direct(item, state, self.forced.get((lane_index, index)))
@@ -424,13 +425,17 @@ class Life:
         """Resident throughout, or out of fast memory at the ends of every trip."""
         item = lane.items[index]
         key = (lane_index, index)
-        hold = sum(self._hold(start, end) for start, end in live_ranges_within(item))
+        ranges = live_ranges_within(self.program, lane, index)
+        hold = sum(self._hold(start, end) for start, end in ranges)
         if key in self.not_whole:
             hold = _INF
         if starts_with_read(item):
             left = self._trip(self.child[key], state, item)
             if item.writes:
-                left.here_stale = min(state.here, state.here_stale) + hold
+                entry = min(state.here, state.here_stale)
+                if not needs_entry_content(self.program, item):
+                    entry = min(entry, state.away)
+                left.here_stale = entry + hold
             else:
                 left.here, left.here_stale = state.here + hold, state.here_stale + hold
         else:
@@ -446,7 +451,7 @@ class Life:
         left = _State(min(state.away, state.here, state.here_stale + drop))
         left.away_stale = min(state.away_stale, state.here_stale)
         assert item.loop is not None
-        if starts_with_read(item) and self.program.loops[item.loop].trip_count > 1:
+        if starts_with_read(item) and self.program.loops[item.loop].may_repeat:
             left.away_stale = _INF  # the next trip reads what this one did not write back
         return left
 

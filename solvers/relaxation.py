@@ -302,7 +302,7 @@ class Relaxation:
         position: int,
     ) -> None:
         """Space of the item, and of the share kept since the item before."""
-        for low, high in live_ranges_within(item):
+        for low, high in live_ranges_within(self.program, self.lanes[buffer][lane_index], index):
             self._hold(column, buffer, low, high)
         if not needs_content(self.program, self.lanes[buffer][lane_index], index):
             return
@@ -406,7 +406,7 @@ class Relaxation:
 
     def _link_trips(self, item: Item, entry: int | None, inner_end: int | None) -> None:
         assert item.loop is not None
-        loops_again = self.program.loops[item.loop].trip_count > 1
+        loops_again = self.program.loops[item.loop].may_repeat
         if loops_again and starts_with_read(item) and entry is not None and entry != inner_end:
             assert inner_end is not None
             self.matrix.row(-np.inf, 0.0, [(entry, 1.0), (inner_end, -1.0)])

@@ -94,8 +94,10 @@ class SolveRequest:
     best_known: Callable[[], MemoryMap | None] | None = None
 
     def __post_init__(self) -> None:
-        if not self.time_limit_seconds >= 0:
-            raise InputError(f"time limit is {self.time_limit_seconds} seconds, must be >= 0")
+        if not 0 <= self.time_limit_seconds < math.inf:
+            raise InputError(
+                f"time limit is {self.time_limit_seconds} seconds, must be >= 0 and finite"
+            )
         if not self.gap >= 0:
             raise InputError(f"gap is {self.gap}, must be >= 0")
         if self.seed < 0:

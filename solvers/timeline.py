@@ -8,7 +8,7 @@ contiguous run of items, an inner loop wholly or not at all (PROBLEM.md section 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hlo_graphs.program import Access, AccessKind, Program
@@ -70,7 +70,8 @@ def lanes_of(program: Program, buffer: int) -> tuple[Lane, ...]:
     """The buffer's lanes, a scope before the scopes inside it; empty if nothing accesses it.
 
     Whether the buffer is needed after an item assumes that every loop of several trips may run
-    again and every branch may be skipped, as rule 5 of PROBLEM.md section 2 asks.
+    again, every branch may be skipped, and a loop of unknown trips may do both, as rule 5 of
+    PROBLEM.md section 2 asks.
     """
     uses = program.accesses_of_buffer[buffer]
     if not uses:
@@ -91,7 +92,7 @@ def _add_lane(
     lanes: list[Lane],
 ) -> None:
     items = _items(program, scope, uses)
-    if scope is not None and not needed_at_end and program.loops[scope].trip_count > 1:
+    if scope is not None and not needed_at_end and program.loops[scope].may_repeat:
         needed_at_end = _needed(program, items, False)[1]
     needed_after, needed_before = _needed(program, items, needed_at_end)
     loop = None if scope is None else program.loops[scope]
@@ -159,7 +160,7 @@ def _loop_item(program: Program, index: int, uses: tuple[tuple[int, Access], ...
         kind=None,
         uses=uses,
         reads_first=_needed(program, body, False)[1],
-        always_writes=not loop.is_branch and any(item.always_writes for item in body),
+        always_writes=not loop.may_skip and any(item.always_writes for item in body),
         writes=any(item.writes for item in body),
     )
 
@@ -176,23 +177,54 @@ def _needed(
     return tuple(reversed(after)), needed
 
 
-def live_ranges_within(item: Item) -> tuple[tuple[int, int], ...]:
+def live_ranges_within(program: Program, lane: Lane, index: int) -> tuple[tuple[int, int], ...]:
     """Steps of an item at which a residency over it must hold its bytes: all but dead stretches.
 
-    A stretch is dead if the next access, in program order, writes the whole buffer, the stretch
-    before a trip's first write and that after the last access included (`Residency.holes`).
+    With every branch taken, a stretch is dead (`Residency.holes`) if the next access writes the
+    whole buffer, if nothing was ever written to it, or if neither another access nor a trip that
+    begins with a read follows. A copy instruction that may be replaced binds no bytes at its own
+    step: what it writes may arrive as late as the next access, and it may read slow memory. No
+    step is named at which some residency over the item may hold nothing: bounds rest on that.
     """
-    first_writes = item.uses[0][1].kind is AccessKind.WRITE
-    start = item.uses[0][0] if first_writes else item.start_step
+    item = lane.items[index]
+    if item.loop is None:
+        return ((item.start_step, item.end_step),)
+    repeats = program.loops[item.loop].may_repeat
+    has_content = not may_hold_nothing_before(program, lane, index) or (repeats and item.writes)
+    returns = repeats and has_content and needs_entry_content(program, item)
     ranges: list[tuple[int, int]] = []
-    end = item.uses[0][0] + 1
-    for step, access in item.uses[1:]:
-        if access.kind is AccessKind.WRITE:
+    start: int | None = item.start_step
+    end = item.start_step
+    for step, access, moves in _binding_uses(program, item):
+        overwrites = moves or access.kind is AccessKind.WRITE
+        if start is not None and (overwrites or not has_content):
             ranges.append((start, end))
-            start = step
-        end = step + 1
-    ranges.append((start, end if first_writes else item.end_step))
-    return tuple(ranges)
+            start = None
+        has_content = has_content or access.kind.writes
+        if not moves:
+            start = step if start is None else start
+            end = step + 1
+    if start is not None:
+        ranges.append((start, item.end_step if returns else end))
+    return tuple((low, high) for low, high in ranges if low < high)
+
+
+def needs_entry_content(program: Program, item: Item) -> bool:
+    """Whether the first access, with every branch taken, reads what must be in fast memory.
+
+    Provided that a residency covers the item; a copy that may be replaced may read slow memory.
+    """
+    for _, access, moves in _binding_uses(program, item):
+        return access.kind.reads and not moves
+    return False
+
+
+def _binding_uses(program: Program, item: Item) -> Iterator[tuple[int, Access, bool]]:
+    """Accesses that say where content must be, each with whether it may move to another step."""
+    for step, access in item.uses:
+        moves = program.instructions[step].async_copy
+        if access.kind.writes or not moves:
+            yield step, access, moves
 
 
 def needs_content(program: Program, lane: Lane, index: int) -> bool:
@@ -210,9 +242,18 @@ def needs_content(program: Program, lane: Lane, index: int) -> bool:
 
 def is_undefined_before(program: Program, lane: Lane, index: int) -> bool:
     """Whether nothing has given the buffer any content before item `index` of its outer lane."""
-    if lane.loop is not None or program.buffers[lane.buffer].has_content_at_start:
+    return lane.loop is None and may_hold_nothing_before(program, lane, index)
+
+
+def may_hold_nothing_before(program: Program, lane: Lane, index: int) -> bool:
+    """Whether the buffer never has any content before item `index`, on no trip of any loop."""
+    if program.buffers[lane.buffer].has_content_at_start:
         return False
-    return not any(item.writes for item in lane.items[:index])
+    around = (program.loops[loop] for loop in program.loops_around(lane.loop))
+    ends = [loop.end_step for loop in around if loop.may_repeat]
+    uses = program.accesses_of_buffer[lane.buffer]
+    first_write = next((step for step, access in uses if access.kind.writes), None)
+    return first_write is None or first_write >= max([lane.items[index].start_step, *ends])
 
 
 def outermost_loop_within(program: Program, scope: int | None, step: int) -> int | None:

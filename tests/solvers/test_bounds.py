@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from experiments.inputs import load_program
 from hlo_graphs.program import Loop, Program
 from malloc_game.known_optimum import KINDS, known_optimum_program
-from malloc_game.memory_map import MemoryMap
+from malloc_game.memory_map import MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.simulate import simulate
+from malloc_game.validate import validate
 from solvers.bounds import bound_program, mix_prices
 from solvers.greedy import GreedySolver
 from solvers.prices import Prices, price_bound, resident_lanes, uniform_prices
@@ -225,3 +226,70 @@ def test_productions_own_map_is_not_below_the_bound(name: str) -> None:
     assert 0.4 * production < bound.ticks <= production
     greedy = GreedySolver().solve(SolveRequest(loaded.program))
     assert bound.ticks <= greedy.latency_ticks
+
+
+def _undefined(program: Program) -> Program:
+    """Its first buffer holds nothing that means anything before it is written."""
+    first, *others = program.buffers
+    return replace(program, buffers=(replace(first, is_undefined=True), *others))
+
+
+def hole(buffer: int, start: int, end: int, *dead: tuple[int, int]) -> Residency:
+    """A residency of the whole program that is produced, with stretches that hold nothing."""
+    return Residency(buffer, 0, start, end, Source.PRODUCED, start, None, holes=dead)
+
+
+def in_loop(buffer: int, start: int, end: int) -> Residency:
+    return Residency(buffer, 0, start, end, Source.PRODUCED, start, 0)
+
+
+ONCE = Loop(1, 4, 1)
+BRANCH = Loop(1, 4, 1, 0.5)
+OFTEN = Loop(1, 6, 10)
+
+EARLY = [
+    pytest.param(
+        program_of(
+            {"b": 4, "c": 4},
+            [(0, "wb"), (0, "rb"), (0, "wc"), (0, "rc"), (0, "")],
+            capacity=4,
+            loops=[loop],
+        ),
+        MemoryMap((hole(0, 0, 4, (2, 4)), in_loop(1, 2, 4))),
+        id=f"after the last access of {name}",
+    )
+    for name, loop in (("a single trip", ONCE), ("a branch", BRANCH))
+] + [
+    pytest.param(
+        program_of(
+            {"b": 4, "c": 4, "s": 4},
+            [(0, "wb"), (0, "rb"), (0, "rs wb"), (0, "wc"), (0, "rc"), (10, "")],
+            capacity=4,
+            loops=[OFTEN],
+            forbidden="s",
+            copies=[2],
+        ),
+        MemoryMap(
+            (hole(0, 0, 6, (3, 5)), in_loop(1, 3, 5)), replaced_copies=(ReplacedCopy(2, 5, 6),)
+        ),
+        id="before a replaced copy fills it again",
+    ),
+    pytest.param(
+        _undefined(
+            program_of(
+                {"b": 4, "c": 4},
+                [(0, "wc"), (0, "rc"), (0, "rb"), (0, "wb"), (0, "rb")],
+                capacity=4,
+                loops=[Loop(0, 5, 1)],
+            )
+        ),
+        MemoryMap((hole(0, 0, 5, (0, 2)), in_loop(1, 0, 2))),
+        id="before anything was written",
+    ),
+]
+
+
+@pytest.mark.parametrize(("program", "memory_map"), EARLY)
+def test_bytes_given_up_as_early_as_allowed(program: Program, memory_map: MemoryMap) -> None:
+    assert validate(program, memory_map) == ()
+    assert bound_program(program, 5.0).ticks <= simulate(program, memory_map).latency_ticks

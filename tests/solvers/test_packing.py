@@ -119,6 +119,7 @@ def test_reads_and_writes_minimalloc_files() -> None:
         ("id,lower,upper\n", "f.csv:1: no column size"),
         ("id,lower,upper,size\nb,0,x,4\n", "f.csv:2: invalid literal"),
         ("id,lower,upper,size\nb,3,3,4\n", "f.csv:2: buffer b: empty lifetime"),
+        ("lower,upper,size,id\n0,1,4\n", "f.csv:2: "),
     ],
 )
 def test_bad_files_are_located(text: str, message: str) -> None:
@@ -139,3 +140,9 @@ def test_minimalloc_example_and_hard_set() -> None:
         assert check_packing(items, 1048576, found.offsets) == []
         assert found.status is not Status.INFEASIBLE
     assert sizes["A"] == 154
+
+
+@pytest.mark.parametrize("offsets", [(0, 2), (100, 0), (-4, 0)])
+def test_fixed_offsets_that_cannot_be_are_infeasible(offsets: tuple[int, int]) -> None:
+    items = [PackItem(f"i{n}", 0, 2, 4, fixed_offset=at) for n, at in enumerate(offsets)]
+    assert pack(items, 8).status is Status.INFEASIBLE
