@@ -318,7 +318,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[PROGRAM]...",
-            help="Corpus names, or files of your own as for solve; default: the suite",
+            help="Corpus names, or bundles or HLO files of your own; default: the suite",
         ),
     ] = None,
     suite: Annotated[str, typer.Option("--suite", help="all, train or test")] = "all",

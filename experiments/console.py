@@ -84,21 +84,23 @@ class LiveLine:
 def print_result(result: SolveResult, output: Path | None) -> None:
     """The table of one solved program."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     program = result.program
-    table = Table(title=f"{program.name} on {program.machine.chip}", show_header=True)
+    title = escape(f"{program.name} on {program.machine.chip}")
+    table = Table(title=title, show_header=True)
     table.add_column("")
-    table.add_column(result.solution.solver, justify="right")
+    table.add_column(escape(result.solution.solver), justify="right")
     table.add_column("production", justify="right")
     for label, ours, theirs in _result_rows(result):
         table.add_row(label, ours, theirs)
     console = Console()
     console.print(table)
     for note in result.solution.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, markup=False)
     if output is not None:
-        console.print(f"map written to {output}", highlight=False)
+        console.print(f"map written to {output}", highlight=False, markup=False)
 
 
 def _result_rows(result: SolveResult) -> list[tuple[str, str, str]]:
@@ -215,20 +217,21 @@ def print_row(row: Row, done: int, total: int) -> None:
 def print_accesses(description: Description) -> None:
     """A program's figures, then its most expensive slow accesses."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     for label, value in description.figures:
-        console.print(f"{label:>28}  {value}", highlight=False)
+        console.print(f"{label:>28}  {value}", highlight=False, markup=False)
     table = Table(title="what slow accesses cost most")
     for header in ("step", "instruction", "kind", "buffer", "size", "costs alone", "may be fast"):
         table.add_column(header)
     for cost in description.costliest:
         table.add_row(
             str(cost.step),
-            cost.instruction,
+            escape(cost.instruction),
             cost.kind,
-            cost.buffer,
+            escape(cost.buffer),
             format_size(cost.size_bytes),
             _milliseconds(cost.seconds),
             "yes" if cost.may_be_fast else "no",

@@ -8,9 +8,11 @@ still compare (`experiments.folder`).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ from typing import Any
 
 from experiments.files import write_atomically
 from experiments.folder import Run, code_digest, held, map_path, open_table, refuse_mixing
-from experiments.inputs import DEFAULT_CHIP
+from experiments.inputs import DEFAULT_CHIP, is_program_document
 from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import bundle as bundles
@@ -99,13 +101,18 @@ def source_of(text: str) -> Source:
     """The program that a corpus name or a path means.
 
     Raises:
-      InputError: if it is neither.
+      InputError: if it is neither, or a `Program`.
     """
     path = Path(text)
     if not path.is_file():
         bundle = corpus.bundle(text)
         return Source(bundle.key, bundle.key, bundle, is_corpus=True)
     found = bundles.bundle_of(path) if bundles.is_part(path) else None
+    if found is None and is_program_document(path):
+        raise InputError(
+            f"{path}: is a Program, whose times are in it already: an evaluation times programs "
+            "itself, give their HLO (`solve` takes both)"
+        )
     name = path.name.split(".")[0] if found is None else found.key
     return Source(name, str(path.resolve()), found, is_corpus=False)
 
@@ -451,7 +458,8 @@ def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
     bundle = source.bundle
     meta = None
     if bundle is not None and bundle.cycles is not None:
-        meta = bundles.read_cycles(bundle.cycles).meta
+        with contextlib.suppress(InputError):  # which the task itself will tell
+            meta = bundles.read_cycles(bundle.cycles).meta
     chip = (bundle and bundle.chip) or DEFAULT_CHIP
     family = corpus.family_of(source.name) if source.is_corpus else None
     return Row(
@@ -476,4 +484,4 @@ def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
 
 def shell_command() -> str:
     """The command that is running, as a user would type it."""
-    return " ".join(["malloc-game", *sys.argv[1:]])
+    return shlex.join(["malloc-game", *sys.argv[1:]])

@@ -16,20 +16,31 @@ def _umask() -> int:
     return mask
 
 
+def _is_device(path: Path) -> bool:
+    """Whether there is a pipe, a terminal or the like, or a name for one: nothing to replace."""
+    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
+
+
 def check_writable(path: Path) -> None:
     """Raises InputError if `path` could not be written: to know it before long work."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a file to write")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(path if _is_device(path) else path.resolve().parent, os.W_OK):
         raise InputError(f"{path}: cannot write there: no such folder, or not allowed")
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` to `path` through a temporary file beside it.
 
+    A link stays, and what it points to is written; so are pipes and devices, directly.
+
     Raises:
       InputError: if the folder does not exist or cannot be written.
     """
+    if _is_device(path):
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -87,6 +87,25 @@ def load_program(
         ) from error
 
 
+def has_cycles(source: str) -> bool:
+    """Whether the compiler's cycles lie beside a program, so that its times may be calibrated.
+
+    Raises:
+      InputError: if there is no such program.
+    """
+    bundle = _bundle_of(source)
+    return bundle is not None and bundle.cycles is not None
+
+
+def is_program_document(path: Path) -> bool:
+    """Whether a file holds a `Program`, not HLO text.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    return _read(str(path)).lstrip().startswith("{")
+
+
 def need_extra(module: str, extra: str, needed_for: str) -> None:
     """Raises MissingExtraError if an optional package is not installed."""
     if importlib.util.find_spec(module) is None:

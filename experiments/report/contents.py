@@ -20,7 +20,8 @@ from experiments.report.statistics import (
     shared_results,
     summarise,
 )
-from experiments.results import Row, read_rows
+from experiments.results import Row, TimeModel, read_rows
+from hlo_graphs.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
     """Everything there is to say of an evaluation's folder; `say` is told how far it is.
 
     Raises:
-      InputError: if a folder holds no evaluation.
+      InputError: if a folder holds no evaluation, or the other's maps are timed differently.
     """
     rows = read_rows(directory)
     settings = read_settings(directory)
@@ -119,7 +120,7 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
         side_by_side=side_by_side(results),
         results=tuple(results),
         failures=tuple(row for row in rows if row.error is not None),
-        comparison=None if other is None else _comparison(other, rows),
+        comparison=None if other is None else _comparison(other, rows, settings.model),
     )
 
 
@@ -139,9 +140,15 @@ def side_by_side(results: Sequence[ProgramResult]) -> SideBySide:
     )
 
 
-def _comparison(other: Path, rows: Sequence[Row]) -> Comparison:
+def _comparison(other: Path, rows: Sequence[Row], model: TimeModel) -> Comparison:
+    settings = read_settings(other)
+    if settings.model != model:
+        raise InputError(
+            f"{other}: its maps are timed as {settings.model.label}, these as {model.label}: "
+            "their latencies do not compare"
+        )
     changes = compare(read_rows(other), rows)
-    return Comparison(read_settings(other), len(changes), tuple(regressions(changes)))
+    return Comparison(settings, len(changes), tuple(regressions(changes)))
 
 
 def counted(number: int, noun: str) -> str:

@@ -71,6 +71,8 @@ def _regression_lines(comparison: Comparison) -> list[str]:
         f"The other: {comparison.limits} each, {comparison.settings.model.label}.",
         "",
     ]
+    if not comparison.num_compared:
+        return [*lines, "Nothing to compare: no program, solver and time limit is in both."]
     if not comparison.regressions:
         return [*lines, f"No regressions among {comparison.num_compared} results."]
     return [

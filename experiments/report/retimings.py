@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments.folder import map_path
-from experiments.inputs import LoadedProgram, load_map, load_program
+from experiments.inputs import LoadedProgram, has_cycles, load_map, load_program
 from experiments.report.parallel import Say, on_all_processors
 from experiments.report.statistics import (
     ProgramResult,
@@ -87,11 +87,13 @@ class Retiming:
       changed: rows whose stored latency is no longer what the first model gives: the cost model
         or the simulator has changed since the table was made.
       missing: rows whose map is not in the folder; with any, there are no rankings.
+      without_cycles: programs that only have some of the models, and are in no ranking.
     """
 
     rankings: tuple[Ranking, ...]
     changed: tuple[Row, ...]
     missing: tuple[Row, ...]
+    without_cycles: tuple[str, ...] = ()
 
     @property
     def note(self) -> str:
@@ -101,7 +103,16 @@ class Retiming:
                 f"Not shown: {len(self.missing)} maps are not in the folder, that of "
                 f"{self.missing[0].program} by {self.missing[0].solver} first."
             )
-        return " ".join(filter(None, (_MEANING, self._moves(), self._changes())))
+        said = (_MEANING, self._moves(), self._leaves_out(), self._changes())
+        return " ".join(filter(None, said))
+
+    def _leaves_out(self) -> str:
+        if not self.without_cycles:
+            return ""
+        return (
+            "Left out, having no compiler's cycles to be timed with: "
+            f"{', '.join(self.without_cycles)}."
+        )
 
     def _moves(self) -> str:
         moved = dict.fromkeys(solver for ranking in self.rankings for solver in ranking.moved)
@@ -160,10 +171,15 @@ def retime(
     if missing:
         return Retiming((), (), missing)
     models = models_for(own)
-    tables = retimed_rows(directory, rows, models, say)
+    tables = {
+        model: table for model, table in retimed_rows(directory, rows, models, say).items() if table
+    }
     again = {row.key: row for row in tables[own]}
     changed = tuple(row for row in solved if not _is_same(row, again[row.key]))
-    return Retiming(_rankings(tables, results), changed, ())
+    everywhere = set.intersection(*({row.program for row in table} for table in tables.values()))
+    without = sorted({row.program for row in rows} - everywhere)
+    rankings = _rankings(tables, [r for r in results if r.program in everywhere])
+    return Retiming(rankings, changed, (), tuple(without))
 
 
 def retimed_rows(
@@ -172,7 +188,10 @@ def retimed_rows(
     models: Sequence[TimeModel],
     say: Say | None = None,
 ) -> dict[TimeModel, list[Row]]:
-    """The rows with the times of each model; of the solvers' own claims nothing is kept."""
+    """The rows with the times of each model; of the solvers' own claims nothing is kept.
+
+    Programs without the compiler's cycles have no rows under a model that asks for them.
+    """
     by_source: dict[str, list[Row]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
@@ -190,7 +209,8 @@ def _of_one_program(
     """The rows of one program under each model."""
     source, rows = group
     loaded: dict[tuple[str, str], LoadedProgram] = {}
-    for model in models:
+    possible = [m for m in models if m.times == "analytic" or has_cycles(source)]
+    for model in possible:
         key = (model.times, model.busy)
         if key not in loaded:
             loaded[key] = load_program(source, times=model.times, busy=model.busy)
@@ -201,7 +221,12 @@ def _of_one_program(
     }
     for memory_map in maps.values():  # Whether a map is valid does not depend on any times.
         check(next(iter(loaded.values())).program, memory_map)
-    return [_retimed_group(rows, maps, loaded[model.times, model.busy], model) for model in models]
+    return [
+        _retimed_group(rows, maps, loaded[model.times, model.busy], model)
+        if model in possible
+        else []
+        for model in models
+    ]
 
 
 def _retimed_group(

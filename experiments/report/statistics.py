@@ -107,11 +107,18 @@ class Summary:
     median_wall_seconds: float
 
 
-def program_results(rows: Iterable[Row]) -> list[ProgramResult]:
-    """Per program and solver. Left out are programs that no solver could do."""
+def program_results(
+    rows: Iterable[Row], label: Callable[[Row], str] | None = None
+) -> list[ProgramResult]:
+    """Per program and solver. Left out are programs that no solver could do.
+
+    Args:
+      rows: of one table.
+      label: what a row's solver is called, `labels(rows)` if None.
+    """
     rows = list(rows)
     bounds = best_bounds(rows)
-    label = labels(rows)
+    label = label or labels(rows)
     known = {row.program: row for row in rows if row.latency_seconds is not None}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -342,11 +349,13 @@ class Change:
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> list[Change]:
-    """Programs and solvers in both tables, the worst regression first."""
-    old = {(r.program, r.solver): r.latency_seconds for r in program_results(before)}
+    """Programs and solvers in both tables with the same limits, the worst regression first."""
+    before, after = list(before), list(after)
+    label = labels([*before, *after])
+    old = {(r.program, r.solver): r.latency_seconds for r in program_results(before, label)}
     changes = [
         Change(r.program, r.solver, old[r.program, r.solver], r.latency_seconds)
-        for r in program_results(after)
+        for r in program_results(after, label)
         if (r.program, r.solver) in old
     ]
     return sorted(changes, key=lambda change: -change.ratio)

@@ -24,6 +24,7 @@ from experiments.folder import SETTINGS as SETTINGS_FILE
 from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
+from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap
 from tests.experiments.processes import processes_of, wait_until
 from tests.experiments.quick import PROGRAM, quick_settings
@@ -155,6 +156,25 @@ def test_a_program_of_ones_own_is_evaluated_like_the_corpus(tmp_path: Path) -> N
     assert mine.production_seconds == known.production_seconds is not None
     assert mine.model_error == known.model_error
     assert mine.is_native is known.is_native is False
+
+
+def test_a_damaged_bundle_is_a_failed_row_and_no_more(tmp_path: Path) -> None:
+    for part in corpus.DIRECTORY.glob(f"{PROGRAM}.*"):
+        shutil.copy(part, tmp_path / part.name.replace("lstm_forward", "mine"))
+    (tmp_path / "mine.v5e.32MiB.cycles.json").write_text("{")
+    own = str(tmp_path / "mine.v5e.32MiB.before.hlo.gz")
+    settings = replace(SETTINGS, programs=(own, PROGRAM), seeds=(0,))
+    rows = {row.program: row for row in evaluate(settings, tmp_path / "table")}
+    assert rows["mine.v5e.32MiB"].status == "failed"
+    assert "mine.v5e.32MiB.cycles.json" in str(rows["mine.v5e.32MiB"].error)
+    assert rows[PROGRAM].latency_seconds is not None
+
+
+def test_a_program_document_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "program.json"
+    path.write_text(random_program(0).to_json())
+    with pytest.raises(InputError, match="is a Program"):
+        evaluate(replace(SETTINGS, programs=(str(path),)), tmp_path / "table")
 
 
 def test_a_name_that_means_another_file_is_refused(copied: Path, tmp_path: Path) -> None:

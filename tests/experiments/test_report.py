@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 import shutil
@@ -17,7 +18,7 @@ from hypothesis import assume, given, settings
 
 from experiments.evaluate import evaluate
 from experiments.inputs import load_program
-from experiments.report.contents import sections, side_by_side
+from experiments.report.contents import report_of, sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
 from experiments.report.page import MARKDOWN, PAGE, write_report
 from experiments.report.retimings import ranking, retime
@@ -29,6 +30,8 @@ from experiments.report.statistics import (
     summarise,
 )
 from experiments.results import TABLE, Row, TimeModel, read_rows
+from hlo_graphs import corpus
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Loop, Program
 from malloc_game.memory_map import MemoryMap, Residency, Source, to_document
 from malloc_game.simulate import simulate
@@ -162,6 +165,43 @@ def test_a_planted_regression_is_named() -> None:
     (found,) = regressions(compare(before, after))
     assert (found.program, found.solver) == ("b", "s")
     assert found.ratio == pytest.approx(1.025)
+
+
+def test_tables_with_other_limits_compare_by_the_limits_they_share() -> None:
+    before = [row("a", "s", 0.5, time_limit_seconds=10.0)]
+    after = [row("a", "s", 1.0, time_limit_seconds=seconds) for seconds in (10.0, 60.0)]
+    (found,) = compare(before, after)
+    assert (found.solver, found.ratio) == ("s, 10 s", 2.0)
+    assert compare(before, after[1:]) == []
+
+
+def test_tables_timed_differently_do_not_compare(evaluated: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(evaluated, other)
+    settings = json.loads((other / "settings.json").read_text())
+    settings["model"]["copy_order"] = "fifo"
+    (other / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="do not compare"):
+        report_of(evaluated, other)
+
+
+def test_a_program_without_cycles_is_left_out_of_the_other_times(tmp_path: Path) -> None:
+    lone = tmp_path / "lone.hlo"
+    bundled = corpus.DIRECTORY / f"{PROGRAMS[0]}.before.hlo.gz"
+    lone.write_bytes(gzip.decompress(bundled.read_bytes()))
+    chosen = quick_settings(
+        programs=(str(lone), PROGRAMS[1]),
+        solvers=("greedy", "large-neighbourhood"),
+        time_limit_seconds=1.0,
+        times="analytic",
+    )
+    evaluate(chosen, tmp_path / "table")
+    retiming = report_of(tmp_path / "table").retiming
+    assert retiming.without_cycles == ("lone",)
+    assert "Left out, having no compiler's cycles to be timed with: lone." in retiming.note
+    assert [ranking.num_programs for ranking in retiming.rankings] == [1]
+    evaluate(replace(chosen, programs=(str(lone),)), tmp_path / "alone")
+    assert report_of(tmp_path / "alone").retiming.rankings == ()
 
 
 def test_a_profile_says_how_often_a_solver_is_within_a_factor() -> None:
