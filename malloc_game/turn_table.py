@@ -178,6 +178,11 @@ class _Writer:
         self.weights: list[list[float]] = [[0.0, 0.0]]
         self.frames: list[int | None] = [None]
         self.loops: list[int | None] = [None]
+        self.starting: dict[int, list[int]] = {}
+        self.ending: dict[int, list[int]] = {}
+        for index, loop in enumerate(program.loops):
+            self.starting.setdefault(loop.start_step, []).append(index)
+            self.ending.setdefault(loop.end_step, []).append(index)
 
     def _empty_row(self) -> list[int]:
         return [0] * (NUM_COLUMNS + 3 * self.lanes)
@@ -321,16 +326,13 @@ def _check_ranges(table: TurnTable) -> None:
 def _write_borders(writer: _Writer, position: int) -> None:
     """Loops that end at `position`, inner ones first, then those that start, outer ones first."""
     program = writer.program
-    loops = list(enumerate(program.loops))
-    for index, loop in reversed(loops):
-        if loop.end_step != position:
-            continue
+    for index in reversed(writer.ending.get(position, ())):
+        loop = program.loops[index]
         writer.flush(Flush.TRIP_END, position, index, index)
         for buffer in _first_uses(program, loop.start_step, loop.end_step):
             writer.turn(ItemKind.EXIT, position, buffer, loop.parent, index)
-    for index, loop in loops:
-        if loop.start_step != position:
-            continue
+    for index in writer.starting.get(position, ()):
+        loop = program.loops[index]
         for buffer in _first_uses(program, loop.start_step, loop.end_step):
             writer.turn(ItemKind.ENTRY, position, buffer, loop.parent, index)
         writer.flush(Flush.LOOP_ENTRY, position, loop.parent, None)
