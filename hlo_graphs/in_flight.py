@@ -45,6 +45,8 @@ def buffers_in_flight(
     found: set[int] = set()
     for operation in _operations(aliases):
         name = operation.computation.name
+        if name not in schedule.spans:  # an asynchronous computation whose operands nobody binds
+            continue
         start = schedule.time_of[name, operation.links[0].name]
         end = schedule.end_time
         if operation.is_finished:

@@ -214,9 +214,11 @@ def needs_entry_content(program: Program, item: Item) -> bool:
 
     Provided that a residency covers the item; a copy that may be replaced may read slow memory.
     """
-    for _, access, moves in _binding_uses(program, item):
-        return access.kind.reads and not moves
-    return False
+    first = next(_binding_uses(program, item), None)
+    if first is None:
+        return False
+    _, access, moves = first
+    return access.kind.reads and not moves
 
 
 def _binding_uses(program: Program, item: Item) -> Iterator[tuple[int, Access, bool]]:

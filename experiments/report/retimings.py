@@ -171,13 +171,15 @@ def retime(
     if missing:
         return Retiming((), (), missing)
     models = models_for(own)
+    if not solved:
+        return Retiming((), (), ())
     tables = {
         model: table for model, table in retimed_rows(directory, rows, models, say).items() if table
     }
     again = {row.key: row for row in tables[own]}
     changed = tuple(row for row in solved if not _is_same(row, again[row.key]))
     everywhere = set.intersection(*({row.program for row in table} for table in tables.values()))
-    without = sorted({row.program for row in rows} - everywhere)
+    without = sorted({row.program for row in solved} - everywhere)
     rankings = _rankings(tables, [r for r in results if r.program in everywhere])
     return Retiming(rankings, changed, (), tuple(without))
 
@@ -190,11 +192,17 @@ def retimed_rows(
 ) -> dict[TimeModel, list[Row]]:
     """The rows with the times of each model; of the solvers' own claims nothing is kept.
 
-    Programs without the compiler's cycles have no rows under a model that asks for them.
+    Programs without the compiler's cycles have no rows under a model that asks for them, those
+    that no solver could do none at all: perhaps they cannot even be read.
     """
     by_source: dict[str, list[Row]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
+    by_source = {
+        source: group
+        for source, group in by_source.items()
+        if any(row.latency_seconds is not None for row in group)
+    }
     work = partial(_of_one_program, directory, models)
     found = on_all_processors(work, list(by_source.items()), "programs timed again", say)
     return {

@@ -21,6 +21,7 @@ from experiments import evaluate as evaluation
 from experiments.evaluate import Task, evaluate, processor_sets, programs_of, source_of
 from experiments.folder import MAPS, held, map_path, read_settings
 from experiments.folder import SETTINGS as SETTINGS_FILE
+from experiments.report.contents import report_of
 from experiments.results import RESULTS, TABLE, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
@@ -168,6 +169,11 @@ def test_a_damaged_bundle_is_a_failed_row_and_no_more(tmp_path: Path) -> None:
     assert rows["mine.v5e.32MiB"].status == "failed"
     assert "mine.v5e.32MiB.cycles.json" in str(rows["mine.v5e.32MiB"].error)
     assert rows[PROGRAM].latency_seconds is not None
+    report = report_of(tmp_path / "table")
+    assert [row.program for row in report.failures] == ["mine.v5e.32MiB"]
+    assert {result.program for result in report.results} == {PROGRAM}
+    evaluate(replace(settings, programs=(own,)), tmp_path / "nothing")
+    assert report_of(tmp_path / "nothing").results == ()
 
 
 def test_a_program_document_is_refused_before_anything_runs(tmp_path: Path) -> None:
