@@ -110,8 +110,8 @@ def source_of(text: str) -> Source:
     found = bundles.bundle_of(path) if bundles.is_part(path) else None
     if found is None and is_program_document(path):
         raise InputError(
-            f"{path}: is a Program, whose times are in it already: an evaluation times programs "
-            "itself, give their HLO (`solve` takes both)"
+            f"{path}: is a Program or another document, not HLO: an evaluation times programs "
+            "itself, so give their HLO (`solve` takes a Program too)"
         )
     name = path.name.split(".")[0] if found is None else found.key
     return Source(name, str(path.resolve()), found, is_corpus=False)

@@ -103,7 +103,8 @@ class Retiming:
                 f"Not shown: {len(self.missing)} maps are not in the folder, that of "
                 f"{self.missing[0].program} by {self.missing[0].solver} first."
             )
-        said = (_MEANING, self._moves(), self._leaves_out(), self._changes())
+        meaning = _MEANING if self.rankings else _NOTHING
+        said = (meaning, self._moves(), self._leaves_out(), self._changes())
         return " ".join(filter(None, said))
 
     def _leaves_out(self) -> str:
@@ -138,6 +139,11 @@ _MEANING = (
     "steps that are long in one model stall behind steps that are short in the other), not what "
     "the solver would reach if it were given that model. Production's map, made with the "
     "compiler's own costs, is timed again in the same way."
+)
+
+_NOTHING = (
+    "Not shown: no program has production's map to compare with, headroom below it, and all of "
+    "these times."
 )
 
 
