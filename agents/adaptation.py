@@ -10,6 +10,11 @@ the games with the least latency. What one turn decided is lost there among the 
 Most of what an action gains or costs falls between its turn and the step of the buffer's next one,
 or shortly after, where the place it took is missing. So each turn has its own best games: those
 that spent least from that turn until some turns (`AdaptationConfig.windows_turns`) past that step.
+
+**The walk.** A game that is drawn from a table that has nearly made up its mind still differs from
+the best one at several turns, and one of these is mostly for the worse. So between one table and
+the next as many games exchange one move each of the best game, and every one that is no slower
+takes its place: moves that make no difference now may make one later.
 """
 
 from __future__ import annotations
@@ -50,6 +55,8 @@ class AdaptationConfig:
       decided: mean of the largest probabilities at which it begins anew.
       patience: rounds in which its games got no better, after which it begins anew; None to
         never tire.
+      walk_share: games that walk from the best one before it begins anew, as a share of those
+        that it was given.
     """
 
     games_per_round: int = 200
@@ -62,10 +69,11 @@ class AdaptationConfig:
     least_probability: float = 0.003
     decided: float = 0.985
     patience: int | None = 4
+    walk_share: float = 1.0
 
 
 CROSS_ENTROPY = AdaptationConfig(
-    windows_turns=(None,), elite_share=0.1, opening_period=None, patience=None
+    windows_turns=(None,), elite_share=0.1, opening_period=None, patience=None, walk_share=0.0
 )
 """A control: the cross-entropy method as in PROBLEM.md section 4, begun anew around its best game
 once it has made up its mind."""
@@ -132,12 +140,11 @@ def adapt(
 
 def near(
     member: PlayedProgram,
-    actions: NDArray[np.int8],
+    wishes: NDArray[np.int8],
     config: AdaptationConfig,
     rng: np.random.Generator,
 ) -> Iterator[Found]:
-    """Rounds of games, without end, from one game, given its actions by item."""
-    wishes = member.wishes(actions)
+    """Rounds of games, without end, from one game."""
     found = Found(0, member.fast_game.latency_ticks(wishes), wishes)
     return improve(member, around(wishes, config.best_weight), found, config, rng)
 
@@ -173,8 +180,10 @@ def improve(
         if start > 0:
             opens = period is not None and start % period == 0
             table = opening if opens else around(found.wishes, config.best_weight)
-        until = ends[start % len(ends)]
+        until, before = ends[start % len(ends)], found.num_games
         found = yield from _converge(member.fast_game, table, until, found, config, rng)
+        num_games = round(config.walk_share * (found.num_games - before))
+        found = yield from _walk(member.fast_game, found, num_games, config, rng)
 
 
 def _converge(
@@ -198,6 +207,32 @@ def _converge(
         tired = config.patience is not None and idle_rounds >= config.patience
         if tired or table.max(axis=1).mean() >= config.decided:
             return found
+
+
+def _walk(
+    game: FastGame,
+    found: Found,
+    num_games: int,
+    config: AdaptationConfig,
+    rng: np.random.Generator,
+) -> Generator[Found, None, Found]:
+    """Rounds of games, each the best one but for one move, which give way to as fast ones."""
+    wishes, latency_ticks = found.wishes.copy(), found.latency_ticks
+    played_before = found.num_games
+    turns = rng.integers(game.num_turns, size=num_games)
+    others = rng.integers(1, NUM_ACTIONS, size=num_games)
+    for played, (turn, other) in enumerate(zip(turns, others, strict=True), start=1):
+        known = wishes[turn]
+        wishes[turn] = (known + other) % NUM_ACTIONS
+        tried_ticks = game.latency_ticks(wishes)
+        if tried_ticks <= latency_ticks:
+            latency_ticks = tried_ticks
+        else:
+            wishes[turn] = known
+        if played % config.games_per_round == 0 or played == num_games:
+            found = Found(played_before + played, latency_ticks, wishes.copy())
+            yield found
+    return found
 
 
 def window_ends(game: FastGame, window_turns: int | None) -> NDArray[np.int64] | None:

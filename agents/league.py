@@ -7,13 +7,18 @@ and elites, and the parts take turns to play a chunk and to teach the one learne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from agents.config import AgentConfig
 from agents.learner import Learner
+from agents.networks import Params
 from agents.trainer import Trainer, TrainReport
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
@@ -21,6 +26,9 @@ from malloc_game.turn_table import turn_table
 
 SIZES = (384, 1536, 6144)
 """Items of the largest program of a part; what is larger makes a last part."""
+
+_AVERAGED_UPDATES = 1300.0
+"""How far back the mean of the weights reaches, in updates."""
 
 
 class League:
@@ -35,6 +43,7 @@ class League:
     Attributes:
       trainers: one per part, small programs first.
       learner: theirs.
+      averaged: mean of its weights over the last updates, which plays more evenly than any of them.
 
     Raises:
       InputError: if there is no program, or one cannot be played.
@@ -61,6 +70,8 @@ class League:
             learner = trainer.learner
             self.trainers.append(trainer)
         self.learner = self.trainers[0].learner
+        # A copy: the learner's own are overwritten in place.
+        self.averaged: Params = jax.tree.map(np.array, self.learner.params)
         self._next = 0
 
     @property
@@ -77,13 +88,24 @@ class League:
         """A chunk of the part whose turn it is."""
         trainer = self.trainers[self._next]
         self._next = (self._next + 1) % len(self.trainers)
-        return trainer, trainer.run_chunk()
+        updates_before = self.learner.num_updates
+        report = trainer.run_chunk()
+        self._average(self.learner.num_updates - updates_before)
+        return trainer, report
+
+    def _average(self, num_updates: int) -> None:
+        """Takes the weights in that `num_updates` have made; at first all count alike."""
+        if num_updates > 0:
+            share = 1 - math.exp(-num_updates / _AVERAGED_UPDATES)
+            share = max(share, num_updates / self.learner.num_updates)
+            self.averaged = _moved_towards(self.averaged, self.learner.params, share)
 
     def to_document(self) -> dict[str, Any]:
         """The whole state, for a checkpoint."""
         return {
             "learner": self.learner.to_document(),
             "parts": [trainer.own_document() for trainer in self.trainers],
+            "averaged": jax.tree.map(np.asarray, self.averaged),
             "next": np.int64(self._next),
         }
 
@@ -98,7 +120,13 @@ class League:
         for trainer, part in zip(self.trainers, document["parts"], strict=True):
             trainer.restore_own(part)
         self.learner.restore(document["learner"])
+        self.averaged = jax.tree.map(jnp.asarray, document["averaged"])
         self._next = int(document["next"])
+
+
+@jax.jit
+def _moved_towards(old: Params, new: Params, share: float) -> Params:
+    return optax.incremental_update(new, old, share)
 
 
 def parted_by_size(programs: Sequence[Program]) -> list[list[Program]]:

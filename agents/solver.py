@@ -304,7 +304,7 @@ class _Playing:
             return rounds, source, self._table_games
         if self.shown is not None:
             plan = self.shown.plan
-            rounds = near(self.member, plan.actions, config, self._rng)
+            rounds = near(self.member, self.member.wishes(plan.actions), config, self._rng)
             return rounds, plan.source, self._table_games
         return self._from_nothing, Source.SELF_PLAY, 0
 

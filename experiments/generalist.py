@@ -1,18 +1,18 @@
 """Trains the generalist: one network for all programs, on the train split and generated ones.
 
     python -m experiments.generalist --out RUN [--time-limit 3000] [--seed 0] [--resume]
-        [--programs NAME...] [--variants 2] [--generated 192] [--preset generalist] [--ship]
+        [--programs NAME...] [--variants 6] [--generated 640] [--preset generalist] [--ship]
 
-No program of the test split is looked at. Beside each program of the train split there are
-variants of it, with other capacities and faster or slower copies, so that the network cannot learn
-the programs by heart. Each program's games begin with demonstrations, which become the first
-elites (`--demonstrations`, each `--demonstration-seconds` long): maps of classical solvers, and
-what a table finds that begins uniform (`table`, see `agents.adaptation`). A run is a folder:
-`settings.json`, `programs.json` (names of what is played), `metrics.jsonl` (a line every twenty
-seconds), `checkpoint.msgpack`, and `best.msgpack`: the weights that played best on generated
-programs that are not trained on (`Validation`). `--ship` puts those where `solve --solver agent`
-finds them, with what they were trained on beside them. docs/agent.md has the curves of the shipped
-one.
+No program of the test split is looked at, and of every third family of the train split none is
+trained on: those tell when the network learns the others by heart (`Validation`). Beside each
+program there are variants of it, with other capacities and faster or slower copies. Each
+program's first game is a demonstration, which becomes its first elite: the best of what the
+greedy solver and a table find (`--demonstrations`, `agents.adaptation`), in the form that plays
+by price where that costs nothing (`agents.canonical`). A run is a folder: `settings.json`,
+`programs.json` (names of what is played), `metrics.jsonl` (a line every twenty seconds),
+`validation.jsonl`, `checkpoint.msgpack`, and `best.msgpack`: the averaged weights that played best
+on the families kept apart. `--ship` puts those where `solve --solver agent` finds them, with what
+they were trained on beside them. docs/agent.md has the curves of the shipped one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from agents.adaptation import actions_by_item
+from agents.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    read_document,
+    read_weights,
+    write_document,
+    write_weights,
+)
+from agents.compilation import keep_compiled_code
+from agents.config import AgentConfig, preset_named
+from agents.games import Plan, Source
+from agents.generalist import ABOUT, WEIGHTS
+from agents.league import League
+from agents.networks import Params
+from agents.trainer import Trainer, TrainReport
+from experiments.demonstrations import TABLE, demonstrated, tasks_of
 from experiments.files import write_atomically
 from experiments.inputs import load_program
 from experiments.metrics import (
@@ -38,27 +55,26 @@ from experiments.metrics import (
     forget_metrics_after,
     read_metrics,
 )
+from experiments.parallel import on_all_processors
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.generator import Family, random_program
 from malloc_game.turn_table import turn_table
-from solvers.solver import Deadline, SolveRequest, solver_named
-
-if TYPE_CHECKING:
-    from agents.league import League
-    from agents.trainer import Trainer, TrainReport
-
-TABLE = "table"
-"""The demonstration that is no solver's map: the best game of a table that began uniform."""
+from solvers.solver import SolveRequest, solver_named
 
 SETTINGS, PROGRAMS = "settings.json", "programs.json"
 
 UNSEEN_SEED = 10_000
 """Added to a seed: programs drawn from it are in no training, which draws from small ones."""
 
-_VALIDATION_SEED = 2 * UNSEEN_SEED
-_MOST_VALIDATION_ITEMS, _LEAST_SAVED, _VALIDATION_GAMES = 384, 0.02, 4
+_VALIDATION_PERIOD = 3
+"""Every how many families of the train split one is kept apart."""
+
+_MOST_VALIDATION_ITEMS, _VALIDATION_GAMES = 1536, 4
+
+_MOST_TRAINED_ACCESSES = 1600
+"""Of generated programs."""
 
 _LEAST_ITEMS = 8
 """Programs with fewer are left out: they teach nothing and finish in a move or two."""
@@ -70,33 +86,32 @@ class GeneralistSettings:
 
     Attributes:
       out: the run's folder.
-      programs: corpus programs; all of the train split if empty.
+      programs: corpus programs; if empty, all of the train split but the families kept apart.
+      validation: of those families, what is played whenever a checkpoint is written; all but the
+        largest if empty. Of each there is a variant, too.
       num_variants: of each corpus program, see `variant`.
       num_generated: generated programs beside them.
-      num_validation: generated programs that are not trained on, the small ones of which are played
-        whenever a checkpoint is written.
       most_accesses: corpus programs with more are left out.
       preset: of `agents.config.PRESETS`.
       time_limit_seconds: of this call, demonstrations and compilation included.
-      demonstrations: solvers whose maps are shown, and `TABLE`.
-      demonstration_seconds: for each of them and each corpus program; generated ones get a
-        quarter.
+      demonstrations: who finds what is shown, solvers and `TABLE`.
+      demonstration_games: that the table has for each program.
       seed: of everything random.
       save_seconds, log_seconds: between checkpoints, and between lines of metrics.
     """
 
     out: Path
     programs: tuple[str, ...] = ()
-    num_variants: int = 2
-    num_generated: int = 192
-    num_validation: int = 32
+    validation: tuple[str, ...] = ()
+    num_variants: int = 6
+    num_generated: int = 640
     most_accesses: int = 4000
     preset: str = "generalist"
     time_limit_seconds: float = 3000.0
     demonstrations: tuple[str, ...] = ("greedy", TABLE)
-    demonstration_seconds: float = 4.0
+    demonstration_games: int = 4000
     seed: int = 0
-    save_seconds: float = 240.0
+    save_seconds: float = 120.0
     log_seconds: float = 20.0
 
 
@@ -108,20 +123,15 @@ def train_generalist(
     Raises:
       InputError: for programs of the test split, or a folder that cannot be used.
     """
-    from agents.checkpoint import CHECKPOINT, read_document
-    from agents.compilation import keep_compiled_code
-    from agents.config import preset_named
-    from agents.league import League
-
     deadline = time.monotonic() + settings.time_limit_seconds
     keep_compiled_code()
     _begin_folder(settings, resume)
-    programs = training_programs(settings)
+    programs, validation = training_programs(settings), Validation.of(settings)
     names = [program.name for program in programs]
     write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
     league = League(programs, preset_named(settings.preset), seed=settings.seed)
     say(_parts_text(league))
-    run = _Run(settings, league, Validation.of(settings.num_validation, settings.seed), say)
+    run = _Run(settings, league, validation, say)
     if resume:
         document = read_document(settings.out / CHECKPOINT)
         run.restore(document)
@@ -138,19 +148,38 @@ def training_programs(settings: GeneralistSettings) -> list[Program]:
     """Corpus programs, then generated ones, with something to decide.
 
     Raises:
-      InputError: for a corpus program of the test split.
+      InputError: for a corpus program that is not trained on.
     """
-    train = corpus.split().train
-    for name in settings.programs:
-        if name not in train:
-            raise InputError(f"{name}: not a program of the train split ({', '.join(train)})")
-    chosen = [load_program(name).program for name in settings.programs or train]
+    known = corpus_programs(validation=False)
+    chosen = [
+        load_program(name).program for name in _chosen(settings.programs, known, "to train on")
+    ]
     fitting = [p for p in chosen if _num_accesses(p) <= settings.most_accesses]
     rng = np.random.default_rng(settings.seed)
     variants = [variant(program, rng) for program in fitting for _ in range(settings.num_variants)]
-    generated = generated_programs(settings.num_generated, settings.seed)
+    generated = generated_programs(settings.num_generated, settings.seed, _MOST_TRAINED_ACCESSES)
     programs = [*fitting, *variants, *generated]
     return [program for program in programs if turn_table(program).num_items >= _LEAST_ITEMS]
+
+
+def corpus_programs(*, validation: bool) -> tuple[str, ...]:
+    """Names of the train split: of the families kept apart for validation, or of the others."""
+    train = [family for family in corpus.families().values() if family.split == "train"]
+    apart = {family.name for family in train[_VALIDATION_PERIOD - 1 :: _VALIDATION_PERIOD]}
+    names = corpus.split().train
+    return tuple(name for name in names if (corpus.family_of(name).name in apart) == validation)
+
+
+def _chosen(names: tuple[str, ...], known: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """`names`, or all that are known.
+
+    Raises:
+      InputError: for one that is not known.
+    """
+    for name in names:
+        if name not in known:
+            raise InputError(f"{name}: not one of the programs {what} ({', '.join(known)})")
+    return names or known
 
 
 def variant(program: Program, rng: np.random.Generator) -> Program:
@@ -173,7 +202,7 @@ class Validation:
     """Programs that are not trained on tell when a network begins to learn the others by heart.
 
     Attributes:
-      programs: generated.
+      programs: of families of the train split that are kept apart, and a variant of each.
       greedy_saved: share of the all-slow latency that the greedy solver saves, of each.
     """
 
@@ -181,29 +210,30 @@ class Validation:
     greedy_saved: tuple[float, ...]
 
     @staticmethod
-    def of(count: int, seed: int) -> Validation:
-        """Small ones, of which greedy saves something, of `count` that are drawn.
+    def of(settings: GeneralistSettings) -> Validation:
+        """Those the settings name.
 
         Raises:
-          InputError: if there are none.
+          InputError: for a program that is not kept apart.
         """
-        found = []
-        for program in generated_programs(count, _VALIDATION_SEED + seed):
-            if turn_table(program).num_items <= _MOST_VALIDATION_ITEMS:
-                solution = solver_named("greedy").solve(SolveRequest(program))
-                found.append((program, 1 - solution.latency_ticks / program.all_slow_ticks))
-        kept = [(program, saved) for program, saved in found if saved >= _LEAST_SAVED]
-        if not kept:
-            raise InputError(f"none of {count} generated programs is of use for validation")
-        return Validation(tuple(p for p, _ in kept), tuple(saved for _, saved in kept))
+        apart = corpus_programs(validation=True)
+        names = _chosen(settings.validation, apart, "kept apart")
+        chosen = [load_program(name).program for name in names]
+        rng = np.random.default_rng(UNSEEN_SEED + settings.seed)
+        both = [one for program in chosen for one in (program, variant(program, rng))]
+        kept = [one for one in both if turn_table(one).num_items <= _MOST_VALIDATION_ITEMS]
+        greedy = [solver_named("greedy").solve(SolveRequest(program)) for program in kept]
+        saved = [
+            1 - solution.latency_ticks / program.all_slow_ticks
+            for program, solution in zip(kept, greedy, strict=True)
+        ]
+        return Validation(tuple(kept), tuple(saved))
 
-    def score(self, league: League) -> float:
+    def score(self, config: AgentConfig, params: Params) -> float:
         """What the best of a few games by the policy saves, as a share of what greedy does: the
         mean over the programs. The same weights have the same score."""
-        from agents.trainer import Trainer
-
-        config = replace(league.config, play=league.config.play.without_old_games())
-        trainer = Trainer(self.programs, config, learner=league.learner)
+        config = replace(config, play=config.play.without_old_games())
+        trainer = Trainer(self.programs, config, params=params)
         policy = config.search.policy_alone()
         enough = _VALIDATION_GAMES * len(self.programs)
         while trainer.num_games < enough or not all(map(trainer.best, range(len(self.programs)))):
@@ -217,7 +247,7 @@ class Validation:
         return float(np.mean(np.array(saved) / np.array(self.greedy_saved)))
 
 
-def generated_programs(count: int, seed: int) -> list[Program]:
+def generated_programs(count: int, seed: int, most_accesses: int = 500) -> list[Program]:
     """Programs of all families, sizes, pressures and intensities, drawn from `seed`."""
     rng = np.random.default_rng(seed)
     families = list(Family)
@@ -225,7 +255,7 @@ def generated_programs(count: int, seed: int) -> list[Program]:
         random_program(
             int(rng.integers(2**31)),
             family=families[number % len(families)],
-            num_accesses=int(np.exp(rng.uniform(np.log(40), np.log(500)))),
+            num_accesses=int(np.exp(rng.uniform(np.log(40), np.log(most_accesses)))),
             pressure=float(np.exp(rng.uniform(np.log(1.2), np.log(8)))),
             intensity=float(np.exp(rng.uniform(np.log(0.2), np.log(3)))),
             max_size_units=int(rng.integers(4, 64)),
@@ -242,41 +272,24 @@ def _num_accesses(program: Program) -> int:
 def show_demonstrations(
     league: League, settings: GeneralistSettings, say: Callable[[str], None]
 ) -> None:
-    """Has what each demonstrator finds for each program played as one of its first games."""
+    """Has the best that the demonstrators find for each program played as its first game."""
     for part, trainer in enumerate(league.trainers):
-        for index, member in enumerate(trainer.programs.members):
-            program = member.program
-            for name in settings.demonstrations:
-                share = 1.0 if program.times == "calibrated" else 0.25
-                seconds = share * settings.demonstration_seconds
-                if name == TABLE:
-                    rng = np.random.default_rng((settings.seed, part, index))
-                    ticks = _show_table(trainer, index, seconds, rng)
-                else:
-                    ticks = _show_solver(trainer, index, name, seconds)
-                say(f"{program.name}: {name} saves {1 - ticks / program.all_slow_ticks:.2%}")
-
-
-def _show_solver(trainer: Trainer, index: int, solver: str, seconds: float) -> float:
-    """Latency in ticks of the game that repeats the solver's map."""
-    request = SolveRequest(trainer.programs.members[index].program, time_limit_seconds=seconds)
-    memory_map = solver_named(solver).solve(request).memory_map
-    return trainer.demonstrate(index, memory_map).latency_ticks
-
-
-def _show_table(trainer: Trainer, index: int, seconds: float, rng: np.random.Generator) -> float:
-    """Latency in ticks of the best game of a table that had this long."""
-    from agents.adaptation import AdaptationConfig, actions_by_item, from_nothing
-    from agents.games import Plan, Source
-
-    member = trainer.programs.members[index]
-    rounds = from_nothing(member, AdaptationConfig(), rng)
-    next(rounds)  # Machine code is loaded now.
-    deadline = Deadline.after(seconds)
-    found = next(found for found in rounds if deadline.remaining_seconds <= 0)
-    actions = actions_by_item(member, found.wishes, trainer.programs.bucket.num_items)
-    trainer.show(index, Plan(actions, Source.DEMONSTRATION))
-    return found.latency_ticks
+        members = trainer.programs.members
+        seed = settings.seed + part * UNSEEN_SEED
+        tasks = tasks_of(
+            [member.program for member in members],
+            settings.demonstrations,
+            settings.demonstration_games,
+            seed,
+        )
+        games = on_all_processors(demonstrated, tasks, f"demonstrations of part {part}", say)
+        for index, (member, shown) in enumerate(zip(members, games, strict=True)):
+            actions = actions_by_item(member, shown.wishes, trainer.programs.bucket.num_items)
+            trainer.show(index, Plan(actions, Source.DEMONSTRATION))
+            slow = member.program.all_slow_ticks
+            saved = (f"{1 - ticks / slow:.2%}" for ticks in shown.by_demonstrator)
+            by_whom = ", ".join(map(" ".join, zip(settings.demonstrations, saved, strict=True)))
+            say(f"{member.program.name}: shown {1 - shown.latency_ticks / slow:.2%} ({by_whom})")
 
 
 def _parts_text(league: League) -> str:
@@ -288,8 +301,6 @@ def _parts_text(league: League) -> str:
 
 
 def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
-    from agents.checkpoint import CHECKPOINT
-
     path = settings.out / SETTINGS
     document = json.loads(json.dumps(asdict(settings), default=str))
     if resume:
@@ -333,9 +344,8 @@ class _Run:
 
     def save(self) -> None:
         """Writes everything, and the weights apart if none before played as well."""
-        from agents.checkpoint import BEST, CHECKPOINT, write_document, write_weights
-
-        learner, score = self.league.learner, self.validation.score(self.league)
+        learner, averaged = self.league.learner, self.league.averaged
+        score = self.validation.score(self.league.config, averaged)
         self.say(f"{learner.num_updates} updates  validation {score:.4f}")
         is_best = score > self.best_score
         self.best_score = max(score, self.best_score)
@@ -350,7 +360,7 @@ class _Run:
         )
         # After the checkpoint: a kill in between must not leave a best that it does not know of.
         if is_best:
-            write_weights(self.settings.out / BEST, self.league.config, learner.params)
+            write_weights(self.settings.out / BEST, self.league.config, averaged)
         line = {"num_updates": learner.num_updates, "score": score}
         append_metrics(self.settings.out / VALIDATION, line)
         self._saved_at = time.monotonic()
@@ -387,8 +397,6 @@ def metrics_of(reports: Sequence[tuple[Trainer, TrainReport]]) -> dict[str, Any]
     the game saves over what the best known game of its program saves; `new_bests` are programs'
     records in these chunks.
     """
-    from agents.games import Source
-
     shares, learned = [], [report.learn for _, report in reports if report.learn is not None]
     for trainer, report in reports:
         for game in report.finished:
@@ -414,9 +422,6 @@ def ship(out: Path) -> Path:
     Raises:
       InputError: if there is no finished run in `out`.
     """
-    from agents.checkpoint import read_weights, write_weights
-    from agents.generalist import ABOUT, WEIGHTS
-
     config, params = read_weights(out)
     best = max(read_metrics(out / VALIDATION), key=lambda line: float(line["score"]))
     metrics = min(
@@ -439,13 +444,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--programs", nargs="*", default=())
-    parser.add_argument("--variants", type=int, default=2)
-    parser.add_argument("--generated", type=int, default=192)
+    parser.add_argument("--validation", nargs="*", default=())
+    parser.add_argument("--variants", type=int, default=6)
+    parser.add_argument("--generated", type=int, default=640)
     parser.add_argument("--most-accesses", type=int, default=4000)
     parser.add_argument("--preset", default="generalist")
     parser.add_argument("--time-limit", type=float, default=3000.0)
     parser.add_argument("--demonstrations", nargs="*", default=("greedy", TABLE))
-    parser.add_argument("--demonstration-seconds", type=float, default=4.0)
+    parser.add_argument("--demonstration-games", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--ship", action="store_true", help="afterwards, or alone with limit 0")
@@ -453,13 +459,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = GeneralistSettings(
         out=chosen.out,
         programs=tuple(chosen.programs),
+        validation=tuple(chosen.validation),
         num_variants=chosen.variants,
         num_generated=chosen.generated,
         most_accesses=chosen.most_accesses,
         preset=chosen.preset,
         time_limit_seconds=chosen.time_limit,
         demonstrations=tuple(chosen.demonstrations),
-        demonstration_seconds=chosen.demonstration_seconds,
+        demonstration_games=chosen.demonstration_games,
         seed=chosen.seed,
     )
     try:

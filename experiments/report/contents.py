@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.folder import TableSettings, read_settings
+from experiments.parallel import Say
 from experiments.report.charts import Chart, charts
-from experiments.report.parallel import Say
 from experiments.report.retimings import Retiming, retime
 from experiments.report.statistics import (
     Change,

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from experiments.files import write_atomically
 from experiments.folder import map_path
 from experiments.inputs import load_map, load_program
+from experiments.parallel import Say, on_all_processors
 from experiments.report.contents import Report, counted, report_of
 from experiments.report.markdown import markdown
-from experiments.report.parallel import Say, on_all_processors
 from experiments.report.picture import PicturedMap, map_document, program_document
 from experiments.report.statistics import ProgramResult
 from experiments.results import TimeModel

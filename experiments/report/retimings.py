@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.folder import map_path
 from experiments.inputs import LoadedProgram, has_cycles, load_map, load_program
-from experiments.report.parallel import Say, on_all_processors
+from experiments.parallel import Say, on_all_processors
 from experiments.report.statistics import (
     ProgramResult,
     program_results,

@@ -1,4 +1,4 @@
-"""The slow parts of a report, program by program, on all processors."""
+"""Slow work on many programs, on all processors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def on_all_processors(
         return _in_processes(work, tasks, workers, tell)
     except BrokenProcessPool as error:
         raise MallocGameError(
-            "a process of the report was ended from outside, perhaps for want of memory"
+            "a process of this work was ended from outside, perhaps for want of memory"
         ) from error
 
 
