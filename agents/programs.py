@@ -13,6 +13,7 @@ much better than the incumbent a game will be, and nearly all of its variance is
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ class PlayedProgram:
     def program(self) -> Program:
         """What is played."""
         return self.table.program
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the program's JSON: programs of one name may still differ."""
+        return hashlib.sha256(self.program.to_json().encode()).hexdigest()
 
     @cached_property
     def return_unit(self) -> float:

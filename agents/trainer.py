@@ -255,6 +255,7 @@ class Trainer:
         return {
             "config": self.config.to_document(),
             "programs": [member.program.name for member in self.programs.members],
+            "digests": [member.digest for member in self.programs.members],
             "replay": self.replay.to_document(),
             "elites": self.elites.to_document(),
             "best": [game and game.to_document() for game in self._best],
@@ -281,10 +282,7 @@ class Trainer:
 
     def restore_own(self, document: dict[str, Any]) -> None:
         """Goes on where `own_document` was called; raises as `restore`."""
-        names = [member.program.name for member in self.programs.members]
-        if document["programs"] != names:
-            found = ", ".join(document["programs"])
-            raise InputError(f"the checkpoint is of {found}, not of {', '.join(names)}")
+        self._check_programs(document)
         if AgentConfig.from_document(document["config"]) != self.config:
             raise InputError("the checkpoint was made with other settings: resume with the same")
         self.replay.restore(document["replay"])
@@ -300,6 +298,18 @@ class Trainer:
         self._key = jax.random.wrap_key_data(document["key"])
         self._rng.bit_generator.state = json.loads(document["random"])
         self.num_chunks, self.num_games, self.num_moves = document["counts"]
+
+    def _check_programs(self, document: dict[str, Any]) -> None:
+        """Raises InputError if `own_document` was called on other programs."""
+        names = [member.program.name for member in self.programs.members]
+        if document["programs"] != names:
+            found = ", ".join(document["programs"])
+            raise InputError(f"the checkpoint is of {found}, not of {', '.join(names)}")
+        if "digests" not in document:
+            raise InputError("the checkpoint is of an older version: begin a new run")
+        for member, digest in zip(self.programs.members, document["digests"], strict=True):
+            if member.digest != digest:
+                raise InputError(f"{member.program.name} has changed since the checkpoint")
 
 
 def _shuffled(games: list[Game], rng: np.random.Generator) -> list[Game]:

@@ -106,9 +106,15 @@ def test_a_checkpoint_of_something_else_is_refused(
     other = known_optimum_program(3, kind="knapsack", size=4).program
     with pytest.raises(InputError, match="checkpoint is of knapsack-2, not of knapsack-3"):
         Trainer([other], config).restore(document)
+    changed = known.program.with_capacity(known.program.capacity_bytes // 2)
+    with pytest.raises(InputError, match="knapsack-2 has changed since the checkpoint"):
+        Trainer([changed], config).restore(document)
     half = replace(config, relative_returns=False)
     with pytest.raises(InputError, match="other settings"):
         Trainer([known.program], half).restore(document)
+    del document["digests"]
+    with pytest.raises(InputError, match="older version"):
+        Trainer([known.program], config).restore(document)
     path = tmp_path / "torn"
     path.write_bytes(b"\x81\xa7ver")
     with pytest.raises(InputError, match="not a checkpoint"):
