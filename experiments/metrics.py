@@ -24,11 +24,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
       InputError: if there is no such file, or nothing of the kind in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from error
     try:
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        found = [json.loads(line) for line in lines if line.endswith(b"\n")]
     except ValueError as error:
         raise InputError(f"{path}: not the metrics of a run: {error}") from error
     if not found:
@@ -43,16 +43,24 @@ def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def forget_metrics_after(path: Path, name: str, last: int) -> None:
-    """Drops lines that a run wrote after its checkpoint, and half lines: they are made again.
+    """Drops lines that a run wrote after its checkpoint, and damaged ones: they are made again.
 
     Args:
-      path: of the lines; nothing happens if there are none.
+      path: of the lines; nothing happens if there is no such file.
       name: a count that each line has, e.g. "num_updates".
       last: its value at the checkpoint.
     """
-    try:
-        rows = read_metrics(path)
-    except InputError:
+    if not path.exists():
         return
-    kept = (json.dumps(row) + "\n" for row in rows if row[name] <= last)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line.decode() for line in lines if _is_until(line, name, last)]
     write_atomically(path, "".join(kept))
+
+
+def _is_until(line: bytes, name: str, last: int) -> bool:
+    """Whether a line is whole and its count at most `last`."""
+    try:
+        row = json.loads(line)
+        return line.endswith(b"\n") and bool(row[name] <= last)
+    except (ValueError, TypeError, KeyError):
+        return False

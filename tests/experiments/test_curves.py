@@ -43,10 +43,13 @@ def test_the_picture_has_what_the_run_has(tmp_path: Path) -> None:
     assert "validation" in (tmp_path / "curves.svg").read_text()
 
 
-@pytest.mark.parametrize(("text", "words"), [(None, "cannot read"), ("", "no metrics yet")])
-def test_no_metrics_is_the_users_error(tmp_path: Path, text: str | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "cannot read"), (b"", "no metrics yet"), (b"\xff\n", "not the metrics of a run")],
+)
+def test_no_metrics_is_the_users_error(tmp_path: Path, text: bytes | None, words: str) -> None:
     if text is not None:
-        (tmp_path / METRICS).write_text(text)
+        (tmp_path / METRICS).write_bytes(text)
     with pytest.raises(InputError, match=words):
         curves_svg(tmp_path)
 
@@ -61,3 +64,16 @@ def test_what_came_after_a_checkpoint_is_forgotten(tmp_path: Path) -> None:
     forget_metrics_after(path, "num_updates", 3)
     append_metrics(path, LINES[9])
     assert [line["num_updates"] for line in read_metrics(path)] == [1, 2, 3, 10]
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"x": 1}\n', b"[]\n", b"{]\n", b"\xff\n", b"\0\n"])
+def test_a_damaged_line_does_not_spoil_those_to_come(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / METRICS
+    half = b'{"num_updates": 1, "x'
+    path.write_bytes(damage + half)
+    forget_metrics_after(path, "num_updates", 3)
+    append_metrics(path, LINES[0])
+    path.write_bytes(path.read_bytes() + damage + half)
+    forget_metrics_after(path, "num_updates", 3)
+    append_metrics(path, LINES[1])
+    assert [line["num_updates"] for line in read_metrics(path)] == [1, 2]
