@@ -375,8 +375,9 @@ def train(
         str | None, typer.Option("--model", help="What the search steps: learned or exact")
     ] = None,
     demonstrations: Annotated[
-        str, typer.Option("--demonstrations", help="Solvers whose maps are shown, e.g. greedy")
-    ] = "greedy,xla-msa",
+        str | None,
+        typer.Option("--demonstrations", help="Solvers that show maps; default: greedy,xla-msa"),
+    ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Show nothing; learn from own games alone")
     ] = False,
@@ -384,7 +385,7 @@ def train(
         Path | None, typer.Option("--weights", help="A run or checkpoint to begin from")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped")] = False,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Default: 0")] = None,
 ) -> None:
     """Train the agent on one program or many; a run survives being killed."""
     from experiments.inputs import need_extra
@@ -393,6 +394,10 @@ def train(
     from experiments.train import TrainSettings, print_result
     from experiments.train import train as run
 
+    if resume and from_scratch:
+        raise InputError("--resume brings its own settings: --from-scratch cannot be given with it")
+    if demonstrations is None:
+        demonstrations = "" if resume else "greedy,xla-msa"
     shown = () if from_scratch else tuple(filter(None, demonstrations.split(",")))
     settings = TrainSettings(
         programs=tuple(programs or ()),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import json
 import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
@@ -26,6 +28,8 @@ from malloc_game.memory_map import MemoryMap
 from malloc_game.production import read_production_map
 
 DEFAULT_CHIP = "v5e"
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,18 @@ def load_map(path: Path) -> MemoryMap:
         return MemoryMap.from_json(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_json(path: Path, kind: type[Kind]) -> Kind:
+    """The one object (`dict`) or `list` in a file. Raises InputError on anything else."""
+    try:
+        document = json.loads(_read(str(path)))
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}:{error.colno}"
+        raise InputError(f"{place}: not JSON: {error.msg}") from error
+    if not isinstance(document, kind):
+        raise InputError(f"{path}: holds a {type(document).__name__}, not a {kind.__name__}")
+    return document
 
 
 @dataclass(frozen=True)

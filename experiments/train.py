@@ -13,15 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.files import write_atomically
-from experiments.inputs import LoadedProgram, load_program
+from experiments.inputs import LoadedProgram, load_program, read_json
 from experiments.metrics import METRICS, forget_metrics_after
 from hlo_graphs.errors import InputError
+from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.simulate import simulate
 from malloc_game.validate import check
@@ -57,7 +58,7 @@ class TrainSettings:
       weights: a run or checkpoint to begin from, None for random weights.
       out: the run's folder.
       resume: go on with what is in the folder.
-      seed: of everything random.
+      seed: of everything random; None for 0, or that of what is resumed.
       save_seconds: between checkpoints; a kill loses no more than that.
     """
 
@@ -70,7 +71,7 @@ class TrainSettings:
     demonstrations: tuple[str, ...] = ()
     weights: Path | None = None
     resume: bool = False
-    seed: int = 0
+    seed: int | None = None
     save_seconds: float = 30.0
 
 
@@ -112,17 +113,16 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
       InputError: for programs, settings or folders that cannot be used.
     """
     deadline = time.monotonic() + settings.time_limit_seconds
-    run = _prepare(settings, say)
-    with _Live(run.references) as live, _interrupts_awaited() as interrupted:
-        while True:
-            report = run.trainer.run_chunk()
-            run.note(report, live)
-            if interrupted() or time.monotonic() >= deadline:
-                break
-    if interrupted():
-        say("interrupted: saving")
-    run.save()
-    run.close()
+    with closing(_prepare(settings, say)) as run:
+        with _Live(run.references) as live, _interrupts_awaited() as interrupted:
+            while True:
+                report = run.trainer.run_chunk()
+                run.note(report, live)
+                if interrupted() or time.monotonic() >= deadline:
+                    break
+        if interrupted():
+            say("interrupted: saving")
+        run.save()
     best = tuple(ticks for ticks in run.best_ticks())
     return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
 
@@ -174,9 +174,11 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
 
     keep_compiled_code()
     kept = read_document(settings.out / CHECKPOINT) if settings.resume else None
-    sources = _sources(settings)
-    loaded = [load_program(source) for source in sources]
+    loaded = [load_program(source) for source in _sources(settings)]
+    programs = [one.program for one in loaded]
+    _check_names(programs)
     params = None
+    seed = settings.seed or 0
     if kept is not None:
         _refuse_other_settings(settings, "--resume")
         config = AgentConfig.from_document(kept["trainer"]["config"])
@@ -186,8 +188,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     else:
         preset = settings.preset or DEFAULT_PRESET
         config = preset_named(preset, simulations=settings.simulations, model=settings.model)
-    programs = [one.program for one in loaded]
-    trainer = Trainer(programs, config, seed=settings.seed, params=params)
+    trainer = Trainer(programs, config, seed=seed, params=params)
     say(str(needs_of(trainer)))
     references = tuple(_reference(one) for one in loaded)
     run = _Run(settings.out, trainer, references, settings.save_seconds)
@@ -195,20 +196,26 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
         run.restore(kept)
         say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
         return run
-    _begin_folder(settings, sources)
+    _begin_folder(replace(settings, seed=seed))
     for name in settings.demonstrations:
-        _demonstrate(name, trainer, settings.seed, say)
+        _demonstrate(name, trainer, seed, say)
     run.save()
     return run
 
 
 def _refuse_other_settings(settings: TrainSettings, option: str) -> None:
     """What is begun from has settings of its own."""
-    given = {
+    given: dict[str, object] = {
         "--preset": settings.preset,
         "--simulations": settings.simulations,
         "--model": settings.model,
     }
+    if settings.resume:
+        given |= {
+            "--weights": settings.weights,
+            "--seed": settings.seed,
+            "--demonstrations": settings.demonstrations or None,
+        }
     for name, value in given.items():
         if value is not None:
             raise InputError(f"{option} brings its own settings: {name} cannot be given with it")
@@ -219,13 +226,27 @@ def _sources(settings: TrainSettings) -> tuple[str, ...]:
         if not settings.programs:
             raise InputError("no program to train on")
         return settings.programs
-    known = tuple(json.loads((settings.out / SETTINGS).read_text())["programs"])
+    path = settings.out / SETTINGS
+    names = read_json(path, dict).get("programs")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise InputError(f"{path}: names no programs: not the settings of a run")
+    known = tuple(names)
     if settings.programs and settings.programs != known:
         raise InputError(f"{settings.out}: is a run on {', '.join(known)}; name those, or none")
     return known
 
 
-def _begin_folder(settings: TrainSettings, sources: Sequence[str]) -> None:
+def _check_names(programs: Sequence[Program]) -> None:
+    """Raises InputError for names that maps and metrics cannot be filed by."""
+    names = [program.name for program in programs]
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(f"{name!r}: a map cannot be filed by this program's name: rename it")
+        if names.count(name) > 1:
+            raise InputError(f"{name}: several programs have this name: rename all but one")
+
+
+def _begin_folder(settings: TrainSettings) -> None:
     from agents.checkpoint import CHECKPOINT
 
     out = settings.out
@@ -233,8 +254,8 @@ def _begin_folder(settings: TrainSettings, sources: Sequence[str]) -> None:
     if (out / CHECKPOINT).exists():
         raise InputError(f"{out}: holds a run already: use --resume, or another folder")
     (out / "maps").mkdir(parents=True, exist_ok=True)
-    document = {**asdict(settings), "programs": list(sources)}
-    write_atomically(out / SETTINGS, json.dumps(document, indent=2, default=str) + "\n")
+    text = json.dumps(asdict(settings), indent=2, default=str)
+    write_atomically(out / SETTINGS, text + "\n")
 
 
 def _reference(loaded: LoadedProgram) -> Reference:

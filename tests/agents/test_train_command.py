@@ -50,7 +50,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     before = chunks_of(out)
     with (out / METRICS).open("a") as file:
         file.write('{"num_chunks": 99999}\n{"num_chu')
-    resumed = replace(settings, programs=(), simulations=None, resume=True)
+    resumed = replace(settings, programs=(), simulations=None, demonstrations=(), resume=True)
     second = train(resumed, said.append)
     assert second.num_games > first.num_games
     assert chunks_of(out) == list(range(1, len(chunks_of(out)) + 1))
@@ -76,9 +76,61 @@ def test_what_was_never_saved_cannot_be_resumed_but_begun_anew(tmp_path: Path) -
     assert train(settings, lambda line: None).num_moves > 0
 
 
-@pytest.mark.parametrize("option", ["--weights", "--resume"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"programs": [', r"settings\.json:1:15: not JSON"),
+        ("[]", r"settings\.json: holds a list, not a dict"),
+        ("{}", r"settings\.json: names no programs"),
+        ('{"programs": []}', r"settings\.json: names no programs"),
+        ('{"programs": [1]}', r"settings\.json: names no programs"),
+        (None, r"settings\.json: no such file"),
+    ],
+)
+def test_damaged_settings_are_the_users_error(
+    text: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.checkpoint.read_document", lambda path: {})
+    if text is not None:
+        (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=words):
+        train(TrainSettings(programs=(), out=tmp_path, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("one", "one"), "one: several programs have this name"),
+        (("a/b",), "'a/b': a map cannot be filed"),
+        (("one", "../one"), "'../one': a map cannot be filed"),
+    ],
+)
+def test_programs_whose_maps_cannot_be_told_apart_are_refused_at_once(
+    names: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.train.bound_program", None)
+    program = known_optimum_program(2, kind="knapsack", size=8).program
+    sources = [tmp_path / f"{number}.json" for number in range(len(names))]
+    for source, name in zip(sources, names, strict=True):
+        source.write_text(replace(program, name=name).to_json())
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=words):
+        train(TrainSettings(programs=tuple(map(str, sources)), out=out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "given"),
+    [
+        ("--weights", "--simulations", {"simulations": 2}),
+        ("--resume", "--simulations", {"simulations": 2}),
+        ("--resume", "--weights", {"weights": Path("other")}),
+        ("--resume", "--seed", {"seed": 0}),
+        ("--resume", "--demonstrations", {"demonstrations": ("greedy",)}),
+    ],
+)
 def test_what_is_begun_from_brings_its_settings(
-    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str, name: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.checkpoint.read_document", lambda path: {})
     (tmp_path / "settings.json").write_text('{"programs": ["lstm_forward"]}')
@@ -88,10 +140,9 @@ def test_what_is_begun_from_brings_its_settings(
         out=tmp_path,
         weights=None if resume else tmp_path,
         resume=resume,
-        simulations=2,
     )
-    with pytest.raises(InputError, match=f"{option} brings its own settings: --simulations"):
-        train(settings)
+    with pytest.raises(InputError, match=f"{option} brings its own settings: {name} cannot"):
+        train(replace(settings, **given))
 
 
 def test_an_interrupt_waits_for_the_end_of_the_chunk(

@@ -382,3 +382,24 @@ def test_nothing_found_yet_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("solvers.greedy.GreedySolver.solve", solve)
     with pytest.raises(KeyboardInterrupt):
         solve_program("lstm_forward", solver="greedy")
+
+
+def test_a_run_is_resumed_with_what_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mctx", reason="the agent needs the extra 'train'")
+    from experiments.train import TrainResult, TrainSettings
+
+    taken: list[TrainSettings] = []
+
+    def train(settings: TrainSettings) -> TrainResult:
+        taken.append(settings)
+        return TrainResult((), (), 0, 0)
+
+    monkeypatch.setattr("experiments.train.train", train)
+    assert run("train", "--resume").returncode == 0
+    assert (taken[-1].seed, taken[-1].demonstrations) == (None, ())
+    assert run("train", "lstm_train").returncode == 0
+    assert taken[-1].demonstrations == ("greedy", "xla-msa")
+    refused = run("train", "--resume", "--from-scratch")
+    assert refused.returncode == 3
+    assert "--from-scratch cannot be given" in " ".join(refused.stderr.split())
+    assert len(taken) == 2
