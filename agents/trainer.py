@@ -7,6 +7,7 @@ given weights (adaptation).
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from agents.networks import Params
 from agents.programs import Baselines, ProgramSet
 from agents.replay import Replay, Targets
 from agents.self_play import PlayStatistics, SelfPlay
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, MallocGameError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 
@@ -62,6 +63,17 @@ class TrainReport:
     warnings: tuple[str, ...]
     play_seconds: float
     learn_seconds: float
+
+    def check_learning(self) -> None:
+        """Raises MallocGameError if the updates have made weights that are no numbers."""
+        learn = self.learn
+        # A loss is of the weights before an update, a gradient makes those after it.
+        if learn is not None and not math.isfinite(learn.loss + learn.gradient_norm):
+            raise MallocGameError(
+                f"training has diverged: after {self.num_updates} updates the loss is "
+                f"{learn.loss:g} and its gradient {learn.gradient_norm:g}; the last checkpoint is "
+                "from before: begin another run from its weights, or with a lower learning rate"
+            )
 
 
 class Trainer:

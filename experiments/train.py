@@ -111,6 +111,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
 
     Raises:
       InputError: for programs, settings or folders that cannot be used.
+      MallocGameError: if training diverges; the last checkpoint stays.
     """
     deadline = time.monotonic() + settings.time_limit_seconds
     with closing(_prepare(settings, say)) as run:
@@ -300,13 +301,14 @@ class _Run:
         return [None if game is None else game.latency_ticks for game in games]
 
     def note(self, report: TrainReport, live: _Live) -> None:
-        """Logs, shows and, if it is time, saves."""
+        """Logs, shows and, if it is time, saves; raises as `TrainReport.check_learning`."""
         self.trained_seconds += report.play_seconds + report.learn_seconds
         if report.mean_saved is not None:
             before = report.mean_saved if self.smooth_saved is None else self.smooth_saved
             self.smooth_saved = _SMOOTHING * before + (1 - _SMOOTHING) * report.mean_saved
         self._log(metrics_of(report, self.trained_seconds, self.references))
         live.update(report)
+        report.check_learning()
         if time.monotonic() - self._saved_at >= self.save_seconds:
             self.save()
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from agents.compilation import CACHE_VARIABLE
+from agents.learner import LearnReport
+from agents.self_play import PlayStatistics
+from agents.trainer import TrainReport
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -13,3 +17,36 @@ def _compiled_code_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder: Path = tmp_path_factory.mktemp("compiled")
     patch = pytest.MonkeyPatch()
     patch.setenv(CACHE_VARIABLE, str(folder))
+
+
+@pytest.fixture
+def diverged() -> TrainReport:
+    """A chunk whose updates left weights that are no numbers."""
+    learn = LearnReport(
+        loss=math.nan,
+        policy_loss=math.nan,
+        value_loss=math.nan,
+        reward_loss=math.nan,
+        legality_loss=math.nan,
+        gradient_norm=math.nan,
+        value_bias=math.nan,
+        value_explained=math.nan,
+        reward_error=math.nan,
+        learning_rate=0.1,
+    )
+    return TrainReport(
+        num_chunks=1,
+        num_updates=3,
+        num_games=0,
+        num_moves=8,
+        finished=(),
+        best_latency_ticks=(None,),
+        mean_saved=None,
+        is_best=False,
+        play=PlayStatistics(8, 0.5, 0.5, 0.1, 0.5),
+        learn=learn,
+        health=None,
+        warnings=(),
+        play_seconds=1.0,
+        learn_seconds=1.0,
+    )

@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from agents.checkpoint import BEST, CHECKPOINT, read_document, read_weights
 from agents.config import preset_named
 from agents.self_play import SelfPlay
+from agents.trainer import Trainer, TrainReport
 from experiments.train import METRICS, TrainSettings, train
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.known_optimum import known_optimum_program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import simulate
@@ -143,6 +146,27 @@ def test_what_is_begun_from_brings_its_settings(
     )
     with pytest.raises(InputError, match=f"{option} brings its own settings: {name} cannot"):
         train(replace(settings, **given))
+
+
+def test_a_run_that_diverges_stops_and_leaves_its_checkpoint(
+    tmp_path: Path, diverged: TrainReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = known_optimum_program(2, kind="knapsack", size=8)
+    source, out = tmp_path / "program.json", tmp_path / "run"
+    source.write_text(known.program.to_json())
+
+    def run_chunk(self: Trainer) -> TrainReport:
+        self.learner.params = jax.tree.map(lambda leaf: leaf * np.nan, self.learner.params)
+        return diverged
+
+    monkeypatch.setattr(Trainer, "run_chunk", run_chunk)
+    settings = TrainSettings(
+        programs=(str(source),), out=out, time_limit_seconds=0.0, save_seconds=0.0
+    )
+    with pytest.raises(MallocGameError, match="diverged: after 3 updates the loss is nan"):
+        train(settings, lambda line: None)
+    assert chunks_of(out) == [1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(read_weights(out)[1]))
 
 
 def test_an_interrupt_waits_for_the_end_of_the_chunk(
