@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.files import write_atomically
@@ -192,7 +193,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     trainer = Trainer(programs, config, seed=seed, params=params)
     say(str(needs_of(trainer)))
     references = tuple(_reference(one) for one in loaded)
-    run = _Run(settings.out, trainer, references, settings.save_seconds)
+    run = _Run(settings.out, trainer, references, settings.save_seconds, [None] * len(references))
     if kept is not None:
         run.restore(kept)
         say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
@@ -281,14 +282,19 @@ def _demonstrate(name: str, trainer: Trainer, seed: int, say: Callable[[str], No
 
 @dataclass
 class _Run:
-    """A run on disk."""
+    """A run on disk.
+
+    Attributes:
+      smooth_saved: see `smoothed`.
+      best_saved: the highest mean of them at a save, None before each program has one.
+    """
 
     out: Path
     trainer: Trainer
     references: tuple[Reference, ...]
     save_seconds: float
+    smooth_saved: list[float | None]
     trained_seconds: float = 0.0
-    smooth_saved: float | None = None
     best_saved: float | None = None
     _shown: dict[int, Game] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
@@ -303,9 +309,7 @@ class _Run:
     def note(self, report: TrainReport, live: _Live) -> None:
         """Logs, shows and, if it is time, saves; raises as `TrainReport.check_learning`."""
         self.trained_seconds += report.play_seconds + report.learn_seconds
-        if report.mean_saved is not None:
-            before = report.mean_saved if self.smooth_saved is None else self.smooth_saved
-            self.smooth_saved = _SMOOTHING * before + (1 - _SMOOTHING) * report.mean_saved
+        self.smooth_saved = smoothed(self.smooth_saved, report.finished, self.references)
         self._log(metrics_of(report, self.trained_seconds, self.references))
         live.update(report)
         report.check_learning()
@@ -321,7 +325,7 @@ class _Run:
             if game is not None and self._shown.get(index) is not game:
                 self._shown[index] = game
                 self._write_map(reference.name, self.trainer.map_of(game), index)
-        saved = self.smooth_saved
+        saved = mean_of_all(self.smooth_saved)
         if saved is not None and (self.best_saved is None or saved > self.best_saved):
             self.best_saved = saved
             write_weights(self.out / BEST, self.trainer.config, self.trainer.learner.params)
@@ -390,6 +394,32 @@ def metrics_of(
             row |= asdict(part)
     row["warnings"] = list(report.warnings)
     return row
+
+
+def smoothed(
+    before: Sequence[float | None], finished: Sequence[Game], references: Sequence[Reference]
+) -> list[float | None]:
+    """Per program, what games of the last chunks save over all-slow; None before the first.
+
+    Games with moves of other solvers do not count: they are not how the weights play.
+    """
+    from agents.games import Source
+
+    after = list(before)
+    own = [game for game in finished if game.source is Source.SELF_PLAY]
+    for index, (old, reference) in enumerate(zip(before, references, strict=True)):
+        slow = max(reference.all_slow_ticks, 1e-30)
+        saved = [1 - game.latency_ticks / slow for game in own if game.program == index]
+        if saved:
+            new = fmean(saved)
+            after[index] = new if old is None else _SMOOTHING * old + (1 - _SMOOTHING) * new
+    return after
+
+
+def mean_of_all(values: Sequence[float | None]) -> float | None:
+    """Their mean, None if one is missing: means of different programs do not compare."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 class _Live:

@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ import pytest
 
 from agents.checkpoint import BEST, CHECKPOINT, read_document, read_weights
 from agents.config import preset_named
+from agents.games import Source
 from agents.self_play import SelfPlay
 from agents.trainer import Trainer, TrainReport
-from experiments.train import METRICS, TrainSettings, train
+from experiments.train import METRICS, Reference, TrainSettings, mean_of_all, smoothed, train
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.known_optimum import known_optimum_program
 from malloc_game.memory_map import MemoryMap
@@ -167,6 +169,24 @@ def test_a_run_that_diverges_stops_and_leaves_its_checkpoint(
         train(settings, lambda line: None)
     assert chunks_of(out) == [1]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(read_weights(out)[1]))
+
+
+def test_what_programs_save_is_compared_once_all_have_played_a_game_of_their_own() -> None:
+    references = [Reference(name, 100.0, None, 1.0) for name in ("one", "other")]
+
+    def game(program: int, latency_ticks: float, source: Source = Source.SELF_PLAY) -> Any:
+        return SimpleNamespace(program=program, latency_ticks=latency_ticks, source=source)
+
+    shown = game(1, 1.0, Source.DEMONSTRATION)
+    first = smoothed([None, None], [game(0, 50.0), game(0, 70.0), shown], references)
+    assert first == [pytest.approx(0.4), None]
+    assert mean_of_all(first) is None
+    second = smoothed(first, [game(1, 90.0)], references)
+    assert second == pytest.approx([0.4, 0.1])
+    assert mean_of_all(second) == pytest.approx(0.25)
+    # Whichever program happens to finish games, the others still count as much.
+    third = smoothed(second, [shown, *[game(0, 60.0)] * 9], references)
+    assert third == pytest.approx(second)
 
 
 def test_an_interrupt_waits_for_the_end_of_the_chunk(
