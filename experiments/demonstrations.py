@@ -28,7 +28,8 @@ class Task:
 
     Attributes:
       program: what is played.
-      demonstrators: names of solvers, which take no longer than they need, and `TABLE`.
+      demonstrators: names of solvers, which take no longer than they need, and `TABLE`; one at
+        least.
       num_games: of the table, half of them near the best game of all.
       seed: of the table.
     """

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from agents.adaptation import actions_by_item
@@ -47,7 +48,7 @@ from agents.networks import Params
 from agents.trainer import Trainer, TrainReport
 from experiments.demonstrations import TABLE, demonstrated, tasks_of
 from experiments.files import write_atomically
-from experiments.inputs import load_program
+from experiments.inputs import load_program, read_json
 from experiments.metrics import (
     METRICS,
     VALIDATION,
@@ -57,7 +58,7 @@ from experiments.metrics import (
 )
 from experiments.parallel import on_all_processors
 from hlo_graphs import corpus
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, MallocGameError
 from hlo_graphs.program import Program
 from malloc_game.generator import Family, random_program
 from malloc_game.turn_table import turn_table
@@ -94,7 +95,7 @@ class GeneralistSettings:
       most_accesses: corpus programs with more are left out.
       preset: of `agents.config.PRESETS`.
       time_limit_seconds: of this call, demonstrations and compilation included.
-      demonstrations: who finds what is shown, solvers and `TABLE`.
+      demonstrations: who finds what is shown, solvers and `TABLE`; none is from scratch.
       demonstration_games: that the table has for each program.
       seed: of everything random.
       save_seconds, log_seconds: between checkpoints, and between lines of metrics.
@@ -122,13 +123,13 @@ def train_generalist(
 
     Raises:
       InputError: for programs of the test split, or a folder that cannot be used.
+      MallocGameError: if training diverges, when the last checkpoint stays, or if a process that
+        looks for demonstrations is ended from outside.
     """
     deadline = time.monotonic() + settings.time_limit_seconds
     keep_compiled_code()
     _begin_folder(settings, resume)
     programs, validation = training_programs(settings), Validation.of(settings)
-    names = [program.name for program in programs]
-    write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
     league = League(programs, preset_named(settings.preset), seed=settings.seed)
     say(_parts_text(league))
     run = _Run(settings, league, validation, say)
@@ -137,6 +138,8 @@ def train_generalist(
         run.restore(document)
         say(f"resumed after {league.num_games} games")
     else:
+        names = [program.name for program in programs]
+        write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
         show_demonstrations(league, settings, say)
     while time.monotonic() < deadline:
         run.note(*league.run_chunk())
@@ -202,7 +205,8 @@ class Validation:
     """Programs that are not trained on tell when a network begins to learn the others by heart.
 
     Attributes:
-      programs: of families of the train split that are kept apart, and a variant of each.
+      programs: of families of the train split that are kept apart, and a variant of each; those
+        of which greedy saves nothing are left out.
       greedy_saved: share of the all-slow latency that the greedy solver saves, of each.
     """
 
@@ -214,7 +218,7 @@ class Validation:
         """Those the settings name.
 
         Raises:
-          InputError: for a program that is not kept apart.
+          InputError: for a program that is not kept apart, or if none is left.
         """
         apart = corpus_programs(validation=True)
         names = _chosen(settings.validation, apart, "kept apart")
@@ -223,11 +227,15 @@ class Validation:
         both = [one for program in chosen for one in (program, variant(program, rng))]
         kept = [one for one in both if turn_table(one).num_items <= _MOST_VALIDATION_ITEMS]
         greedy = [solver_named("greedy").solve(SolveRequest(program)) for program in kept]
-        saved = [
-            1 - solution.latency_ticks / program.all_slow_ticks
+        judged = [
+            (program, 1 - solution.latency_ticks / program.all_slow_ticks)
             for program, solution in zip(kept, greedy, strict=True)
+            if solution.latency_ticks < program.all_slow_ticks
         ]
-        return Validation(tuple(kept), tuple(saved))
+        if not judged:
+            raise InputError(f"greedy saves nothing of {', '.join(names)}: name other programs")
+        programs, saved = zip(*judged, strict=True)
+        return Validation(programs, saved)
 
     def score(self, config: AgentConfig, params: Params) -> float:
         """What the best of a few games by the policy saves, as a share of what greedy does: the
@@ -273,6 +281,8 @@ def show_demonstrations(
     league: League, settings: GeneralistSettings, say: Callable[[str], None]
 ) -> None:
     """Has the best that the demonstrators find for each program played as its first game."""
+    if not settings.demonstrations:
+        return
     for part, trainer in enumerate(league.trainers):
         members = trainer.programs.members
         seed = settings.seed + part * UNSEEN_SEED
@@ -304,7 +314,7 @@ def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
     path = settings.out / SETTINGS
     document = json.loads(json.dumps(asdict(settings), default=str))
     if resume:
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path, dict)
         free = {"out", "time_limit_seconds", "save_seconds", "log_seconds"}
         if any(known.get(k) != document[k] for k in document.keys() - free):
             raise InputError(f"{settings.out}: no run with these settings to go on with")
@@ -318,7 +328,12 @@ def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
 
 @dataclass
 class _Run:
-    """A run on disk, and what has happened since its last line of metrics."""
+    """A run on disk, and what has happened since its last line of metrics.
+
+    Attributes:
+      best_score: of the averaged weights at all saves so far, the highest.
+      best_params: the weights that had it, None before the first save.
+    """
 
     settings: GeneralistSettings
     league: League
@@ -326,12 +341,18 @@ class _Run:
     say: Callable[[str], None]
     trained_seconds: float = 0.0
     best_score: float = -math.inf
+    best_params: Params | None = None
     _reports: list[tuple[Trainer, TrainReport]] = field(default_factory=list)
     _logged_at: float = field(default_factory=time.monotonic)
     _saved_at: float = field(default_factory=time.monotonic)
 
     def note(self, trainer: Trainer, report: TrainReport) -> None:
-        """Takes a chunk in; logs and saves when it is time."""
+        """Takes a chunk in; logs and saves when it is time.
+
+        Raises:
+          MallocGameError: see `TrainReport.check_learning`.
+        """
+        report.check_learning()
         self.trained_seconds += report.play_seconds + report.learn_seconds
         self._reports.append((trainer, report))
         now = time.monotonic()
@@ -348,21 +369,24 @@ class _Run:
         score = self.validation.score(self.league.config, averaged)
         self.say(f"{learner.num_updates} updates  validation {score:.4f}")
         is_best = score > self.best_score
-        self.best_score = max(score, self.best_score)
+        if is_best:
+            self.best_score, self.best_params = score, jax.tree.map(np.asarray, averaged)
+        # Before the checkpoint: a kill in between leaves a line that a resumed run drops.
+        line = {"num_updates": learner.num_updates, "score": score}
+        append_metrics(self.settings.out / VALIDATION, line)
         write_document(
             self.settings.out / CHECKPOINT,
             {
                 "config": self.league.config.to_document(),
                 "trained_seconds": self.trained_seconds,
                 "best_score": self.best_score,
+                "best_params": self.best_params,
                 **self.league.to_document(),
             },
         )
         # After the checkpoint: a kill in between must not leave a best that it does not know of.
         if is_best:
-            write_weights(self.settings.out / BEST, self.league.config, averaged)
-        line = {"num_updates": learner.num_updates, "score": score}
-        append_metrics(self.settings.out / VALIDATION, line)
+            self._write_best()
         self._saved_at = time.monotonic()
 
     def restore(self, document: dict[str, Any]) -> None:
@@ -370,9 +394,14 @@ class _Run:
         self.league.restore(document)
         self.trained_seconds = float(document["trained_seconds"])
         self.best_score = float(document["best_score"])
+        self.best_params = document["best_params"]
+        self._write_best()
         for name in (METRICS, VALIDATION):
             path = self.settings.out / name
             forget_metrics_after(path, "num_updates", self.league.learner.num_updates)
+
+    def _write_best(self) -> None:
+        write_weights(self.settings.out / BEST, self.league.config, self.best_params)
 
     def _log(self) -> None:
         row = metrics_of(self._reports) | {
@@ -420,21 +449,21 @@ def ship(out: Path) -> Path:
     """Puts a run's best weights where the agent finds them; the file.
 
     Raises:
-      InputError: if there is no finished run in `out`.
+      InputError: if there is no finished run in `out`, or it is damaged.
     """
     config, params = read_weights(out)
+    settings = read_json(out / SETTINGS, dict)
     best = max(read_metrics(out / VALIDATION), key=lambda line: float(line["score"]))
     metrics = min(
         read_metrics(out / METRICS), key=lambda line: abs(line["num_updates"] - best["num_updates"])
     )
-    write_weights(WEIGHTS, config, params, half=True)
     about = {
-        "settings": json.loads((out / SETTINGS).read_text()),
-        "programs": json.loads((out / PROGRAMS).read_text()),
+        "settings": {name: value for name, value in settings.items() if name != "out"},
+        "programs": read_json(out / PROGRAMS, list),
         "validation": best,
         "metrics": metrics,
     }
-    del about["settings"]["out"]
+    write_weights(WEIGHTS, config, params, half=True)
     write_atomically(ABOUT, json.dumps(about, indent=2) + "\n")
     return WEIGHTS
 
@@ -474,7 +503,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train_generalist(settings, resume=chosen.resume, say=_say)
         if chosen.ship:
             _say(f"shipped as {ship(chosen.out)}")
-    except InputError as error:
+    except MallocGameError as error:
         sys.exit(f"error: {error}")
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -27,7 +28,14 @@ from agents.adaptation import (
     network_table,
     window_ends,
 )
-from agents.checkpoint import CHECKPOINT, read_document, read_weights, write_document, write_weights
+from agents.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    read_document,
+    read_weights,
+    write_document,
+    write_weights,
+)
 from agents.compilation import CompilationClock
 from agents.config import AgentConfig, preset_named
 from agents.demonstrations import demonstration_of
@@ -43,19 +51,25 @@ from agents.solver import (
     _with_fewer_actors,
     agent_named,
 )
-from agents.trainer import Trainer
+from agents.trainer import Trainer, TrainReport
 from experiments.demonstrations import TABLE
 from experiments.generalist import (
+    PROGRAMS,
+    SETTINGS,
     GeneralistSettings,
     Validation,
+    _Run,
     generated_programs,
+    main,
+    ship,
+    show_demonstrations,
     train_generalist,
     variant,
 )
 from experiments.metrics import METRICS, VALIDATION
 from experiments.solvers_by_name import AGENTS, WITH_AGENT, any_solver_named
 from hlo_graphs import corpus
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.fast_game import NOT_ASKED, FastGame, TurnKind
 from malloc_game.generator import random_program
 from malloc_game.known_optimum import KnownOptimum, known_optimum_program
@@ -517,6 +531,146 @@ def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert Validation.of(settings).score(agent, best) == pytest.approx(latest["best_score"])
     with pytest.raises(InputError, match="no run with these settings"):
         train_generalist(replace(settings, seed=1), resume=True)
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan])
+@pytest.mark.parametrize("gradient_norm", [1.0, math.inf, math.nan])
+def test_a_chunk_that_diverges_is_neither_noted_nor_saved(
+    loss: float, gradient_norm: float, diverged: TrainReport, tmp_path: Path, config: AgentConfig
+) -> None:
+    assert diverged.learn is not None
+    learn = replace(diverged.learn, loss=loss, gradient_norm=gradient_norm)
+    report = replace(diverged, learn=learn)
+    trainer: Any = None
+    settings = GeneralistSettings(out=tmp_path, log_seconds=math.inf, save_seconds=math.inf)
+    run = _Run(settings, trainer, Validation((), ()), print)
+    if math.isfinite(loss) and math.isfinite(gradient_norm):
+        run.note(trainer, report)
+        assert run.trained_seconds == 2
+        return
+    with pytest.raises(MallocGameError, match="training has diverged: after 3 updates"):
+        run.note(trainer, report)
+    assert run.trained_seconds == 0
+
+
+def test_the_best_weights_outlive_a_kill_before_they_are_written(
+    config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.4])
+    monkeypatch.setattr(Validation, "score", lambda *_: next(scores))
+    league = League([random_program(3, num_accesses=20)], config)
+    league.averaged = opinionated(league.learner.params)
+    best = jax.tree.map(np.array, league.averaged)
+
+    def run() -> _Run:
+        settings = GeneralistSettings(out=tmp_path)
+        return _Run(settings, league, Validation((), ()), lambda line: None)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("experiments.generalist.write_weights", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run().save()
+    assert not (tmp_path / BEST).exists()
+    resumed = run()
+    resumed.restore(read_document(tmp_path / CHECKPOINT))
+    jax.tree.map(np.testing.assert_array_equal, read_weights(tmp_path / BEST)[1], best)
+    league.averaged = opinionated(best)
+    resumed.save()
+    # What played worse is in the checkpoint, and not in place of the best.
+    (tmp_path / BEST).unlink()
+    again = run()
+    again.restore(read_document(tmp_path / CHECKPOINT))
+    jax.tree.map(np.testing.assert_array_equal, read_weights(tmp_path / BEST)[1], best)
+    assert again.best_score == 0.5
+    lines = (tmp_path / VALIDATION).read_text().splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [0.5, 0.4]
+
+
+def test_a_run_that_cannot_be_resumed_keeps_the_names_of_its_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = random_program(3, num_accesses=20)
+    settings = GeneralistSettings(out=tmp_path / "run", preset="tiny", time_limit_seconds=0.0)
+    monkeypatch.setattr(Validation, "of", lambda settings: Validation((), ()))
+    monkeypatch.setattr(Validation, "score", lambda *_: 0.5)
+    monkeypatch.setattr("experiments.generalist.training_programs", lambda _: [program])
+    train_generalist(replace(settings, demonstrations=()), say=lambda line: None)
+    assert json.loads((settings.out / PROGRAMS).read_text()) == [program.name]
+    other = replace(program, name="other")
+    monkeypatch.setattr("experiments.generalist.training_programs", lambda _: [other])
+    with pytest.raises(InputError, match=r"checkpoint is of .*, not of other"):
+        train_generalist(replace(settings, demonstrations=()), resume=True, say=lambda line: None)
+    assert json.loads((settings.out / PROGRAMS).read_text()) == [program.name]
+
+
+def test_without_demonstrators_nothing_is_shown(known: KnownOptimum, config: AgentConfig) -> None:
+    league: Any = SimpleNamespace(trainers=[Trainer([known.program], config)])
+    said: list[str] = []
+    settings = GeneralistSettings(out=Path("none"), demonstrations=())
+    show_demonstrations(league, settings, said.append)
+    assert said == []
+    assert not any(league.trainers[0]._demonstrations)
+
+
+@pytest.mark.parametrize("saving", [{0}, {1}, {0, 1}, set()])
+def test_programs_of_which_greedy_saves_nothing_judge_nothing(
+    saving: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved: list[int] = []
+
+    def solve(request: SolveRequest) -> Any:
+        share = 0.75 if len(solved) in saving else 1.0
+        solved.append(len(solved))
+        return SimpleNamespace(latency_ticks=share * request.program.all_slow_ticks)
+
+    solver = SimpleNamespace(solve=solve)
+    monkeypatch.setattr("experiments.generalist.solver_named", lambda name: solver)
+    settings = GeneralistSettings(out=Path("none"), validation=("deepfm_train.v5e",))
+    if not saving:
+        with pytest.raises(InputError, match=r"greedy saves nothing of deepfm_train\.v5e"):
+            Validation.of(settings)
+        return
+    validation = Validation.of(settings)
+    variants = ["@" in program.name for program in validation.programs]
+    assert variants == [bool(number) for number in sorted(saving)]
+    assert validation.greedy_saved == (0.25,) * len(saving)
+
+
+def test_what_ends_the_generalist_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / SETTINGS).write_text('{"seed": ')
+    with pytest.raises(SystemExit, match=rf"error: .*{SETTINGS}:1:10: not JSON"):
+        main(["--out", str(tmp_path), "--resume"])
+
+    def train(*_: object, **__: object) -> None:
+        raise MallocGameError("a process of this work was ended")
+
+    monkeypatch.setattr("experiments.generalist.train_generalist", train)
+    with pytest.raises(SystemExit, match="error: a process of this work was ended"):
+        main(["--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("damaged", [SETTINGS, PROGRAMS])
+def test_a_damaged_run_is_not_shipped(
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.generalist.WEIGHTS", tmp_path / "shipped")
+    monkeypatch.setattr("experiments.generalist.ABOUT", tmp_path / "about")
+    write_weights(tmp_path / BEST, preset_named("tiny"), {"layer": np.ones(3)})
+    for name, text in {
+        VALIDATION: '{"num_updates": 3, "score": 0.5}\n',
+        METRICS: '{"num_updates": 4}\n',
+        SETTINGS: '{"out": "run", "seed": 1}',
+        PROGRAMS: '["one"]',
+    }.items():
+        (tmp_path / name).write_text(text[:-2] if name == damaged else text)
+    with pytest.raises(InputError, match=rf"{damaged}:1:\d+: not JSON"):
+        ship(tmp_path)
+    assert not (tmp_path / "shipped").exists()
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights come with this package")
