@@ -58,13 +58,15 @@ def _in_processes(
 ) -> list[Found]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
-    with main_hidden(), pool:
+    with main_hidden():
         futures: list[Future[Found]] = [pool.submit(work, task) for task in tasks]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 tell(done)
         except BaseException:
+            # Tasks that run go on to their ends, but the error does not wait for them.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        pool.shutdown()
         return [future.result() for future in futures]
