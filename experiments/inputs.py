@@ -26,6 +26,7 @@ from hlo_graphs.program import Program
 from hlo_graphs.times import Times, analytic_times
 from malloc_game.memory_map import MemoryMap
 from malloc_game.production import read_production_map
+from malloc_game.validate import validate
 
 DEFAULT_CHIP = "v5e"
 
@@ -66,8 +67,10 @@ def load_program(
       capacity_bytes: another fast memory than the chip's.
       times: "analytic" or "calibrated"; the latter where cycles are known if None.
       busy: `LoweringOptions.busy`: which part of a slow access keeps the bus busy.
-      production: production's compiled module, if it is not beside the program.
-      cycles: the compiler's cycles, if they are not beside the program.
+      production: production's compiled module, `NAME.production.hlo[.gz]`, if it is not beside the
+        program; its buffer assignment must lie beside it.
+      cycles: the compiler's cycles, if they are not beside the program; the points beside them
+        count, not those beside the program.
 
     Raises:
       InputError: naming the file, the place and the remedy.
@@ -84,11 +87,14 @@ def load_program(
     machine = find_chip(chip or (bundle and bundle.chip) or DEFAULT_CHIP)
     files = _files(bundle, source, machine, production, cycles)
     try:
-        return _from_hlo(text, str(source), files, machine, capacity_bytes, times, busy)
+        loaded = _from_hlo(text, str(source), files, machine, capacity_bytes, times, busy)
     except RecursionError as error:
         raise InputError(
             f"{source}: computations call each other too deeply to be followed; inline some"
         ) from error
+    if production is not None:
+        _check_production(loaded, production)
+    return loaded
 
 
 def has_cycles(source: str) -> bool:
@@ -145,10 +151,8 @@ class _Files:
     chip: str | None
     production: Path | None
     cycles: Path | None
-    points: Path | None
     bufferinfo: Path | None
     allocinfo: Path | None
-    buffer_assignment: Path | None
 
 
 def _bundle_of(source: str) -> Bundle | None:
@@ -172,7 +176,7 @@ def _files(
     given_cycles = None if cycles is None else Path(cycles)
     if bundle is None:
         name = "stdin" if str(source) == "-" else Path(source).name.split(".")[0]
-        return _Files(name, None, given_production, given_cycles, None, None, None, None)
+        return _Files(name, None, given_production, given_cycles, None, None)
     is_its_chip = bundle.chip in (None, machine.name)
     return _Files(
         name=bundle.key,
@@ -180,10 +184,8 @@ def _files(
         # What another chip's compiler decided is no answer on this one.
         production=given_production or (bundle.production if is_its_chip else None),
         cycles=given_cycles or bundle.cycles,
-        points=bundle.points,
         bufferinfo=bundle.bufferinfo if is_its_chip else None,
         allocinfo=bundle.allocinfo if is_its_chip else None,
-        buffer_assignment=bundle.buffer_assignment,
     )
 
 
@@ -214,7 +216,7 @@ def _from_hlo(
         () if files.bufferinfo is None else bundles.read_bufferinfo(files.bufferinfo),
         () if files.allocinfo is None else bundles.read_allocinfo(files.allocinfo),
     )
-    loaded = LoadedProgram(lowered.program, lowered, _production_map(lowered, files))
+    loaded = LoadedProgram(lowered.program, lowered, _production_map(lowered, files.production))
     if capacity_bytes is None:
         return loaded
     return replace(
@@ -243,7 +245,8 @@ def _times(
     """The cost model that was asked for; by default the compiler's figures where known."""
     if cycles is None or times == "analytic":
         return analytic_times(module, machine)
-    points = () if files.points is None else bundles.read_points(files.points)
+    beside = None if files.cycles is None else bundles.sibling(files.cycles, "points")
+    points = () if beside is None else bundles.read_points(beside)
     return calibrated_times(module, cycles, machine, points)
 
 
@@ -258,16 +261,29 @@ def _native_capacity(
     return cycles.production_size_bytes
 
 
-def _production_map(lowered: Lowered, files: _Files) -> MemoryMap | None:
-    if files.production is None:
+def _production_map(lowered: Lowered, production: Path | None) -> MemoryMap | None:
+    """Production's map, with the addresses that lie beside its module."""
+    if production is None:
         return None
-    module = _parsed(_read(str(files.production)), str(files.production))
-    assignment = (
-        ()
-        if files.buffer_assignment is None
-        else bundles.read_buffer_assignment(files.buffer_assignment)
-    )
-    return read_production_map(lowered, module, assignment)
+    module = _parsed(_read(str(production)), str(production))
+    assignment = bundles.sibling(production, "buffer_assignment")
+    if assignment is None:
+        key = bundles.key_of(production) or "NAME"
+        raise InputError(
+            f"{production}: no {key}.buffer-assignment.txt.gz beside {key}.production.hlo.gz; the "
+            "addresses are in there"
+        )
+    return read_production_map(lowered, module, bundles.read_buffer_assignment(assignment))
+
+
+def _check_production(loaded: LoadedProgram, production: str | Path) -> None:
+    """Whoever pairs files by hand may mistake them: the map must at least be a valid one."""
+    broken = loaded.production_map and validate(loaded.program, loaded.production_map)
+    if broken:
+        raise InputError(
+            f"{production}: no answer to {loaded.program.name}: {len(broken)} violations, the "
+            f"first: {broken[0]}"
+        )
 
 
 def _program_json(text: str, path: str) -> Program:

@@ -16,7 +16,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,18 +218,37 @@ class CycleTable:
 def bundle_of(path: Path) -> Bundle:
     """The bundle that a file is a part of.
 
+    Of a part that lies there both plain and as `.gz`, it is the file named that counts.
+
     Raises `InputError` if the file is not named like a part, or the bundle lacks its `before.hlo`.
     """
-    stem = _bundle_stem(path.name)
-    if stem is None:
+    found = _key_and_part(path)
+    if found is None:
         endings = ", ".join(f".{suffix}[.gz]" for suffix in PART_SUFFIXES.values())
         raise InputError(f"{path}: not a part of a bundle; such files end in {endings}")
-    return bundle_in(path.parent, stem)
+    key, part = found
+    named: dict[str, Any] = {part: path}
+    return replace(bundle_in(path.parent, key), **named)
 
 
 def is_part(path: Path) -> bool:
     """Whether a file is named like a part of a bundle."""
-    return _bundle_stem(path.name) is not None
+    return key_of(path) is not None
+
+
+def key_of(path: Path) -> str | None:
+    """`NAME.CHIP[.64MiB]` of a bundle's file, None if it is not named like a part."""
+    found = _key_and_part(path)
+    return None if found is None else found[0]
+
+
+def sibling(path: Path, part: str) -> Path | None:
+    """Another part (a key of `PART_SUFFIXES`) beside a bundle's file, None if it is not there.
+
+    Unlike `bundle_of` it asks for no `before.hlo`; a file that is no part has no siblings.
+    """
+    key = key_of(path)
+    return None if key is None else _part_path(path.parent, key, PART_SUFFIXES[part])
 
 
 def bundle_in(directory: Path, key: str) -> Bundle:
@@ -386,11 +405,11 @@ def read_points(path: Path) -> tuple[CyclePoint, ...]:
 # --- names and files -------------------------------------------------------------------------
 
 
-def _bundle_stem(file_name: str) -> str | None:
-    plain = file_name.removesuffix(".gz")
-    for suffix in PART_SUFFIXES.values():
+def _key_and_part(path: Path) -> tuple[str, str] | None:
+    plain = path.name.removesuffix(".gz")
+    for part, suffix in PART_SUFFIXES.items():
         if plain.endswith("." + suffix):
-            return plain.removesuffix("." + suffix)
+            return plain.removesuffix("." + suffix), part
     return None
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,11 @@ from unittest import mock
 import pytest
 
 from experiments.cli import main
+from experiments.inputs import load_program
 from experiments.solve import solve as solve_program
+from hlo_graphs import corpus
 from hlo_graphs.chips import find_chip
+from hlo_graphs.errors import InputError
 from solvers.solver import Progress
 from tests.experiments.processes import processes_of, wait_until
 
@@ -149,6 +153,59 @@ def test_what_was_compiled_for_another_chip_is_no_answer() -> None:
     result = json.loads(run("solve", "lstm_forward", *arguments).stdout)
     assert result["production_latency_seconds"] is None
     assert result["capacity_bytes"] == find_chip("v6e").assignable_bytes
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> dict[str, Path]:
+    """Files of lstm_forward in a folder of their own, the program under a name of its own."""
+    bundle = corpus.bundle("lstm_forward")
+    parts = (bundle.production, bundle.cycles, bundle.buffer_assignment)
+    copies = [Path(shutil.copy(part, tmp_path)) for part in parts if part is not None]
+    program = shutil.copy(bundle.before, tmp_path / "mine.hlo.gz")
+    names = ("program", "production", "cycles", "assignment")
+    return dict(zip(names, (program, *copies), strict=True))
+
+
+def test_files_named_by_hand_are_as_good_as_the_bundle(by_hand: dict[str, Path]) -> None:
+    named = ("--cycles", by_hand["cycles"], "--production", by_hand["production"])
+    quick = ("--solver", "greedy", "--json")
+    done = run("solve", by_hand["program"], *named, *quick)
+    assert done.returncode == 0, done.stderr
+    found, whole = (
+        {field: result[field] for field in ("production_latency_seconds", "capacity_bytes")}
+        for result in map(json.loads, (done.stdout, run("solve", "lstm_forward", *quick).stdout))
+    )
+    assert found == whole
+    by_hand["assignment"].unlink()
+    code, message = failure("solve", by_hand["program"], *named, *quick)
+    assert code == 3
+    assert "no lstm_forward.v5e.buffer-assignment.txt.gz beside" in message
+
+
+def test_production_of_another_compile_has_its_own_addresses() -> None:
+    other = load_program("lstm_forward.v5e.32MiB")
+    production = corpus.bundle("lstm_forward.v5e.32MiB").production
+    assert load_program("lstm_forward", production=production).production_map == (
+        other.production_map
+    )
+
+
+def test_impossible_addresses_of_production_are_an_error(by_hand: dict[str, Path]) -> None:
+    text = gzip.decompress(by_hand["assignment"].read_bytes()).decode()
+    by_hand["assignment"].write_bytes(gzip.compress(re.sub("offset=", "offset=1", text).encode()))
+    with pytest.raises(InputError, match=r"production\.hlo\.gz: no answer to mine: .* rule 1"):
+        load_program(by_hand["program"], production=by_hand["production"])
+
+
+def test_points_belong_to_the_cycles_beside_them(by_hand: dict[str, Path]) -> None:
+    folder = by_hand["program"].parent / "bundle"
+    folder.mkdir()
+    before = shutil.copy(by_hand["program"], folder / "lstm_forward.v5e.before.hlo.gz")
+    (folder / "lstm_forward.v5e.points.json").write_text("{}")
+    assert load_program(before, cycles=by_hand["cycles"]).program.num_steps
+    shutil.copy(by_hand["cycles"], folder)
+    with pytest.raises(InputError, match=r"points\.json: key 'extra' is missing"):
+        load_program(by_hand["program"], cycles=folder / by_hand["cycles"].name)
 
 
 def test_json_that_is_none_of_ours_is_named(tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def test_a_file_of_no_bundle_is_refused(tmp_path: Path) -> None:
         bundle_of(other)
 
 
+def test_of_two_spellings_the_one_named_is_read(tmp_path: Path) -> None:
+    spellings = [tmp_path / f"m.v5e.before.hlo{ending}" for ending in ("", ".gz")]
+    for path in spellings:
+        path.touch()
+    assert [bundle_of(path).before for path in spellings] == spellings
+
+
 def test_damaged_gzip_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "a.allocinfo.csv.gz"
     path.write_bytes(gzip.compress(b"buffer_id,size,offset,start_time,end_time\n" * 99)[:40])
