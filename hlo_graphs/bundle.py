@@ -18,7 +18,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hlo_graphs.errors import InputError, SourceLocation
 
@@ -35,7 +37,8 @@ PART_SUFFIXES: Mapping[str, str] = {
 }
 """File name ending of each part of a bundle, without the optional `.gz`."""
 
-CHIP_NAMES = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "tpu7x")
+ChipName = Literal["v2", "v3", "v4", "v5e", "v5p", "v6e", "tpu7x"]
+CHIP_NAMES: tuple[str, ...] = get_args(ChipName)
 _CAPACITY_TAG = re.compile(r"\d+(?:KiB|MiB|GiB)\Z")
 _UNIT_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -463,17 +466,31 @@ class _Row:
         return _error(self.path, self.line, position, self.cells[column], f"{expected} ({column})")
 
 
+csv.field_size_limit(2**31 - 1)
+"""A buffer's uses are one cell, longer than the module's 128 KiB where they are thousands."""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every line of a table."""
+    reader = csv.reader(io.StringIO(read_text(path)))
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise _error(path, reader.line_num, 1, str(error), "cells between commas") from error
+
+
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[_Row]:
     """Rows of a table with exactly these columns; an error's column counts cells, from 1."""
-    reader = csv.reader(io.StringIO(read_text(path)))
-    header = next(reader, [])
+    lines = _lines(path)
+    _, header = next(lines, (1, []))
     if tuple(header) != columns:
         raise _error(path, 1, 1, ",".join(header) or "end of file", ",".join(columns))
-    for cells in reader:
+    for number, cells in lines:
         if len(cells) != len(columns):
             expected = f"{len(columns)} cells"
-            raise _error(path, reader.line_num, len(cells), ",".join(cells), expected)
-        yield _Row(path, reader.line_num, dict(zip(columns, cells, strict=True)))
+            raise _error(path, number, len(cells), ",".join(cells), expected)
+        yield _Row(path, number, dict(zip(columns, cells, strict=True)))
 
 
 def _index(text: str) -> tuple[int, ...]:
@@ -513,6 +530,7 @@ def _buffer_info(row: _Row) -> BufferInfo:
     )
 
 
+_USE_TIME = re.compile(r"[0-9]{1,18}")
 _USE_NAME = re.compile(r"(?P<name>\S+), operand (?P<operand>\d+)(?: \{(?P<index>[\d,]*)\})?")
 
 
@@ -524,7 +542,7 @@ def _buffer_uses(row: _Row) -> tuple[BufferUse, ...]:
     uses: list[BufferUse] = []
     for time, text in zip(times, names, strict=True):
         match = _USE_NAME.fullmatch(text)
-        if match is None or not time.isdigit():
+        if match is None or not _USE_TIME.fullmatch(time):
             raise row.error("use_names", "INSTRUCTION, operand N")
         index = _index(match["index"] or "")
         uses.append(BufferUse(int(time), match["name"], int(match["operand"]), index))
@@ -616,9 +634,32 @@ def _placements(
     return result
 
 
+class _MetaFile(BaseModel):
+    """Schema of `meta`; what else stands there is for people."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    chip: ChipName
+    clock_hz: float = Field(gt=0)
+    jax_version: str
+    libtpu_version: str
+    capacity_bytes: int = Field(ge=0)
+    fast_memory_space: int = Field(gt=0)
+    vmem_bytes: int | None = Field(ge=0)
+    command: str
+    seconds: float = Field(ge=0)
+    live_range_module: Literal["before", "production"]
+
+
 def _compile_meta(path: Path, meta: Mapping[str, Any]) -> CompileMeta:
-    fields = CompileMeta.__dataclass_fields__
-    missing = [field for field in fields if field not in meta]
+    missing = [field for field in _MetaFile.model_fields if field not in meta]
     if missing:
         raise InputError(f"{path}: meta lacks {', '.join(missing)}; make the bundle again")
-    return CompileMeta(**{field: meta[field] for field in fields})
+    try:
+        return CompileMeta(**_MetaFile.model_validate(meta).model_dump())
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise InputError(
+            f"{path}: meta.{wrong['loc'][0]} is {wrong['input']!r:.80}: {wrong['msg']}; make the "
+            "bundle again"
+        ) from error

@@ -176,6 +176,11 @@ def test_damaged_tables_name_the_place(tmp_path: Path, text: str, message: str) 
         read_allocinfo(zipped(tmp_path / "a.gz", text))
 
 
+BUFFER_COLUMNS = (
+    "buffer_id,buffer_name,alt_mem_benefit,size,definition_time,use_times,use_names,is_scoped"
+)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -183,14 +188,22 @@ def test_damaged_tables_name_the_place(tmp_path: Path, text: str, message: str) 
         ('1,"<1 x>",0,4,0,"3","",0', "1 uses"),
         ('1,"<1 x>",0,4,0,"3","y operand 0",0', "INSTRUCTION, operand N"),
         ('1,"<1 x>",much,4,0,"","",0', "a number"),
+        ('1,"<1 x>",0,4,0,"²","y, operand 0",0', "INSTRUCTION, operand N"),
+        ("1,<1 x>,0,4,0,\r,,0", r":2:1: .*cells between commas"),
     ],
 )
 def test_damaged_buffer_rows_are_refused(tmp_path: Path, row: str, message: str) -> None:
-    header = (
-        "buffer_id,buffer_name,alt_mem_benefit,size,definition_time,use_times,use_names,is_scoped"
-    )
     with pytest.raises(InputError, match=message):
-        read_bufferinfo(zipped(tmp_path / "a.gz", f"{header}\n{row}\n"))
+        read_bufferinfo(zipped(tmp_path / "a.gz", f"{BUFFER_COLUMNS}\n{row}\n"))
+
+
+def test_a_buffer_may_have_thousands_of_uses(tmp_path: Path) -> None:
+    names = [f"fusion.of.a.long.name.{time}" for time in range(6000)]
+    times = ";".join(map(str, range(len(names))))
+    uses = ";".join(f"{name}, operand 0" for name in names)
+    text = f'{BUFFER_COLUMNS}\n1,"<1 x>",0,4,0,"{times}","{uses}",0\n'
+    (buffer,) = read_bufferinfo(zipped(tmp_path / "a.gz", text))
+    assert [use.instruction for use in buffer.uses] == names
 
 
 def test_damaged_assignments_schedules_and_ranges_are_refused(tmp_path: Path) -> None:
@@ -243,6 +256,48 @@ def test_damaged_cycles_are_refused(tmp_path: Path, document: str, message: str)
     path = tmp_path / "a.cycles.json"
     path.write_text(document)
     with pytest.raises(InputError, match=message):
+        read_cycles(path)
+
+
+META = {
+    "chip": "v5e",
+    "clock_hz": 1.5e9,
+    "jax_version": "1",
+    "libtpu_version": "2",
+    "capacity_bytes": 2**20,
+    "fast_memory_space": 1,
+    "vmem_bytes": None,
+    "command": "malloc-game extract m:f",
+    "seconds": 1,
+    "live_range_module": "before",
+    "settings": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("chip", "v99"),
+        ("chip", None),
+        ("clock_hz", "x"),
+        ("clock_hz", float("nan")),
+        ("capacity_bytes", "112MiB"),
+        ("capacity_bytes", 1.5),
+        ("capacity_bytes", -5),
+        ("capacity_bytes", True),
+        ("vmem_bytes", 0.5),
+        ("live_range_module", "after"),
+    ],
+)
+def test_how_a_bundle_was_compiled_is_checked(tmp_path: Path, field: str, wrong: object) -> None:
+    path = tmp_path / "a.cycles.json"
+    document = {"no_fast_memory": {}, "production_1MiB": {}, "meta": META}
+    path.write_text(json.dumps(document))
+    meta = read_cycles(path).meta
+    assert meta is not None
+    assert meta.capacity_bytes == 2**20
+    path.write_text(json.dumps({**document, "meta": {**META, field: wrong}}))
+    with pytest.raises(InputError, match=rf"a\.cycles\.json: meta\.{field} is "):
         read_cycles(path)
 
 
