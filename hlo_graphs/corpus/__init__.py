@@ -49,8 +49,7 @@ def names() -> tuple[str, ...]:
 def bundle(name: str) -> Bundle:
     """The bundle of a corpus program; raises `InputError` with near names if there is none.
 
-    A model compiled once only may be asked for without its chip (`lstm_forward`); of several
-    compiles, the v5e one with its full memory is meant.
+    A name without its chip (`lstm_forward`) means the v5e compile with its full memory.
     """
     known = names()
     for key in (name, f"{name}.v5e"):
