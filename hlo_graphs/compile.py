@@ -12,6 +12,7 @@ without a sharding live on the first device. Or a target is the path of an HLO t
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -24,12 +25,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from hlo_graphs.bundle import Bundle, bundle_in
 from hlo_graphs.bundle_writer import BundleSource, write_bundle
-from hlo_graphs.compiler_dumps import is_done, read_dump
+from hlo_graphs.compiler_dumps import Compile, is_done, read_dump
 from hlo_graphs.compiler_settings import (
     CHIPS,
     HUGE,
@@ -57,6 +59,7 @@ class _Job:
     """What is compiled for what, where its dumps go, and until when (`time.monotonic`)."""
 
     target: str
+    source_sha256: str
     chip: str
     vmem_bytes: int | None
     directory: Path
@@ -88,7 +91,8 @@ def extract(
       time_limit_seconds: for all compiles together. The bundle needs two of them; what the rest
         would have added is then missing, with the reason.
       random_orders: how many further placements to compile, as points for cost models.
-      dumps_dir: keep the compiler's dumps here and reuse those of finished compiles.
+      dumps_dir: keep the compiler's dumps here, and reuse those of the same compile: of an equal
+        target file, for the same chip and memory, by the same compiler.
       progress: called with one line per compile.
 
     Raises:
@@ -99,10 +103,13 @@ def extract(
     checked_chip(chip, vmem_bytes)
     _require_tpu_extra()
     _check_target(target)
+    source_sha256 = _source_sha256(target)
     deadline = time.monotonic() + time_limit_seconds
     extras = tuple(random_order(seed) for seed in range(1, random_orders + 1))
     with _dumps_directory(dumps_dir) as directory:
-        job = _Job(target, chip, vmem_bytes, directory, deadline, progress or _silent)
+        job = _Job(
+            target, source_sha256, chip, vmem_bytes, directory, deadline, progress or _silent
+        )
         failures = _compile_all(job, extras)
         source = _source(job, name, extras, failures)
         key = write_bundle(source, Path(output_dir))
@@ -143,6 +150,30 @@ def _check_target(target: str) -> None:
         raise InputError(f"{module}: no such file")
 
 
+def _source_sha256(target: str) -> str:
+    """Digest of the target's file; of nothing if there is none, which the child will say."""
+    module = target if is_hlo_file(target) else target.rpartition(":")[0]
+    path = module if is_hlo_file(target) or module.endswith(".py") else _module_file(module)
+    try:
+        data = b"" if path is None else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return hashlib.sha256(data).hexdigest()
+
+
+def _module_file(module: str) -> str | None:
+    """The file of a module, found as the child will find it but without importing anything."""
+    folders: Sequence[str] = [os.getcwd(), *sys.path]
+    name, file = "", None
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = PathFinder.find_spec(name, folders)
+        if spec is None:
+            return None
+        folders, file = spec.submodule_search_locations or (), spec.origin
+    return file
+
+
 # --- child processes -------------------------------------------------------------------------
 
 
@@ -175,31 +206,42 @@ def _compile_group(
     A setting that ends the child is skipped by the next child, which goes on with the others.
     """
     failures: dict[str, str] = {}
+    compiles = [_compile_of(job, vmem_bytes, setting) for setting in settings]
     while pending := [
-        setting
-        for setting in settings
-        if setting.name not in failures and not is_done(job.directory, setting)
+        compile_
+        for compile_ in compiles
+        if compile_.setting.name not in failures and not is_done(job.directory, compile_)
     ]:
-        job.report(f"{job.chip}: compiling {', '.join(setting.name for setting in pending)}")
-        reason = _run_child(job, vmem_bytes, pending)
-        for setting in pending:
-            if not is_done(job.directory, setting):
-                failures[setting.name] = reason or "the compiler wrote no result"
+        names = [compile_.setting.name for compile_ in pending]
+        job.report(f"{job.chip}: compiling {', '.join(names)}")
+        reason = _run_child(job, pending)
+        for compile_, name in zip(pending, names, strict=True):
+            if not is_done(job.directory, compile_):
+                failures[name] = reason or "the compiler wrote no result"
                 break
     return failures
 
 
-def _run_child(job: _Job, vmem_bytes: int | None, settings: Sequence[Setting]) -> str | None:
-    """Runs one child over the settings; returns why it ended early, or None."""
+def _compile_of(job: _Job, vmem_bytes: int | None, setting: Setting) -> Compile:
+    return Compile(
+        target=job.target,
+        source_sha256=job.source_sha256,
+        chip=job.chip,
+        vmem_bytes=vmem_bytes,
+        setting=setting,
+        jax_version=importlib.metadata.version("jax"),
+        libtpu_version=importlib.metadata.version("libtpu"),
+    )
+
+
+def _run_child(job: _Job, compiles: Sequence[Compile]) -> str | None:
+    """Runs one child over the compiles; returns why it ended early, or None."""
     left_seconds = job.deadline - time.monotonic()
     if left_seconds <= 0:
         return "the time limit was used up"
     request = {
-        "target": job.target,
-        "chip": job.chip,
-        "vmem_bytes": vmem_bytes,
         "directory": str(job.directory),
-        "settings": [asdict(setting) for setting in settings],
+        "compiles": [compile_.to_document() for compile_ in compiles],
     }
     request_path = job.directory / "request.json"
     request_path.write_text(json.dumps(request), encoding="utf-8")

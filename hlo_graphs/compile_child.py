@@ -24,22 +24,26 @@ from hlo_graphs.compiler_settings import CHIPS, is_hlo_file
 
 
 def main(request_path: str) -> None:
-    """Does the compiles that the file asks for, one after the other, and keeps their dumps."""
+    """Does the compiles that the file asks for, one after the other, and keeps their dumps.
+
+    They are of one target and for one chip and size of its memory.
+    """
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     directory = Path(request["directory"])
     tables = directory / "tables"
     shutil.rmtree(tables, ignore_errors=True)
     tables.mkdir()
-    _set_environment(request["chip"], request["vmem_bytes"], tables)
-    compile_once = _prepare(request["target"], request["chip"])
-    for setting in request["settings"]:
-        folder = directory / setting["name"]
+    first = request["compiles"][0]
+    _set_environment(first["chip"], first["vmem_bytes"], tables)
+    compile_once = _prepare(first["target"], first["chip"])
+    for compile_ in request["compiles"]:
+        folder = directory / compile_["setting"]["name"]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         dumps = folder / "dumps"
         started = time.monotonic()
-        compile_once({"xla_dump_to": str(dumps), **dict(setting["options"])})
-        keep_dumps(dumps, tables, folder, round(time.monotonic() - started, 1))
+        compile_once({"xla_dump_to": str(dumps), **dict(compile_["setting"]["options"])})
+        keep_dumps(dumps, tables, folder, round(time.monotonic() - started, 1), compile_)
 
 
 def _set_environment(chip: str, vmem_bytes: int | None, tables: Path) -> None:

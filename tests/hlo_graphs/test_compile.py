@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from hlo_graphs.bundle_writer import (
     write_bundle,
 )
 from hlo_graphs.compile import CompileError, default_name, extract
+from hlo_graphs.compiler_dumps import Compile, keep_dumps
 from hlo_graphs.errors import InputError, MissingExtraError
 from hlo_graphs.parser import parse_module
 
@@ -297,6 +301,64 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_names_come_from_the_function_or_the_file() -> None:
     assert default_name("package.module:model") == "model"
     assert default_name("folder/gemma.v1.hlo.gz") == "gemma"
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Settings that were compiled, by a compiler that says the same of every program."""
+    names: list[str] = []
+
+    def child(job: compile_module._Job, compiles: Sequence[Compile]) -> None:
+        for each in compiles:
+            folder, tables = job.directory / each.setting.name, job.directory / "tables"
+            dumps = folder / "dumps"
+            for path in (dumps, tables):
+                path.mkdir(parents=True, exist_ok=True)
+            (dumps / "m.after_optimizations_before_buffer_assignment.txt").write_text(BEFORE)
+            (dumps / "m.after_codegen.txt").write_text(compiled((7, 5), ("", "S(1)")))
+            keep_dumps(dumps, tables, folder, 1.0, each.to_document())
+            names.append(each.setting.name)
+
+    monkeypatch.setattr(compile_module, "_run_child", child)
+    monkeypatch.setattr(compile_module, "_require_tpu_extra", lambda: None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1")
+    return names
+
+
+def test_kept_dumps_stand_for_an_equal_compile_only(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "m.hlo"
+    target.write_text(BEFORE)
+    every = ["production", "no_fast_memory", "huge"]
+
+    def compiled_anew(chip: str, vmem_bytes: int | None = None) -> list[str]:
+        done.clear()
+        folders = {"output_dir": tmp_path / "out", "dumps_dir": tmp_path / "dumps"}
+        extract(str(target), chip, vmem_bytes=vmem_bytes, random_orders=0, **folders)
+        return list(done)
+
+    assert compiled_anew("v5e") == every
+    assert compiled_anew("v5e") == []
+    assert compiled_anew("v5p") == every
+    assert compiled_anew("v5p", 2**25) == every[:2], "the huge memory is as huge as before"
+    target.write_text(BEFORE + "\n")
+    assert compiled_anew("v5p", 2**25) == every
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2")
+    assert compiled_anew("v5p", 2**25) == every
+    (tmp_path / "dumps" / "production" / "done.json").write_text('{"seconds": 1}')
+    assert compiled_anew("v5p", 2**25) == every[:1]
+
+
+def test_a_target_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "some_package" / "model.py"
+    path.parent.mkdir()
+    (path.parent / "__init__.py").write_text("raise ImportError")
+    path.write_text("def f(): ...")
+    wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert compile_module._source_sha256("some_package.model:f") == wanted
+    assert compile_module._source_sha256("some_package/model.py:f") == wanted
 
 
 def failing_child(log: str, code: int) -> str:
