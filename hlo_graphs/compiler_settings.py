@@ -49,10 +49,11 @@ def checked_chip(chip: str, vmem_bytes: int | None) -> CompilerChip:
         return found
     if not found.can_resize:
         raise InputError(f"the fast memory of {chip} cannot be resized; leave the size out")
-    if vmem_bytes % 2**20 or not 2**24 < vmem_bytes <= HUGE_VMEM_BYTES:
+    if vmem_bytes % 2**20 or not found.scratch_bytes < vmem_bytes <= HUGE_VMEM_BYTES:
         raise InputError(
-            f"fast memory of {vmem_bytes} bytes: give whole MiB, more than the 16 MiB that are "
-            "set aside for scratch, at most 1024 MiB"
+            f"fast memory of {vmem_bytes} bytes: give whole MiB, more than the "
+            f"{found.scratch_bytes // 2**20} MiB that {chip} sets aside for scratch, at most "
+            f"{HUGE_VMEM_BYTES // 2**20} MiB"
         )
     return found
 
