@@ -71,21 +71,29 @@ class BundleSource:
 
 
 def write_bundle(source: BundleSource, output_dir: Path) -> str:
-    """Writes all files of the bundle, or none; returns its key.
+    """Writes all files of the bundle, in place of one of the same name; returns its key.
 
-    Every part is written beside its place and renamed; `before.hlo.gz`, which makes a bundle
-    visible, comes last. The same dumps give the same bytes.
+    Every part is written beside its place and renamed. `before.hlo`, which makes a bundle visible,
+    is the first to go and the last to come: an interruption leaves no bundle, never a mixture of
+    two. The same dumps give the same bytes.
 
     Raises `InputError` if the production compile left no module behind.
     """
     parts = _parts(source)
     output_dir.mkdir(parents=True, exist_ok=True)
-    ready = [_write_beside(output_dir, source.key, part, text) for part, text in parts.items()]
-    for part in PART_SUFFIXES:
-        if part not in parts:
-            (output_dir / _file_name(source.key, part)).unlink(missing_ok=True)
-    for temporary, final in ready:
-        os.replace(temporary, final)
+    finals = {part: output_dir / _file_name(source.key, part) for part in parts}
+    temporaries = {part: final.with_name(f".{final.name}.tmp") for part, final in finals.items()}
+    try:
+        for part, text in parts.items():
+            temporaries[part].write_bytes(_data(finals[part], text))
+        for suffix in PART_SUFFIXES.values():  # before.hlo is the first
+            for ending in ("", ".gz"):
+                (output_dir / f"{source.key}.{suffix}{ending}").unlink(missing_ok=True)
+        for part, final in finals.items():
+            os.replace(temporaries[part], final)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
     return source.key
 
 
@@ -232,14 +240,12 @@ def _file_name(key: str, part: str) -> str:
     return f"{key}.{suffix}" if part == "cycles" else f"{key}.{suffix}.gz"
 
 
-def _write_beside(directory: Path, key: str, part: str, text: str) -> tuple[Path, Path]:
-    final = directory / _file_name(key, part)
+def _data(path: Path, text: str) -> bytes:
     data = text.encode("utf-8")
-    if final.suffix == ".gz":  # no time and no name inside: the same text gives the same bytes
-        data = gzip.compress(data, mtime=0)
-    temporary = directory / f".{final.name}.tmp"
-    temporary.write_bytes(data)
-    return temporary, final
+    if path.suffix != ".gz":
+        return data
+    # No time and no name inside: the same text gives the same bytes.
+    return gzip.compress(data, mtime=0)
 
 
 # --- cleaning --------------------------------------------------------------------------------

@@ -98,9 +98,11 @@ def extract(
     Raises:
       MissingExtraError: libtpu or jax is not installed.
       CompileError: the compiler failed or ran out of time; nothing was written.
-      InputError: unknown chip, impossible size, no such target.
+      InputError: unknown chip, impossible size or name, no such target, a folder that cannot be
+        written.
     """
     checked_chip(chip, vmem_bytes)
+    _check_output(name or default_name(target), Path(output_dir))
     _require_tpu_extra()
     _check_target(target)
     source_sha256 = _source_sha256(target)
@@ -128,6 +130,14 @@ def default_name(target: str) -> str:
 
 def _silent(line: str) -> None:
     del line
+
+
+def _check_output(name: str, output_dir: Path) -> None:
+    if Path(name).name != name:
+        raise InputError(f"{name!r} is a path, not a name of a bundle: its folder is the output's")
+    above = next(path for path in (output_dir, *output_dir.parents) if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise InputError(f"{output_dir}: cannot write there: no folder, or not allowed")
 
 
 def _require_tpu_extra() -> None:

@@ -250,6 +250,58 @@ def test_what_a_later_bundle_lacks_is_removed(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
+def test_a_later_bundle_leaves_no_other_spelling_behind(tmp_path: Path) -> None:
+    key = write_bundle(source(), tmp_path)
+    for suffix in ("before.hlo", "production.hlo", "cycles.json.gz", "points.json"):
+        (tmp_path / f"{key}.{suffix}").write_text("stale")
+    write_bundle(source(extra=()), tmp_path)
+    bundle = bundle_of(tmp_path / f"{key}.cycles.json")
+    assert bundle.points is None
+    assert bundle.cycles is not None
+    assert bundle.cycles.suffix == ".json"
+    assert not [path for path in tmp_path.iterdir() if path.read_bytes() == b"stale"]
+
+
+@pytest.mark.parametrize("num_done", range(6))
+def test_an_interrupted_bundle_is_none_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_done: int
+) -> None:
+    key = write_bundle(source(), tmp_path)
+    replaced: list[Path] = []
+
+    def replace(temporary: Path, final: Path) -> None:
+        if len(replaced) == num_done:
+            raise KeyboardInterrupt
+        os.rename(temporary, final)
+        replaced.append(final)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(source(), tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in replaced)
+    assert f"{key}.before.hlo.gz" not in names
+
+
+@pytest.mark.parametrize("name", ["a/b", "../c", "/a", "a/"])
+def test_a_name_that_is_a_path_is_refused_at_once(
+    tmp_path: Path, done: list[str], name: str
+) -> None:
+    (tmp_path / "m.hlo").write_text(BEFORE)
+    with pytest.raises(InputError, match="is a path, not a name"):
+        extract(str(tmp_path / "m.hlo"), "v5e", tmp_path / "out", name=name)
+    assert done == []
+
+
+def test_a_folder_that_cannot_be_is_refused_at_once(tmp_path: Path, done: list[str]) -> None:
+    path = tmp_path / "m.hlo"
+    path.write_text(BEFORE)
+    for output_dir in (path, path / "below"):
+        with pytest.raises(InputError, match=r"cannot write there"):
+            extract(str(path), "v5e", output_dir)
+    assert done == []
+
+
 def test_foreign_live_ranges_are_not_taken_for_the_before_module(tmp_path: Path) -> None:
     strange = LIVE_RANGE.replace("1:a", "1:z")
     plain = dump("no_fast_memory", compiled((9, 9), ("", "")), strange)
