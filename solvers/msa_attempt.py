@@ -455,8 +455,9 @@ class Attempt:
         latest = segment.use.latest_prefetch_time
         end = shared.picker.eviction_end(after, segment.end, buffer.copy_ticks, self._retry)
         end = min(max(end, previous.end), latest)
-        end = self._eviction_end(segment.value.scope, previous, end)
-        if end <= after:
+        scope = segment.value.scope
+        end = self._eviction_end(scope, previous, end)
+        if end <= after or after + 1 in shared.problem.inside.get(scope, ()):
             return Result.OUT_OF_ASYNC_COPIES
         last_retry = self._retry == shared.options.max_retries - 1
         work = 0 if last_retry else buffer.copy_ticks

@@ -27,8 +27,8 @@ class MsaUse:
       aliases: (value, time) of definitions and positions that share its place.
       is_while: a loop takes the value over.
       conditional: identifies the conditional that takes the value over, None: none does.
-      first_inside: per computation entered, (its parameter's time, first use inside or None,
-        time of its root); what decides whether entering in fast memory is of use.
+      first_inside: per computation entered, (its parameter's time, first use inside or None);
+        what decides whether entering in fast memory is of use.
     """
 
     time: int
@@ -133,7 +133,8 @@ class MsaProblem:
       buffers: in any order.
       names: [num_times] instruction names, for hints.
       one_place_at_a_time: a value is never at two places in fast memory.
-      inside: per scope, times at which no copy of that scope may end, as a loop is under way.
+      inside: per scope, times at which a loop is under way that is not around it: no copy of
+        that scope may end there, nor one begin that is issued after the time before.
       required: (value, time) required to be in default memory.
     """
 

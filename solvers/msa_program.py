@@ -114,7 +114,11 @@ def _buffer(
         copy_ticks=copy_ticks,
         # Accesses count the bytes before sizes were rounded up to the alignment.
         copied_bytes=max(buffer.size_bytes - program.machine.alignment_bytes + 1, 1),
-        cross_program=buffer.is_parameter and _looks_like_a_weight(program, accesses),
+        cross_program=(
+            buffer.is_parameter
+            and not buffer.live_out
+            and _looks_like_a_weight(program, accesses)
+        ),
     )
 
 
@@ -188,10 +192,10 @@ class _Builder:
         """Adds the values of one scope; notes which uses cover the lanes inside."""
         program = self._program
         current: _Draft | None = None
-        given = program.buffers[self._buffer].has_content_at_start
-        if lane.loop is not None or given:
-            name = program.buffers[self._buffer].name
-            current = self._draft(lane, name, lane.start_step - 1, covered, required=True)
+        buffer = program.buffers[self._buffer]
+        # A trip may begin with content that is dead, and stale in slow memory.
+        if lane.needed_before if lane.loop is not None else buffer.has_content_at_start:
+            current = self._draft(lane, buffer.name, lane.start_step - 1, covered, required=True)
         for position, item in enumerate(lane.items):
             if item.loop is None:
                 current = self._add_access(lane, item, current, covered)

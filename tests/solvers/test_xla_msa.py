@@ -24,7 +24,7 @@ from solvers.msa_options import (
 )
 from solvers.msa_program import memory_map_of, problem_of
 from solvers.solver import SolveRequest, solver_named
-from solvers.xla_msa import XlaMsaSolver
+from solvers.xla_msa import TUNED, XlaMsaSolver
 from tests.malloc_game.small import program_of
 from tests.strategies import small_program
 
@@ -148,6 +148,33 @@ def test_a_weight_is_left_for_the_next_run() -> None:
     options = replace(COUNTING, enable_cross_program_prefetch=True)
     carried = [r for r in map_of(program, options).residencies if r.source is Source.CARRIED]
     assert [(r.buffer, r.start, r.end) for r in carried] == [(0, 0, 3)]
+
+
+def test_what_the_program_gives_out_is_not_left_for_the_next_run() -> None:
+    """XLA carries no parameter that is aliased with the root."""
+    program = program_of({"a": 4, "b": 2}, [(1, "ra rb"), (1, "ra")], live_out="a")
+    options = replace(COUNTING, enable_cross_program_prefetch=True)
+    carried = [r for r in map_of(program, options).residencies if r.source is Source.CARRIED]
+    assert [r.buffer for r in carried] == [1]
+
+
+def test_dead_content_is_not_fetched_into_a_trip() -> None:
+    """What the inner loop overwrites was left stale in slow memory by the trip before."""
+    program = program_of(
+        {"a": 4},
+        [(40, ""), (40, ""), (0, "wa"), (0, ""), (0, "ra")],
+        loops=[Loop(0, 5, 3), Loop(2, 4, 2, parent=0)],
+    )
+    map_of(program, TUNED)
+
+
+def test_no_eviction_is_issued_while_a_loop_is_under_way() -> None:
+    """The loop reads what nothing has written; the next use is too late to stay for it."""
+    program = program_of(
+        {"a": 4}, [(9, "ra"), (9, ""), (200, ""), (9, "ra")], loops=[Loop(0, 2, 3)]
+    )
+    undefined = replace(program.buffers[0], is_undefined=True, is_parameter=False)
+    map_of(replace(program, buffers=(undefined,)), TUNED)
 
 
 def test_priority_decides_who_gets_the_memory() -> None:
