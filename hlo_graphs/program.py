@@ -36,6 +36,9 @@ MAX_UNITS = 2**31 - 1
 MAX_SIZE_BYTES = 2**50
 """Largest buffer, so that sums over a program stay exact in 64 bits."""
 
+MAX_TRIPS = 2**53
+"""Most trips of a loop, so that a float holds their number."""
+
 
 class AccessKind(enum.StrEnum):
     """How a step touches a buffer; the order is the order of effects within one step."""
@@ -496,6 +499,8 @@ def _check_loops(program: Program) -> None:
             raise InputError(f"{where}: empty or outside the program")
         if loop.trip_count < 1 or not 0 <= loop.probability <= 1:
             raise InputError(f"{where}: trip count {loop.trip_count}, p={loop.probability}")
+        if loop.trip_count > MAX_TRIPS:
+            raise InputError(f"{where}: trip count {loop.trip_count} is more than {MAX_TRIPS}")
         for other in program.loops[:index]:
             if other.end_step > loop.start_step and loop.end_step > other.end_step:
                 raise InputError(f"{where}: crosses loop [{other.start_step}, {other.end_step})")

@@ -615,7 +615,11 @@ def _leave_loop(tables: Tables, state: State, loop: int, start: int, end: int) -
     base = counters[CNT_IDLE_BASE]
     inside = state.idle[counters[CNT_IDLE_TOP], IDLE_TOTAL] - state.idle[base, IDLE_TOTAL]
     offers = tables.offers
-    offer = inside * offers[loop, OFFER_NUMERATOR] // offers[loop, OFFER_DENOMINATOR]
+    numerator = offers[loop, OFFER_NUMERATOR]
+    denominator = offers[loop, OFFER_DENOMINATOR]
+    # More than this offers the limit as well; cut off, so that the product fits 64 bits.
+    most = IDLE_LIMIT_TICKS * denominator // max(numerator, 1) + 1
+    offer = min(inside, most) * numerator // denominator
     offer = max(0, min(offer, IDLE_LIMIT_TICKS) - offers[loop, OFFER_ROUNDING])
     is_exact = offers[loop, OFFER_ROUNDING] == 0 and counters[CNT_EXACT_FROM] == 0
     depth = counters[CNT_LOOP_DEPTH] - 1

@@ -238,6 +238,19 @@ def test_a_prefetch_takes_the_latest_idle_time() -> None:
     assert game.latency_ticks(wishes) == 18
 
 
+def test_idle_time_of_very_many_trips_is_not_lost() -> None:
+    # 2**24 idle ticks on each of 2**40 trips: the product takes more than 64 bits.
+    golden = program(
+        4,
+        [step(2**24, repeat=2.0**40), step(0, access(0, READ, 4))],
+        [buffer("w", 4)],
+        (Loop(0, 1, 2**40),),
+    )
+    game = FastGame(golden)
+    memory_map = game.map_of(game.wishes(Action.COPY))
+    assert memory_map.residencies == (Residency(0, 0, 0, 2, Source.COPIED, 1),)
+
+
 def test_an_eviction_waits_for_idle_time_of_later_steps() -> None:
     # Written at 0, leaves, needed at the end: queued at 1, idle 3 + 3 serve its 5 bytes.
     golden = program(

@@ -102,6 +102,7 @@ def test_as_a_networkx_graph() -> None:
         ((Loop(0, 3, 1), Loop(2, 5, 1)), "crosses loop"),
         ((Loop(0, 3, 1), Loop(1, 2, 1)), "parent is None, expected"),
         ((Loop(0, 3, 0),), "trip count 0"),
+        ((Loop(0, 3, 2**70),), "trip count 1180591620717411303424 is more than"),
     ],
 )
 def test_bad_loops(loops: tuple[Loop, ...], named: str) -> None:
