@@ -7,7 +7,7 @@ before the one at its end, so the time between is that of the instructions stric
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -123,9 +123,7 @@ class NestedClock:
 
     def __init__(self, elapsed_ticks: Sequence[int], while_nest: Sequence[int], count: int) -> None:
         self._count = count
-        self._nest = np.asarray(while_nest, dtype=np.int64)
-        self.flat = not self._nest.any()
-        """Whether there are no loops, so that time between is additive."""
+        self._lowest = _range_minima(while_nest) if any(while_nest) else []
         weighted = (t * count**n for t, n in zip(elapsed_ticks, while_nest, strict=True))
         self.until = list(accumulate(weighted, initial=0))
         """[times + 1] weighted time of all instructions before each time."""
@@ -133,25 +131,35 @@ class NestedClock:
     def between(self, start: int, end: int) -> float:
         """Time of the instructions strictly between `start` and `end`.
 
-        The level of the least nested of them is what counts once.
+        The least nested level from `start` to `end` is what counts once. A longer stretch never
+        takes less time: it adds instructions, and its least nested level is no higher.
         """
         if end <= start + 1:
             return 0.0
         total = self.until[min(end, len(self.until) - 1)] - self.until[start + 1]
-        if self.flat:
+        if not self._lowest:
             return float(total)
-        level = int(self._nest[max(start, 0) : end + 1].min(initial=2**30))
-        return float(total / self._count ** (0 if level == 2**30 else level))
+        return float(total / self._count ** self._least_nested(max(start, 0), end + 1))
 
-    def first_within(self, end: int, ticks: float) -> int:
-        """First start from which at most `ticks` pass until `end`, if there are no loops."""
-        last = self.until[min(end, len(self.until) - 1)]
-        return bisect_left(self.until, last - ticks) - 1
+    def _least_nested(self, low: int, high: int) -> int:
+        """The least number of loops around any of times `[low, high)`."""
+        high = min(high, len(self._lowest[0]))
+        if high <= low:
+            return 0
+        row = (high - low).bit_length() - 1
+        minima = self._lowest[row]
+        return min(minima[low], minima[high - (1 << row)])
 
-    def last_with(self, end: int, ticks: float) -> int:
-        """No later start leaves `ticks` until `end`, loops or not."""
-        last = self.until[min(end, len(self.until) - 1)]
-        return min(bisect_right(self.until, last - ticks) - 2, end - 1)
+
+def _range_minima(values: Sequence[int]) -> list[list[int]]:
+    """Row `k` holds at `i` the least of the `2**k` values from `i` on."""
+    row = np.asarray(values, dtype=np.int64)
+    rows, width = [row.tolist()], 1
+    while 2 * width <= len(values):
+        row = np.minimum(row[:-width], row[width:])
+        rows.append(row.tolist())
+        width *= 2
+    return rows
 
 
 class CostAnalysisPicker:
@@ -174,7 +182,6 @@ class CostAnalysisPicker:
         self._options = options
         self._clock = clock
         self._nest = list(nest)
-        self._one_level = clock.flat and not any(nest)
         self._max_elapsed = max_copy_ticks * options.max_overlap
         self._last: tuple[Window, tuple[int, int]] | None = None
 
@@ -185,10 +192,10 @@ class CostAnalysisPicker:
     def eviction_end(self, start: int, latest: int, copy_ticks: float, retry: int) -> int:
         """First time by which the preferred overlap has passed, longer with each retry."""
         wanted = (1 + 2 * retry) * self._options.preferred_overlap * copy_ticks
-        for end in range(start + 1, latest + 1):
-            if self._clock.between(start, end) >= wanted:
-                return end
-        return latest + 1
+        ends = range(start + 1, latest + 1)
+        return ends.start + bisect_left(
+            ends, True, key=lambda end: self._clock.between(start, end) >= wanted
+        )
 
     def latest_start(self, window: Window) -> int:
         """Latest start with the least overlap, what the use gains by it included."""
@@ -202,20 +209,18 @@ class CostAnalysisPicker:
         wanted = self._options.preferred_overlap * window.copy_ticks
         best, best_error = earliest, abs(wanted - self._clock.between(earliest, window.end))
         for start in self._worth_comparing(window, earliest, latest, wanted):
-            if self._level(start) == window.nest:
-                error = abs(wanted - self._clock.between(start, window.end))
-                if error < best_error:
-                    best, best_error = start, error
+            error = abs(wanted - self._clock.between(start, window.end))
+            if error < best_error:
+                best, best_error = start, error
         return best
 
     def _worth_comparing(
         self, window: Window, earliest: int, latest: int, wanted: float
     ) -> Sequence[int]:
         """Starts among which is the first of those nearest to `wanted`, in order."""
-        if not self._one_level:
-            return range(earliest + 1, latest + 1)
-        below = min(self._clock.first_within(window.end, wanted), latest)
-        above = self._clock.first_within(window.end, self._clock.between(below - 1, window.end))
+        below = self._first_within(window, wanted, latest)
+        before = max(self._back_at_level(min(below, latest + 1) - 1, window), earliest)
+        above = self._first_within(window, self._clock.between(before, window.end), latest)
         return [start for start in (above, below) if earliest < start <= latest]
 
     def starts(self, window: Window) -> Iterator[int]:
@@ -257,23 +262,30 @@ class CostAnalysisPicker:
         if self._last is not None and self._last[0] is window:
             return self._last[1]
         latest = self._latest(window)
-        earliest = window.earliest
-        if self._one_level:
-            earliest = max(earliest, self._clock.first_within(window.end, self._max_elapsed))
-        while earliest <= latest and (
-            self._level(earliest) != window.nest
-            or self._clock.between(earliest, window.end) > self._max_elapsed
-        ):
-            earliest += 1
+        earliest = self._first_within(window, self._max_elapsed, latest)
         self._last = window, (earliest, latest)
         return earliest, latest
 
     def _latest(self, window: Window) -> int:
         wanted = self._options.min_overlap * window.copy_ticks
-        start = self._clock.last_with(window.end, wanted - window.reduction_ticks)
-        while start >= window.earliest and (
-            self._level(start) != window.nest
-            or wanted > self._clock.between(start, window.end) + window.reduction_ticks
-        ):
+        starts, end = range(window.earliest, window.end), window.end
+        too_late = bisect_left(
+            starts,
+            True,
+            key=lambda start: wanted > self._clock.between(start, end) + window.reduction_ticks,
+        )
+        return self._back_at_level(window.earliest + too_late - 1, window)
+
+    def _first_within(self, window: Window, ticks: float, latest: int) -> int:
+        """First start at the window's level from which at most `ticks` pass until its end."""
+        starts, end = range(window.earliest, window.end), window.end
+        enough = bisect_left(
+            starts, True, key=lambda start: self._clock.between(start, end) <= ticks
+        )
+        return self._at_level(window.earliest + enough, latest, window.nest)
+
+    def _back_at_level(self, start: int, window: Window) -> int:
+        """The last time up to `start` at the window's level; before the window if none is in it."""
+        while start >= window.earliest and self._level(start) != window.nest:
             start -= 1
         return start

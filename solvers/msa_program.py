@@ -115,9 +115,7 @@ def _buffer(
         # Accesses count the bytes before sizes were rounded up to the alignment.
         copied_bytes=max(buffer.size_bytes - program.machine.alignment_bytes + 1, 1),
         cross_program=(
-            buffer.is_parameter
-            and not buffer.live_out
-            and _looks_like_a_weight(program, accesses)
+            buffer.is_parameter and not buffer.live_out and _looks_like_a_weight(program, accesses)
         ),
     )
 

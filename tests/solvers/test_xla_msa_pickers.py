@@ -75,6 +75,40 @@ def test_loops_count_several_times_seen_from_outside_and_once_from_inside() -> N
     assert clock.between(2, 4) == 1
 
 
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=20))
+def test_time_between_by_looking_at_every_instruction(steps: list[tuple[int, int]]) -> None:
+    """Each counts once per trip of the loops around it that are not around all of them."""
+    ticks, nest = [t for t, _ in steps], [n for _, n in steps]
+    clock = NestedClock(ticks, nest, 5)
+    for start in range(-1, len(steps)):
+        for end in range(start + 1, len(steps) + 1):
+            level = min(nest[max(start, 0) : end + 1])
+            inside = range(start + 1, end)
+            assert clock.between(start, end) == sum(ticks[t] * 5 ** nest[t] for t in inside) / (
+                5**level if inside else 1
+            )
+
+
+class CountingClock(NestedClock):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def between(self, start: int, end: int) -> float:
+        self.asked += 1
+        return super().between(start, end)
+
+
+def test_windows_with_loops_are_not_searched_start_by_start() -> None:
+    nest = [0] * 500 + [1] * 10 + [0] * 1490
+    clock = CountingClock([1] * 2000, nest, 5)
+    options = PickerOptions(PickerKind.COST_ANALYSIS, 1.0, 2.0, 1e9)
+    chosen = CostAnalysisPicker(options, clock, nest, 3.0)
+    assert chosen.preferred_start(Window(-1, 1900, 0, copy_ticks=300.0)) == 1299
+    assert chosen.eviction_end(-1, 1900, 300.0, 0) == 560
+    assert clock.asked < 100
+
+
 def test_instruction_counts() -> None:
     chosen = InstructionCountPicker(2, 10)
     window = Window(earliest=1, end=9, nest=0, copy_ticks=0.0)
@@ -110,15 +144,27 @@ def test_starts_are_within_the_bounds_and_never_twice(
     st.integers(-1, 10),
     st.floats(0.1, 10),
     st.floats(0.5, 3),
+    st.tuples(st.integers(0, 24), st.integers(0, 24)),
 )
 def test_bounds_by_looking_at_every_time(
-    elapsed: list[int], earliest: int, copy_ticks: float, preferred: float
+    elapsed: list[int],
+    earliest: int,
+    copy_ticks: float,
+    preferred: float,
+    loop: tuple[int, int],
 ) -> None:
-    """The binary searches against the definitions, time by time."""
+    """The binary searches against the definitions, time by time, in a program with a loop."""
     end = len(elapsed) - 1
-    chosen = picker(elapsed, preferred=preferred, max_copy=2.0)
-    window = Window(earliest, end, 0, copy_ticks, reduction_ticks=1.0)
-    between = {start: sum(elapsed[start + 1 : end]) for start in range(earliest, end)}
+    nest = [int(min(loop) <= time < max(loop)) for time in range(len(elapsed))]
+    chosen = picker(elapsed, preferred=preferred, max_copy=2.0, nest=nest)
+    window = Window(earliest, end, nest[end - 1], copy_ticks, reduction_ticks=1.0)
+    clock = NestedClock(elapsed, nest, 5)
+    levels = {-1: 0, **dict(enumerate(nest))}
+    between = {
+        start: clock.between(start, end)
+        for start in range(earliest, end)
+        if levels[start] == window.nest
+    }
     latest = max((s for s, t in between.items() if copy_ticks <= t + 1.0), default=None)
     allowed = [s for s, t in between.items() if latest is not None and s <= latest and t <= 8.0]
     if not allowed:
