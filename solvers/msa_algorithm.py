@@ -147,7 +147,7 @@ class _Assignment:
         problem, options = self._problem, self._options
         chunks = [
             Chunk(time, time, 0, min(size, problem.capacity_bytes))
-            for time, size in options.reserved_scoped_bytes
+            for time, size in sorted(options.reserved_scoped_bytes)
         ]
         if options.post_module_scoped_bytes:
             size = min(options.post_module_scoped_bytes, problem.capacity_bytes)

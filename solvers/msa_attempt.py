@@ -8,7 +8,7 @@ bandwidth and counters taken on the way can be given back (`Attempt.uncommit`).
 from __future__ import annotations
 
 import enum
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -39,7 +39,7 @@ class Place:
 
     Attributes:
       offset: bytes; changes when fast memory is repacked.
-      held: (heap key, chunk) taken at this address.
+      held: (heap key, chunk) taken at this address, by time, none at the same time.
     """
 
     offset: int
@@ -47,14 +47,24 @@ class Place:
 
     def gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of times `[start, end]` at which the address is not held yet."""
-        for chunk in sorted((c for _, c in self.held), key=lambda c: c.start):
-            if chunk.end < start or chunk.start > end:
-                continue
+        first = bisect_left(self.held, start, key=lambda entry: entry[1].end)
+        for position in range(first, len(self.held)):
+            _, chunk = self.held[position]
+            if chunk.start > end:
+                break
             if start < chunk.start:
                 yield start, chunk.start - 1
-            start = max(start, chunk.end + 1)
+            start = chunk.end + 1
         if start <= end:
             yield start, end
+
+    def add(self, entry: tuple[int, Chunk]) -> None:
+        """Holds a chunk in one of the gaps."""
+        insort(self.held, entry, key=lambda held: held[1].start)
+
+    def remove(self, entry: tuple[int, Chunk]) -> None:
+        """Holds a chunk no longer."""
+        del self.held[bisect_left(self.held, entry[1].start, key=lambda held: held[1].start)]
 
 
 @dataclass(slots=True, eq=False)
@@ -185,9 +195,8 @@ class Attempt:
         for index, value in enumerate(self.buffer.values):
             if value.required_default or (index, -1) in self._forced:
                 self._required[value.value, value.time] = Requirement(None)
-        for value_id, time in self._shared.problem.required:
-            if any(value.value == value_id for value in self.buffer.values):
-                self._required[value_id, time] = Requirement(None)
+            for time in self._shared.problem.required.get(value.value, ()):
+                self._required[value.value, time] = Requirement(None)
         result = Result.SUCCESS
         for index, value in enumerate(self.buffer.values):
             if not any(self._is_fast(*covering) for covering in value.covered_by):
@@ -436,12 +445,12 @@ class Attempt:
         for first, last in list(place.gaps(start, end)):
             chunk = Chunk(first, last, place.offset, size)
             entry = (heap.add(chunk), chunk)
-            place.held.append(entry)
+            place.add(entry)
             self._undo.append(lambda entry=entry: self._release(place, entry))  # type: ignore[misc]
 
     def _release(self, place: Place, entry: tuple[int, Chunk]) -> None:
         self._shared.heap.remove(*entry)
-        place.held.remove(entry)
+        place.remove(entry)
 
     # -- leaving ------------------------------------------------------------------------------
 

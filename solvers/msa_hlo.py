@@ -183,7 +183,7 @@ class _Builder:
             max_copy_ticks=self._copy_ticks(mem_size),
             buffers=tuple(b for b in buffers if b is not None),
             names=tuple(position.instruction.name for position in positions),
-            required=tuple(self._required()),
+            required=self._required(),
         )
 
     def _copy_ticks(self, size_bytes: int) -> int:
@@ -199,8 +199,15 @@ class _Builder:
             loops += caller.opcode == "while"
         return loops, calls
 
-    def _required(self) -> Iterator[tuple[int, int]]:
-        """(value, time) that must be in default memory: what the entry takes in and gives out."""
+    def _required(self) -> dict[int, tuple[int, ...]]:
+        """Per value the times at which it must be in default memory."""
+        times: dict[int, tuple[int, ...]] = {}
+        for value, time in (*self._entry_and_exit(), *self._conditional_results()):
+            times[value] = (*times.get(value, ()), time)
+        return times
+
+    def _entry_and_exit(self) -> Iterator[tuple[int, int]]:
+        """(value, time) of what the program takes in and gives out."""
         entry = self.module.entry
         for value in self.aliases.values:
             opcode = self._defining(value).opcode
@@ -214,10 +221,9 @@ class _Builder:
                 for buffer in self.aliases.buffers_at(entry.name, entry.root.name, index):
                     for value_id in self.aliases.buffers[buffer].values:
                         yield value_id, root_time
-        yield from self._conditional_results()
 
     def _conditional_results(self) -> Iterator[tuple[int, int]]:
-        """Results of branches whose root is no tuple cannot be fast."""
+        """(value, time) of results of branches whose root is no tuple: they cannot be fast."""
         for time, (computation, instruction) in enumerate(self.schedule.positions):
             if instruction.opcode != "conditional":
                 continue

@@ -135,7 +135,7 @@ class MsaProblem:
       one_place_at_a_time: a value is never at two places in fast memory.
       inside: per scope, times at which a loop is under way that is not around it: no copy of
         that scope may end there, nor one begin that is issued after the time before.
-      required: (value, time) required to be in default memory.
+      required: per value the times at which it must be in default memory.
     """
 
     num_times: int
@@ -149,4 +149,4 @@ class MsaProblem:
     names: tuple[str, ...] = ()
     one_place_at_a_time: bool = False
     inside: dict[int, frozenset[int]] = field(default_factory=dict)
-    required: tuple[tuple[int, int], ...] = ()
+    required: dict[int, tuple[int, ...]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -175,6 +176,20 @@ def test_no_eviction_is_issued_while_a_loop_is_under_way() -> None:
     )
     undefined = replace(program.buffers[0], is_undefined=True, is_parameter=False)
     map_of(replace(program, buffers=(undefined,)), TUNED)
+
+
+class LookedUpOnly(dict[int, tuple[int, ...]]):
+    """What is asked for one value at a time."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("the requirements of all values are looked at for one buffer")
+
+
+def test_a_buffer_looks_up_what_is_required_of_its_own_values() -> None:
+    problem = problem_of(program_of({"a": 4}, [(1, "wa"), (1, "ra")]), COUNTING)
+    for time, fast in ((0, False), (9, True)):
+        required = replace(problem, required=LookedUpOnly({0: (time,)}))
+        assert assign(required, COUNTING).placed[0].is_fast(0, 0) is fast
 
 
 def test_priority_decides_who_gets_the_memory() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,3 +121,33 @@ def test_gaps_of_a_place() -> None:
     assert list(place.gaps(0, 8)) == [(0, 1), (4, 5), (7, 8)]
     assert list(place.gaps(2, 3)) == []
     assert list(place.gaps(3, 4)) == [(4, 4)]
+
+
+@given(st.permutations(range(6)), st.integers(0, 17), st.integers(0, 17))
+def test_gaps_whatever_the_order_of_holding(order: list[int], start: int, end: int) -> None:
+    place = Place(0)
+    for number in order:
+        place.add((number, Chunk(3 * number, 3 * number + number % 2, 0, 4)))
+    place.remove((order[0], Chunk(3 * order[0], 3 * order[0] + order[0] % 2, 0, 4)))
+    held = {3 * n + i for n in order[1:] for i in range(n % 2 + 1)}
+    free = {time for low, high in place.gaps(start, end) for time in range(low, high + 1)}
+    assert free == set(range(start, end + 1)) - held
+
+
+class CountedReads(list[tuple[int, Chunk]]):
+    """Counts how many of its elements are looked at."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> tuple[int, Chunk]:  # type: ignore[override]
+        self.reads += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[tuple[int, Chunk]]:
+        return (self[index] for index in range(len(self)))
+
+
+def test_gaps_of_a_short_time_do_not_look_at_all_that_is_held() -> None:
+    held = CountedReads((time, Chunk(2 * time, 2 * time, 0, 4)) for time in range(1000))
+    assert list(Place(0, held).gaps(1500, 1503)) == [(1501, 1501), (1503, 1503)]
+    assert held.reads < 30
