@@ -72,12 +72,10 @@ class MsaResult:
     Attributes:
       placed: per buffer id.
       num_repacks: calls of the repacker that moved something.
-      notes: what a reader should know.
     """
 
     placed: dict[int, Placed]
     num_repacks: int
-    notes: tuple[str, ...]
 
 
 class PrecoloredError(InputError):
@@ -134,7 +132,7 @@ class _Assignment:
                 self._place(buffer)
         if self._options.verify:
             self._verify()
-        return MsaResult(self._placed, self._moved, ())
+        return MsaResult(self._placed, self._moved)
 
     def _may_be_placed(self, buffer: MsaBuffer) -> bool:
         return buffer.allowed and 0 < buffer.size_bytes <= self._problem.capacity_bytes

@@ -149,7 +149,7 @@ class MsaOptions:
       enable_cross_program_prefetch: leave a parameter in place for the next run.
       enable_cross_program_prefetch_freeing: use its place between last use and end if scarce.
       cross_program_prefetch_permissive_mode: unknown users do not disqualify a parameter.
-      max_cross_program_prefetches: negative is unlimited.
+      max_cross_program_prefetches: negative is unlimited; on a Program only 0 or 1.
       enforce_prefetch_fifo_order: no prefetch may overtake another.
       inefficient_use_to_copy_ratio: times bytes copied, may not exceed bytes used; 0 is off.
       enable_while_redundant_eviction_elimination: what has a copy in default memory when it

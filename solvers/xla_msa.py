@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hlo_graphs.errors import InputError
 from malloc_game.validate import validate
 from solvers.incumbent import Incumbent
 from solvers.msa_algorithm import assign
@@ -33,12 +34,24 @@ class XlaMsaSolver:
     """One run of memory-space assignment.
 
     Attributes:
-      options: see `MsaOptions`; by default those tuned on the train split.
+      options: see `MsaOptions`; by default those tuned on the train split. At most one
+        parameter may be carried over (PROBLEM.md section 2, rule 6).
+
+    Raises:
+      InputError: if the options carry any other number over.
     """
 
     options: MsaOptions = field(default=TUNED)
 
     name = "xla-msa"
+
+    def __post_init__(self) -> None:
+        most = self.options.max_cross_program_prefetches
+        if most not in (0, 1):
+            raise InputError(
+                f"max_cross_program_prefetches is {most}: a map carries at most one parameter "
+                "over, use 0 or 1"
+            )
 
     def solve(self, request: SolveRequest) -> Solution:
         """The assignment, or an initial map or the empty one if that is faster."""

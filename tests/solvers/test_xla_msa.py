@@ -252,6 +252,12 @@ def test_options_are_checked(wrong: dict[str, object]) -> None:
         MsaOptions(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("most", [-1, 2])
+def test_a_map_carries_no_more_than_one_parameter(most: int) -> None:
+    with pytest.raises(InputError, match=f"max_cross_program_prefetches is {most}"):
+        XlaMsaSolver(MsaOptions(max_cross_program_prefetches=most))
+
+
 def test_a_wrong_permutation_is_refused() -> None:
     program = program_of({"a": 4}, [(1, "wa"), (1, "ra")])
     options = replace(COUNTING, autotuning_config=(0, 1))
