@@ -17,7 +17,7 @@ from solvers.msa_attempt import Allocation, Attempt, Place, Resources, Result
 from solvers.msa_copies import CopyOrdering, CopyResource, OutstandingCopies
 from solvers.msa_heap import Block, Chunk, ChunkHeap, repack
 from solvers.msa_options import BufferOrder, MsaOptions, PrefetchOverride, SortOverride
-from solvers.msa_pickers import Window, make_picker
+from solvers.msa_pickers import NestedClock, Window, make_picker
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse
 
 MAX_OCCUPIED_RATIO = 0.6
@@ -98,13 +98,11 @@ class _Assignment:
     def __init__(self, problem: MsaProblem, options: MsaOptions) -> None:
         self._problem = problem
         self._options = options
+        self._clock = NestedClock(
+            problem.elapsed_ticks, problem.while_nest, options.while_execution_count
+        )
         self._picker = make_picker(
-            options.picker,
-            problem.elapsed_ticks,
-            problem.while_nest,
-            problem.nest,
-            problem.max_copy_ticks,
-            options.while_execution_count,
+            options.picker, self._clock, problem.nest, problem.max_copy_ticks
         )
         self._shared = Resources(
             problem=problem,
@@ -294,11 +292,10 @@ class _Assignment:
             return None
         window = Window(last_use, end, 0, buffer.copy_ticks)
         start = self._picker.preferred_start(window)
-        spent = sum(problem.elapsed_ticks)
-        occupied = sum(problem.elapsed_ticks[: last_use + 1])
-        occupied += max(sum(problem.elapsed_ticks[start + 1 :]), buffer.copy_ticks)
+        between = self._clock.between
+        occupied = between(-1, last_use) + max(between(start, end), buffer.copy_ticks)
         inside = problem.inside.get(buffer.values[0].scope, frozenset())
-        if not last_use < start < end or occupied >= MAX_OCCUPIED_RATIO * spent:
+        if not last_use < start < end or occupied >= MAX_OCCUPIED_RATIO * between(-1, end):
             return None
         if start + 1 in inside or last_use + 1 in inside:
             return None

@@ -67,17 +67,11 @@ class IntervalPicker(Protocol):
 
 
 def make_picker(
-    options: PickerOptions,
-    elapsed_ticks: Sequence[int],
-    while_nest: Sequence[int],
-    nest: Sequence[int],
-    max_copy_ticks: float,
-    while_execution_count: int,
+    options: PickerOptions, clock: NestedClock, nest: Sequence[int], max_copy_ticks: float
 ) -> IntervalPicker:
     """The picker that the options ask for; see `CostAnalysisPicker` for the arguments."""
     if options.kind is PickerKind.INSTRUCTION_COUNT:
         return InstructionCountPicker(options.min_count, options.max_count)
-    clock = NestedClock(elapsed_ticks, while_nest, while_execution_count)
     return CostAnalysisPicker(options, clock, nest, max_copy_ticks)
 
 

@@ -151,6 +151,20 @@ def test_a_weight_is_left_for_the_next_run() -> None:
     assert [(r.buffer, r.start, r.end) for r in carried] == [(0, 0, 3)]
 
 
+def test_a_weight_is_freed_if_loops_make_the_time_after_its_last_use_long() -> None:
+    """In one pass it is used for 70 of 155 ticks; the loop counts as five trips."""
+    program = program_of(
+        {"a": 5, "b": 4},
+        [(70, ""), (0, "ra"), (40, ""), (20, "wb"), (20, "rb")],
+        loops=[Loop(2, 3, 3)],
+    )
+    found = [r for r in map_of(program, TUNED).residencies if r.buffer == 0]
+    assert [(r.source, r.start, r.end) for r in found] == [
+        (Source.CARRIED, 0, 2),
+        (Source.COPIED, 4, 6),
+    ]
+
+
 def test_what_the_program_gives_out_is_not_left_for_the_next_run() -> None:
     """XLA carries no parameter that is aliased with the root."""
     program = program_of({"a": 4, "b": 2}, [(1, "ra rb"), (1, "ra")], live_out="a")
