@@ -298,7 +298,7 @@ class _Builder:
         costs = self.given.costs
         defining = self._defining(values[0])
         total = costs.output_benefit(values[0].computation, defining, values[0].index)
-        total *= self._weight(values[0].computation)
+        total *= self._weight(values[0].computation) if total > 0 else 1
         for value in values:
             for use in self.aliases.uses[value.id]:
                 user = self._user(use)

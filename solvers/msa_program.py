@@ -140,14 +140,27 @@ def _boundedness(
     accesses: Sequence[tuple[int, Access]],
     options: MsaOptions,
 ) -> float:
-    """XLA's memory boundedness: gains of memory-bound uses add up, others count at most once."""
-    total = 0.0
-    for step, access in accesses:
-        levels = _depth(program, program.loop_of_step[step], True)
-        benefit = costs[step].benefit(access)
-        benefit *= options.while_execution_count**levels
-        total = total + benefit if total > 0 and benefit > 0 else max(total, benefit)
+    """XLA's memory boundedness: gains of memory-bound uses add up, others count at most once.
+
+    It starts with the gain of the definition, which is nothing for a parameter. A gain below 0
+    says how far from memory bound a step is, which more trips do not change.
+    """
+    gains = [_gain(program, costs, step, access, options) for step, access in accesses]
+    if accesses[0][1].kind is not AccessKind.WRITE:
+        gains.insert(0, 0.0)
+    total = gains[0]
+    for gain in gains[1:]:
+        total = total + gain if total > 0 and gain > 0 else max(total, gain)
     return total
+
+
+def _gain(
+    program: Program, costs: Sequence[StepCost], step: int, access: Access, options: MsaOptions
+) -> float:
+    """What fast memory saves at an access, in all trips of the loops around it."""
+    gain = costs[step].benefit(access)
+    levels = _depth(program, program.loop_of_step[step], True)
+    return gain * options.while_execution_count**levels if gain > 0 else gain
 
 
 class _Builder:

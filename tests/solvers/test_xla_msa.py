@@ -239,6 +239,24 @@ def test_repacking_makes_room() -> None:
     assert {r.buffer for r in packed.residencies} == {0, 1, 2}
 
 
+@pytest.mark.parametrize(
+    ("steps", "boundedness"),
+    [
+        ([(9, "wa"), (6, "ra")], 4 - 6),  # the better of two that are bound by compute
+        ([(6, "wa"), (9, "ra")], 4 - 6),
+        ([(3, "wa"), (3, "ra")], 4 + 4 * 5),
+        ([(9, "wa"), (3, "ra")], 4 * 5),
+        ([(9, "ra"), (9, "ra")], 0),  # defined before the program
+    ],
+)
+def test_boundedness_is_below_zero_for_what_is_bound_by_compute(
+    steps: list[tuple[int, str]], boundedness: int
+) -> None:
+    """The second step is in a loop, which counts as five trips for what is bound by memory."""
+    program = program_of({"a": 4}, steps, loops=[Loop(1, 2, 3)])
+    assert problem_of(program, COUNTING).buffers[0].boundedness == boundedness
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_scratch_moves_when_memory_is_repacked(together: bool) -> None:
     """`b` of 5 bytes lies above 3 of scratch, `a` of 4 above 4: both always fit."""
