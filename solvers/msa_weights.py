@@ -18,16 +18,18 @@ ACTIVATION_OPERANDS = {
     "gather": frozenset({1}),
     "dynamic-slice": frozenset(range(1, 99)),
     "dynamic-update-slice": frozenset(range(1, 99)),
-    "reduce": frozenset({1}),
     "copy": frozenset({0}),
 }
 """Operands that are activations, of opcodes whose other operands are weights."""
 
-ACTIVATION_OPCODES = frozenset(ACTIVATION_OPERANDS) - {"convolution", "dot"}
+ACTIVATION_OPCODES = (frozenset(ACTIVATION_OPERANDS) - {"convolution", "dot"}) | {"reduce"}
 """Opcodes of which most operands are activations, where operands are not told apart."""
 
 PASSING_ON = frozenset({"bitcast", "get-tuple-element", "slice", "tuple"})
 """What does not say; what they are used for does."""
+
+TAKING_OVER = frozenset({"call", "while"})
+"""What takes a value over: its uses inside are uses of the same value."""
 
 
 def looks_like_a_weight(aliases: AliasAnalysis, value: HloValue, permissive: bool) -> bool:
@@ -40,15 +42,13 @@ def looks_like_a_weight(aliases: AliasAnalysis, value: HloValue, permissive: boo
     """
     uses = aliases.uses[value.id]
     computations = aliases.module.computations
+    users = [computations[use.computation].instruction(use.instruction) for use in uses]
     return bool(uses) and all(
-        _is_weight_use(
-            aliases.module,
-            computations[use.computation],
-            computations[use.computation].instruction(use.instruction),
-            use.operand_number,
-            permissive,
+        user.opcode in TAKING_OVER
+        or _is_weight_use(
+            aliases.module, computations[use.computation], user, use.operand_number, permissive
         )
-        for use in uses
+        for use, user in zip(uses, users, strict=True)
     )
 
 
@@ -59,6 +59,9 @@ def _is_weight_use(
     operand: int,
     permissive: bool,
 ) -> bool:
+    if user.opcode == "reduce":
+        # The second half of the operands are where the sums start.
+        return 2 * operand < len(user.operands)
     if user.opcode in ACTIVATION_OPERANDS:
         return operand not in ACTIVATION_OPERANDS[user.opcode]
     if user.opcode == "fusion":

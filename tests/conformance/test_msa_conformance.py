@@ -467,6 +467,58 @@ def test_permissive_mode_takes_unknown_users_for_weights() -> None:
     assert carried(run(text, permissive)) == ["p1"]
 
 
+@pytest.mark.parametrize(("operands", "weights"), [("x, w", ["p1"]), ("w, x", [])])
+def test_what_a_loop_does_with_a_parameter_says_whether_it_is_a_weight(
+    operands: str, weights: list[str]
+) -> None:
+    text = f"""HloModule weight_in_a_loop, is_scheduled=true
+    condition {{
+      q = (s32[], f32[4,4], f32[4,4]) parameter(0)
+      i = s32[] get-tuple-element(q), index=0
+      n = s32[] constant(4)
+      ROOT less = pred[] compare(i, n), direction=LT
+    }}
+    body {{
+      q = (s32[], f32[4,4], f32[4,4]) parameter(0)
+      i = s32[] get-tuple-element(q), index=0
+      x = f32[4,4] get-tuple-element(q), index=1
+      w = f32[4,4] get-tuple-element(q), index=2
+      one = s32[] constant(1)
+      next = s32[] add(i, one)
+      y = f32[4,4] dot({operands}), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+      ROOT t = (s32[], f32[4,4], f32[4,4]) tuple(next, y, w)
+    }}
+    ENTRY main {{
+      p0 = f32[4,4] parameter(0)
+      p1 = f32[4,4] parameter(1)
+      zero = s32[] constant(0)
+      start = (s32[], f32[4,4], f32[4,4]) tuple(zero, p0, p1)
+      loop = (s32[], f32[4,4], f32[4,4]) while(start), condition=condition, body=body
+      ROOT result = f32[4,4] get-tuple-element(loop), index=1
+    }}"""
+    assert carried(run(text, CARRYING)) == weights
+
+
+def test_every_array_of_a_reduction_may_be_a_weight() -> None:
+    text = """HloModule two_sums, is_scheduled=true
+    sums {
+      a = f32[] parameter(0)
+      b = f32[] parameter(1)
+      c = f32[] parameter(2)
+      d = f32[] parameter(3)
+      e = f32[] add(a, c)
+      f = f32[] add(b, d)
+      ROOT t = (f32[], f32[]) tuple(e, f)
+    }
+    ENTRY main {
+      p0 = f32[4,2] parameter(0)
+      rows = f32[4,2] iota(), iota_dimension=0
+      zero = f32[] constant(0)
+      ROOT r = (f32[4], f32[4]) reduce(rows, p0, zero, zero), dimensions={1}, to_apply=sums
+    }"""
+    assert carried(run(text, CARRYING)) == ["p0"]
+
+
 # -- preferred prefetch times -----------------------------------------------------------------
 
 
