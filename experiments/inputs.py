@@ -278,7 +278,8 @@ def _production_map(lowered: Lowered, production: Path | None) -> MemoryMap | No
 
 def _check_production(loaded: LoadedProgram, production: str | Path) -> None:
     """Whoever pairs files by hand may mistake them: the map must at least be a valid one."""
-    broken = loaded.production_map and validate(loaded.program, loaded.production_map)
+    found = loaded.production_map
+    broken = () if found is None else validate(loaded.program, found)
     if broken:
         raise InputError(
             f"{production}: no answer to {loaded.program.name}: {len(broken)} violations, the "
