@@ -45,7 +45,7 @@ def warnings_of(health: Health, num_updates: int) -> tuple[str, ...]:
 
 def _warnings(health: Health, num_updates: int) -> Iterator[str]:
     if not math.isfinite(health.loss):
-        yield f"loss is {health.loss}: lower the learning rate or resume from the last checkpoint"
+        yield f"loss is {health.loss}: training has diverged, lower the learning rate"
     if health.commonest_action > 0.99:
         yield (
             f"one action is played {health.commonest_action:.1%} of the time: "
