@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from agents.adaptation import actions_by_item
@@ -365,12 +364,12 @@ class _Run:
 
     def save(self) -> None:
         """Writes everything, and the weights apart if none before played as well."""
-        learner, averaged = self.league.learner, self.league.averaged
-        score = self.validation.score(self.league.config, averaged)
+        learner, league = self.league.learner, self.league.to_document()
+        score = self.validation.score(self.league.config, self.league.averaged)
         self.say(f"{learner.num_updates} updates  validation {score:.4f}")
         is_best = score > self.best_score
         if is_best:
-            self.best_score, self.best_params = score, jax.tree.map(np.asarray, averaged)
+            self.best_score, self.best_params = score, league["averaged"]
         # Before the checkpoint: a kill in between leaves a line that a resumed run drops.
         line = {"num_updates": learner.num_updates, "score": score}
         append_metrics(self.settings.out / VALIDATION, line)
@@ -381,7 +380,7 @@ class _Run:
                 "trained_seconds": self.trained_seconds,
                 "best_score": self.best_score,
                 "best_params": self.best_params,
-                **self.league.to_document(),
+                **league,
             },
         )
         # After the checkpoint: a kill in between must not leave a best that it does not know of.

@@ -339,7 +339,8 @@ class Life:
         lane = self.lanes[0]
         state, end, _ = self._walk(0, _State(here=0.0))
         fetch = self._prefetch_cost(lane, lane.start_step, lane.end_step)
-        return min(state.here + self._hold(end, lane.end_step), state.away + fetch)
+        gone = min(state.away, state.here) + fetch
+        return min(state.here + self._hold(end, lane.end_step), gone)
 
     def magnitude(self) -> float:
         """Bound on the sum of absolute values added, for the rounding error."""

@@ -21,7 +21,7 @@ from solvers.prices import Prices, price_bound, resident_lanes, uniform_prices
 from solvers.relaxation import Relaxation
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
-from tests.strategies import programs, programs_with_maps, random_valid_map
+from tests.strategies import programs, programs_with_maps, random_valid_map, small_program
 
 
 def random_prices(program: Program, rng: np.random.Generator) -> Prices:
@@ -287,6 +287,14 @@ EARLY = [
         id="before anything was written",
     ),
 ]
+
+
+def test_a_carried_parameter_may_give_its_place_up_and_come_back() -> None:
+    program = small_program(1203, max_accesses=20)
+    greedy = GreedySolver().solve(SolveRequest(program))
+    pieces = [(r.buffer, r.source) for r in greedy.memory_map.residencies]
+    assert {(0, Source.CARRIED), (0, Source.COPIED)} <= set(pieces)
+    assert bound_program(program, 5.0).ticks <= greedy.latency_ticks
 
 
 @pytest.mark.parametrize(("program", "memory_map"), EARLY)
