@@ -42,14 +42,18 @@ PANELS: Mapping[str, Mapping[str, str]] = {
 }
 """Panels, and the metrics in each with what they are called; those a run lacks are left out."""
 
+_LEAST = {"value_explained": -1.0}
+"""What is lower is drawn there: while returns hardly differ, shares of their variance are huge."""
+
 _POINTS = 40
 _PANEL_WIDTH, _PANEL_HEIGHT = 500, 310
 
 
 def curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     """(updates, mean of the metric) over equal parts of the lines that have it."""
+    least = _LEAST.get(name, -np.inf)
     known = [
-        (float(line["num_updates"]), float(line[name]))
+        (float(line["num_updates"]), max(float(line[name]), least))
         for line in lines
         if line.get(name) is not None and np.isfinite(line[name])
     ]

@@ -31,6 +31,11 @@ def test_a_point_is_the_mean_of_a_part_of_the_run() -> None:
     assert curve([{"num_updates": 1, "policy_loss": float("nan")}], "policy_loss") == []
 
 
+def test_shares_of_hardly_any_variance_do_not_hide_the_others() -> None:
+    lines = [{"num_updates": at, "value_explained": share} for at, share in ((1, -1e6), (2, 0.5))]
+    assert curve(lines, "value_explained") == [(1, -1), (2, 0.5)]
+
+
 def test_the_picture_has_what_the_run_has(tmp_path: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in LINES)
     (tmp_path / METRICS).write_text(text + '{"num_upd')
