@@ -9,11 +9,12 @@ moves are wrong. Along the way it may get faster.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.adaptation import Found
 from agents.programs import PlayedProgram
 from malloc_game.fast_game import FastGame
 from malloc_game.state import Action
@@ -26,35 +27,21 @@ _WORTH_IT = 0.5
 """Of `TurnFeature.WORTH_NOW` and `WORTH_TO_NEXT`: what is saved is what the place costs."""
 
 
-class Canonical(NamedTuple):
-    """A canonical game.
-
-    Attributes:
-      wishes: `[num_turns]` int8.
-      latency_ticks: of it.
-      num_games: that were played to find it.
-    """
-
-    wishes: NDArray[np.int8]
-    latency_ticks: float
-    num_games: int
-
-
-def canonical(game: FastGame, wishes: NDArray[np.int8], preferred: NDArray[np.int8]) -> Canonical:
-    """`wishes` with as many of `preferred`, both `[num_turns]`, as make the game no slower.
+def canonical(game: FastGame, found: Found, preferred: NDArray[np.int8]) -> Found:
+    """`found` with as many of the `preferred` wishes `[num_turns]` as make the game no slower.
 
     No other turn's wish can be exchanged by itself for the preferred one without slowing the game.
-    Stretches of turns are exchanged at once, and halved where that is too much.
+    Stretches of turns are exchanged at once, and halved where that is too much. Games played for
+    it count.
     """
-    best = Canonical(wishes, game.latency_ticks(wishes), 1)
     while True:
-        following = _exchanged(game, best, preferred)
-        if np.array_equal(following.wishes, best.wishes):
+        following = _exchanged(game, found, preferred)
+        if np.array_equal(following.wishes, found.wishes):
             return following
-        best = following
+        found = following
 
 
-def _exchanged(game: FastGame, best: Canonical, preferred: NDArray[np.int8]) -> Canonical:
+def _exchanged(game: FastGame, best: Found, preferred: NDArray[np.int8]) -> Found:
     """After every stretch was tried once."""
     num_turns = len(preferred)
     stretches = [
@@ -70,9 +57,9 @@ def _exchanged(game: FastGame, best: Canonical, preferred: NDArray[np.int8]) -> 
         tried[start:end] = preferred[start:end]
         latency_ticks, num_games = game.latency_ticks(tried), best.num_games + 1
         if latency_ticks <= best.latency_ticks:
-            best = Canonical(tried, latency_ticks, num_games)
+            best = Found(num_games, latency_ticks, tried)
             continue
-        best = best._replace(num_games=num_games)
+        best = replace(best, num_games=num_games)
         if len(other) > 1:
             middle = int(other[len(other) // 2])
             stretches += [(start, middle), (middle, end)]

@@ -1,6 +1,6 @@
 """What the generalist is shown of a program: the best game that others find, made canonical.
 
-Every part is counted in games, so the same seed shows the same game on any machine.
+A table is counted in games: with it and greedy, the same seed shows the same game on any machine.
 """
 
 from __future__ import annotations
@@ -80,8 +80,7 @@ def _after(rounds: Iterator[Found], num_games: int) -> Found:
 
 
 def _by_price(member: PlayedProgram, found: Found) -> Found:
-    wishes, latency_ticks, _ = canonical(member.fast_game, found.wishes, wishes_by_price(member))
-    return Found(found.num_games, latency_ticks, wishes)
+    return canonical(member.fast_game, found, wishes_by_price(member))
 
 
 def tasks_of(

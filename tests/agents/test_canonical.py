@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from agents.adaptation import Found
 from agents.canonical import canonical, wishes_by_price
 from agents.programs import PlayedProgram
 from experiments.demonstrations import TABLE, demonstrated, tasks_of
@@ -19,6 +21,10 @@ from malloc_game.replay import actions_from_map
 from solvers.solver import SolveRequest, solver_named
 
 
+def game_of(game: FastGame, wishes: NDArray[np.int8]) -> Found:
+    return Found(0, game.latency_ticks(wishes), wishes)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), num_accesses=st.integers(10, 150))
 def test_no_further_move_can_be_exchanged_without_slowing_the_game(
@@ -28,7 +34,7 @@ def test_no_further_move_can_be_exchanged_without_slowing_the_game(
     rng = np.random.default_rng(seed)
     wishes, preferred = (rng.integers(0, 3, game.num_turns).astype(np.int8) for _ in range(2))
     before = wishes.copy()
-    found = canonical(game, wishes, preferred)
+    found = canonical(game, game_of(game, wishes), preferred)
     np.testing.assert_array_equal(wishes, before)
     assert found.latency_ticks == game.latency_ticks(found.wishes)
     assert found.latency_ticks <= game.latency_ticks(wishes)
@@ -43,7 +49,7 @@ def test_moves_that_make_no_difference_become_the_preferred_ones() -> None:
     game = FastGame(random_program(9, family="training", num_accesses=100, intensity=1e6))
     drop, copy = (np.full(game.num_turns, action, np.int8) for action in (Action.DROP, Action.COPY))
     assert game.latency_ticks(drop) == game.latency_ticks(copy)
-    found = canonical(game, drop, copy)
+    found = canonical(game, game_of(game, drop), copy)
     np.testing.assert_array_equal(found.wishes, copy)
     # Whole stretches are exchanged at once.
     assert found.num_games < game.num_turns / 4
@@ -100,7 +106,7 @@ def test_a_random_game_of_a_real_program_becomes_nearly_what_prices_say(name: st
     rng = np.random.default_rng(0)
     wishes = rng.integers(0, 3, member.fast_game.num_turns).astype(np.int8)
     preferred = wishes_by_price(member)
-    found = canonical(member.fast_game, wishes, preferred)
+    found = canonical(member.fast_game, game_of(member.fast_game, wishes), preferred)
     assert np.mean(wishes == preferred) < 0.5
     assert np.mean(found.wishes == preferred) > 0.8
     assert found.latency_ticks <= member.fast_game.latency_ticks(wishes)
