@@ -14,14 +14,16 @@ that spent least from that turn until some turns (`AdaptationConfig.windows_turn
 **The walk.** A game that is drawn from a table that has nearly made up its mind still differs from
 the best one at several turns, and one of these is mostly for the worse. So between one table and
 the next as many games exchange one move each of the best game, and every one that is no slower
-takes its place: moves that make no difference now may make one later.
+takes its place: moves that make no difference now may make one later. Such a game is played only
+from that move on, and given up once it is clearly behind. With several threads each walks by
+itself for a while, and then all go on from where their exchanges lead together.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 
 from agents.games import NO_ACTION, Game, Thoughts
 from agents.programs import PlayedProgram
-from malloc_game.fast_game import NOT_ASKED, FastGame, TurnKind
+from malloc_game.fast_game import NOT_ASKED, FastGame, GameWalk, TurnKind
 from malloc_game.state import NUM_ACTIONS
 
 Table = NDArray[np.float64]
@@ -57,6 +59,7 @@ class AdaptationConfig:
         never tire.
       walk_share: games that walk from the best one before it begins anew, as a share of those
         that it was given.
+      walk_margin: share of the latency by which such a game may be behind on the way.
     """
 
     games_per_round: int = 200
@@ -70,6 +73,7 @@ class AdaptationConfig:
     decided: float = 0.985
     patience: int | None = 4
     walk_share: float = 1.0
+    walk_margin: float = 1e-4
 
 
 CROSS_ENTROPY = AdaptationConfig(
@@ -217,22 +221,55 @@ def _walk(
     rng: np.random.Generator,
 ) -> Generator[Found, None, Found]:
     """Rounds of games, each the best one but for one move, which give way to as fast ones."""
-    wishes, latency_ticks = found.wishes.copy(), found.latency_ticks
-    played_before = found.num_games
-    turns = rng.integers(game.num_turns, size=num_games)
-    others = rng.integers(1, NUM_ACTIONS, size=num_games)
-    for played, (turn, other) in enumerate(zip(turns, others, strict=True), start=1):
-        known = wishes[turn]
-        wishes[turn] = (known + other) % NUM_ACTIONS
-        tried_ticks = game.latency_ticks(wishes)
-        if tried_ticks <= latency_ticks:
-            latency_ticks = tried_ticks
-        else:
-            wishes[turn] = known
-        if played % config.games_per_round == 0 or played == num_games:
-            found = Found(played_before + played, latency_ticks, wishes.copy())
-            yield found
+    walks = [GameWalk(player, found.wishes) for player in game.players]
+    margin_ticks = config.walk_margin * found.latency_ticks
+    until = found.num_games + num_games
+    while found.num_games < until:
+        size = min(config.games_per_round, until - found.num_games)
+        played = _exchange(game, walks, -(-size // len(walks)), margin_ticks, rng)
+        found = _joined(game, replace(found, num_games=found.num_games + played), walks)
+        yield found
     return found
+
+
+def _exchange(
+    game: FastGame,
+    walks: Sequence[GameWalk],
+    count: int,
+    margin_ticks: float,
+    rng: np.random.Generator,
+) -> int:
+    """Each walk tries `count` exchanges, one after another, in its thread; games played in all."""
+    turns = rng.integers(game.num_turns, size=(len(walks), count, 1))
+    others = rng.integers(1, NUM_ACTIONS, size=turns.shape)
+
+    def go_on(row: int) -> int:
+        walk, where = walks[row], turns[row]
+        actions = ((walk.wishes[where] + others[row]) % NUM_ACTIONS).astype(np.int8)
+        return walk.propose(where, actions, np.zeros(count), margin_ticks=margin_ticks)
+
+    return sum(game.in_threads(go_on))
+
+
+def _joined(game: FastGame, before: Found, walks: Sequence[GameWalk]) -> Found:
+    """The walks' exchanges together if that is no slower than the best walk, else that walk.
+
+    All walks go on from there.
+    """
+    best = min(walks, key=lambda walk: walk.latency_ticks)
+    found = Found(before.num_games, best.latency_ticks, best.wishes.copy())
+    if len(walks) == 1:
+        return found
+    together = before.wishes.copy()
+    for walk in walks:
+        np.copyto(together, walk.wishes, where=walk.wishes != before.wishes)
+    ticks, num_games = game.latency_ticks(together), before.num_games + 1
+    if ticks <= found.latency_ticks:
+        found = Found(num_games, ticks, together)
+    for walk in walks:
+        if (walk.wishes != found.wishes).any():
+            walk.restart(found.wishes)
+    return replace(found, num_games=num_games)
 
 
 def window_ends(game: FastGame, window_turns: int | None) -> NDArray[np.int64] | None:

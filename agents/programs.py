@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,10 @@ class PlayedProgram:
     def of(program: Program) -> PlayedProgram:
         """Both games of `program`."""
         return PlayedProgram(turn_table(program), FastGame(program))
+
+    def with_threads(self, threads: int) -> PlayedProgram:
+        """The same, with so many threads to play the compiled game."""
+        return replace(self, fast_game=FastGame(self.program, threads=threads))
 
     @property
     def program(self) -> Program:

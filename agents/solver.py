@@ -227,7 +227,8 @@ class _Playing:
     _table_ticks: float = math.inf
 
     def __post_init__(self) -> None:
-        self.member = self.trainer.programs.members[0]
+        played = self.trainer.programs.members[0]
+        self.member = played.with_threads(self.found.request.workers)
         self._rng = np.random.default_rng(self.found.request.seed)
         self._from_nothing = from_nothing(self.member, AdaptationConfig(), self._rng)
         self._known = next(self._from_nothing)

@@ -21,19 +21,24 @@ legal game, and wishing for what was played gives the same game again.
 
 from __future__ import annotations
 
+import copy
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game import fast_game_kernels as kernels
-from malloc_game.fast_game_kernels import Actions, Floats, Integers
+from malloc_game.fast_game_kernels import Actions, Floats, Integers, Seeds
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+
+_Result = TypeVar("_Result")
 
 DEFAULT_MAX_CARRIED = 1
 """Carried parameters allowed by default (PROBLEM.md section 2 rule 6)."""
@@ -111,11 +116,22 @@ class GameRecord:
 class FastGame:
     """The game on one program; not for use by several threads at once.
 
+    Many games at a time are spread over threads of its own, and are the same games however many
+    those are.
+
     Args:
       program: what is played.
       max_carried: most parameters that may be carried over from the previous run.
       carried_candidates: how many parameters get a turn before step 0.
       allow_clean: not the rules of the game, but valid maps too: `CLEAN` is an action.
+      threads: how many play when there are many games to play.
+
+    Attributes:
+      tables: the program, as the compiled rules read it.
+      players: one per thread, this game itself the first; each may be played on in its thread.
+
+    Raises:
+      InputError: if there is to be no thread.
     """
 
     def __init__(
@@ -125,13 +141,27 @@ class FastGame:
         max_carried: int = DEFAULT_MAX_CARRIED,
         carried_candidates: int = DEFAULT_CARRIED_CANDIDATES,
         allow_clean: bool = False,
+        threads: int = 1,
     ) -> None:
+        if threads < 1:
+            raise InputError(f"threads is {threads}, must be at least 1")
         self.program = program
         self.max_carried = max_carried
         candidates = carried_candidates if max_carried > 0 else 0
         self._script = _Script(program, _carried_candidates(program, candidates))
         self.tables = _tables(program, self._script, max_carried, allow_clean)
         self._state = new_state(self.tables)
+        self.players = (self, *(self._twin() for _ in range(threads - 1)))
+        self._helpers = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+
+    def _twin(self) -> FastGame:
+        """The same game with arrays of its own, for another thread."""
+        twin = copy.copy(self)
+        hints, placed = self.hints.copy(), self.placed.copy()
+        twin.tables = self.tables._replace(hints=hints, placed=placed)
+        twin._state = new_state(twin.tables)
+        twin.players, twin._helpers = (twin,), None
+        return twin
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
@@ -223,7 +253,12 @@ class FastGame:
         if batch.ndim != 2 or batch.shape[1] != self.num_turns:
             raise InputError(f"actions have shape {batch.shape}, expected [_, {self.num_turns}]")
         latencies = np.empty(batch.shape[0])
-        kernels.play_many(self.tables, self._state, batch, self.wishes(), latencies)
+
+        def play(player: FastGame, part: slice) -> None:
+            tables, state = player.tables, player._state
+            kernels.play_many(tables, state, batch[part], self.wishes(), latencies[part])
+
+        self._spread(batch.shape[0], play)
         return latencies
 
     def sample(
@@ -242,8 +277,14 @@ class FastGame:
         table = np.ascontiguousarray(probabilities, dtype=np.float64)
         taken = np.full((num_games, self.num_turns), NOT_ASKED, dtype=np.int8)
         latencies = np.empty(num_games)
-        seed = int(rng.integers(1, 2**62))
-        kernels.sample(self.tables, self._state, table, seed, self.wishes(), taken, latencies)
+        seeds = _seeds(rng, num_games)
+
+        def play(player: FastGame, part: slice) -> None:
+            tables, state, wishes = player.tables, player._state, self.wishes()
+            of_part = seeds[part], wishes, taken[part], latencies[part]
+            kernels.sample(tables, state, table, *of_part)
+
+        self._spread(num_games, play)
         return latencies, taken
 
     def sample_along(
@@ -258,9 +299,32 @@ class FastGame:
         table = np.ascontiguousarray(probabilities, dtype=np.float64)
         taken = np.full((num_games, self.num_turns), NOT_ASKED, dtype=np.int8)
         spent = np.empty((num_games, self.num_turns + 1))
-        seed = int(rng.integers(1, 2**62))
-        kernels.sample_along(self.tables, self._state, table, seed, self.wishes(), taken, spent)
+        seeds = _seeds(rng, num_games)
+
+        def play(player: FastGame, part: slice) -> None:
+            tables, state, wishes = player.tables, player._state, self.wishes()
+            of_part = seeds[part], wishes, taken[part], spent[part]
+            kernels.sample_along(tables, state, table, *of_part)
+
+        self._spread(num_games, play)
         return spent, taken
+
+    def in_threads(self, work: Callable[[int], _Result]) -> list[_Result]:
+        """What `work` returns for each row of `players`, each done in its thread."""
+        others = range(1, len(self.players))
+        tasks = [self._helpers.submit(work, row) for row in others] if self._helpers else []
+        try:
+            first = work(0)
+        finally:
+            wait(tasks)
+        return [first, *(task.result() for task in tasks)]
+
+    def _spread(self, num_games: int, play: Callable[[FastGame, slice], None]) -> None:
+        """Has every player play its part of the games, with this one's hints."""
+        for player in self.players[1:]:
+            player.hints[:] = self.hints
+        ends = [num_games * row // len(self.players) for row in range(len(self.players) + 1)]
+        self.in_threads(lambda row: play(self.players[row], slice(ends[row], ends[row + 1])))
 
     def map_of(self, actions: Actions) -> MemoryMap:
         """The memory map that the game with these wishes amounts to."""
@@ -272,6 +336,11 @@ class FastGame:
         if wanted.shape != (self.num_turns,):
             raise InputError(f"actions have shape {wanted.shape}, expected ({self.num_turns},)")
         return wanted
+
+
+def _seeds(rng: np.random.Generator, num_games: int) -> Seeds:
+    """One seed per game, none of them 0."""
+    return rng.integers(1, 2**64, size=num_games, dtype=np.uint64)
 
 
 class GameWalk:

@@ -38,6 +38,7 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Actions = npt.NDArray[np.int8]
+Seeds = npt.NDArray[np.uint64]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -921,8 +922,9 @@ def _next_random(seed: np.uint64) -> np.uint64:
 
 
 @compiled
-def _draw(probabilities: Floats, random: np.uint64, wishes: Actions) -> np.uint64:
-    """Draws a game's wishes from `[turns, actions]`; returns the generator's next state."""
+def _draw(probabilities: Floats, seed: np.uint64, wishes: Actions) -> None:
+    """Draws a game's wishes from `[turns, actions]`."""
+    random = seed
     for turn in range(probabilities.shape[0]):
         random = _next_random(random)
         drawn = (random >> np.uint64(11)) * 2.0**-53
@@ -931,7 +933,6 @@ def _draw(probabilities: Floats, random: np.uint64, wishes: Actions) -> np.uint6
             drawn -= probabilities[turn, action]
             action += 1
         wishes[turn] = action
-    return random
 
 
 @compiled
@@ -939,15 +940,17 @@ def sample(
     tables: Tables,
     state: State,
     probabilities: Floats,
-    seed: int,
+    seeds: Seeds,
     wishes: Actions,
     taken: Actions,
     latencies: Floats,
 ) -> None:
-    """One game per row of `taken`, its wishes drawn from `probabilities` `[turns, actions]`."""
-    random = np.uint64(seed)
+    """One game per row of `taken`, its wishes drawn from `probabilities` `[turns, actions]`.
+
+    Each has a seed of its own, not 0, so that a game does not depend on who plays which others.
+    """
     for game in range(taken.shape[0]):
-        random = _draw(probabilities, random, wishes)
+        _draw(probabilities, seeds[game], wishes)
         latencies[game] = play(tables, state, wishes, taken[game])
 
 
@@ -956,15 +959,14 @@ def sample_along(
     tables: Tables,
     state: State,
     probabilities: Floats,
-    seed: int,
+    seeds: Seeds,
     wishes: Actions,
     taken: Actions,
     spent: Floats,
 ) -> None:
     """The games of `sample`; `spent` `[games, turns + 1]` receives the ticks before each turn."""
-    random = np.uint64(seed)
     for game in range(taken.shape[0]):
-        random = _draw(probabilities, random, wishes)
+        _draw(probabilities, seeds[game], wishes)
         reset(tables, state)
         for index in range(tables.events.shape[0]):
             if tables.events[index, EVENT_KIND] <= KIND_EXIT:

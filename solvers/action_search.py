@@ -208,7 +208,7 @@ class ActionSearch:
         self.deadline = Deadline.after(request.time_limit_seconds)
         self.request = request
         self.name = name
-        self.game = FastGame(request.program, allow_clean=True)
+        self.game = FastGame(request.program, allow_clean=True, threads=request.workers)
         self.rng = np.random.default_rng(request.seed)
         self.games_played = 0
         self._game_seconds, self._batch_games = math.inf, 0

@@ -12,13 +12,22 @@ PROBLEM.md section 4; COSMA.md section 2 (annealing with ejections).
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from malloc_game.fast_game import Action, FastGame, GameWalk, TurnKind
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
-from solvers.action_search import ActionSearch, ActionSolver, gap_steps, num_choices, saving_ticks
+from solvers.action_search import (
+    ActionSearch,
+    ActionSolver,
+    Plan,
+    gap_steps,
+    num_choices,
+    saving_ticks,
+)
 from solvers.cross_entropy import CrossEntropySolver, start_from_densities
 from solvers.greedy import construct
 
@@ -62,30 +71,71 @@ class LocalSearchSolver(ActionSolver):
         sampler.warm_up(search, until=search.progress + self.sampling_share)
 
     def _walk(self, search: ActionSearch) -> None:
-        walk = GameWalk(search.game, search.best.wishes)
-        trials = Trials(search.game, self.ejections)
-        begun, scale = search.progress, walk.latency_ticks
-        cycle = 0
+        """A chain of games in every thread, all cooled down alike."""
+        chains = self._chains(search)
+        begun, scale, cycle = search.progress, search.best_ticks, 0
         while not search.finished:
             share = (search.progress - begun) / max(1 - begun, 1e-9) * self.cycles
             if search.hear_news() or int(share) > cycle:
                 cycle = int(share)
-                search.game.hints[:] = search.best.hints
-                walk.restart(search.best.wishes)
+                for chain in chains:
+                    chain.restart(search.best)
             temperature = scale * self._temperature(share % 1.0)
-            turns, actions, hints = trials.draw(search.rng, walk.wishes, self.batch)
-            search.games_played += 1 + walk.propose(
-                turns,
-                actions,
-                -temperature * np.log(search.rng.random(self.batch)),
-                hints=hints,
-                margin_ticks=self.give_up * scale + 10 * temperature,
-            )
-            search.consider(walk.best_wishes, walk.best_latency_ticks, walk.best_hints)
+            tried = self._tried(search.game, chains, temperature, self.give_up * scale)
+            search.games_played += 1 + tried
+            for walk in (chain.walk for chain in chains):
+                search.consider(walk.best_wishes, walk.best_latency_ticks, walk.best_hints)
+
+    def _chains(self, search: ActionSearch) -> list[_Chain]:
+        players = search.game.players
+        trials, rngs = Trials(search.game, self.ejections), search.rng.spawn(len(players))
+        return [
+            _Chain(trials.on(player), search.best, rng)
+            for player, rng in zip(players, rngs, strict=True)
+        ]
+
+    def _tried(
+        self, game: FastGame, chains: Sequence[_Chain], temperature: float, give_up_ticks: float
+    ) -> int:
+        """A batch of trials by each chain; returns the games played."""
+        margin_ticks = give_up_ticks + 10 * temperature
+        played = game.in_threads(
+            lambda row: chains[row].go_on(self.batch, temperature, margin_ticks)
+        )
+        return sum(played)
 
     def _temperature(self, share: float) -> float:
         ratio = self.last_temperature / self.first_temperature
         return float(self.first_temperature * ratio**share)
+
+
+class _Chain:
+    """One thread's walk.
+
+    Args:
+      trials: for this thread's game.
+      start: where it begins.
+      rng: its random numbers.
+
+    Attributes:
+      walk: the chain of games.
+    """
+
+    def __init__(self, trials: Trials, start: Plan, rng: np.random.Generator) -> None:
+        self._trials, self._rng = trials, rng
+        trials.game.hints[:] = start.hints
+        self.walk = GameWalk(trials.game, start.wishes)
+
+    def restart(self, start: Plan) -> None:
+        """Goes on from another plan."""
+        self._trials.game.hints[:] = start.hints
+        self.walk.restart(start.wishes)
+
+    def go_on(self, count: int, temperature: float, margin_ticks: float) -> int:
+        """Tries `count` changes; returns the games played."""
+        turns, actions, hints = self._trials.draw(self._rng, self.walk.wishes, count)
+        thresholds = -temperature * np.log(self._rng.random(count))
+        return self.walk.propose(turns, actions, thresholds, hints=hints, margin_ticks=margin_ticks)
 
 
 class Trials:
@@ -126,6 +176,12 @@ class Trials:
                 by_step[step].append(turn)
         self._first = np.cumsum([0, *(len(found) for found in by_step)])
         self._turns = np.array([t for found in by_step for t in found] or [0], dtype=np.int64)
+
+    def on(self, player: FastGame) -> Trials:
+        """The same, for another player of the game."""
+        other = copy.copy(self)
+        other.game = player
+        return other
 
     def draw(
         self, rng: np.random.Generator, wishes: Actions, count: int

@@ -195,6 +195,38 @@ def test_the_same_seed_draws_the_same_games() -> None:
     assert not (first[1] == game.sample(table, 10, np.random.default_rng(8))[1]).all()
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_games_are_the_same_however_many_threads_play_them(threads: int) -> None:
+    program = random_program(4, family="loop", num_accesses=60)
+    alone, together = FastGame(program), FastGame(program, threads=threads)
+    assert len(together.players) == threads
+    table = np.tile([0.2, 0.3, 0.5], (alone.num_turns, 1))
+    for game in (alone, together):
+        game.hints[::2] = 3
+    for num_games in (0, 1, 3, 50):
+        for play in (FastGame.sample, FastGame.sample_along):
+            one, other = (
+                play(game, table, num_games, np.random.default_rng(1)) for game in (alone, together)
+            )
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+        wishes = np.maximum(one[1], 0)
+        np.testing.assert_array_equal(alone.play_many(wishes), together.play_many(wishes))
+    # Without the hints they would be others.
+    alone.hints[:] = -1
+    assert (alone.play_many(wishes) != together.play_many(wishes)).any()
+
+
+def test_work_in_threads_is_done_by_every_player_and_its_errors_are_told() -> None:
+    game = FastGame(random_program(4, num_accesses=60), threads=3)
+    latencies = game.in_threads(lambda row: game.players[row].latency_ticks(game.wishes()))
+    assert latencies == [game.latency_ticks(game.wishes())] * 3
+    with pytest.raises(ZeroDivisionError):
+        game.in_threads(lambda row: 1 / (2 - row))
+    with pytest.raises(InputError, match="threads is 0, must be at least 1"):
+        FastGame(game.program, threads=0)
+
+
 def test_wrong_number_of_actions_is_refused() -> None:
     game = FastGame(random_program(6))
     with pytest.raises(InputError, match="actions have shape"):

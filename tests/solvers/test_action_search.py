@@ -59,6 +59,17 @@ def test_the_same_seed_and_games_give_the_same_map(solver: Solver) -> None:
 
 
 @each_solver
+def test_two_workers_play_as_valid_and_as_reproducible_games(solver: Solver) -> None:
+    program = random_program(12, family="training", num_accesses=120, pressure=3.0)
+    first, second = (solver.solve(request(program, seed=5, workers=2)) for _ in range(2))
+    assert first.memory_map == second.memory_map
+    assert first.games_played == second.games_played >= 1000
+    assert first.latency_ticks == simulate(program, first.memory_map).latency_ticks
+    if not isinstance(solver, LocalSearchSolver):  # Whose workers walk on their own.
+        assert first.memory_map == solver.solve(request(program, seed=5)).memory_map
+
+
+@each_solver
 def test_never_worse_than_a_map_handed_in(solver: Solver) -> None:
     program = random_program(13, family="training", num_accesses=120, pressure=3.0)
     given = construct(program).memory_map()
