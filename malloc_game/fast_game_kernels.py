@@ -102,7 +102,8 @@ CNT_LEAVERS = 7
 CNT_CARRIED = 8
 CNT_COPIES = 9
 CNT_EXACT_FROM = 10
-NUM_COUNTERS = 11
+CNT_USED_STEP = 11  # one past the latest step that used a buffer that waits in the queue
+NUM_COUNTERS = 12
 
 # Columns of the idle stack.
 IDLE_STEP = 0
@@ -550,13 +551,19 @@ def _evicted(state: State, row: int, done: int) -> None:
 @compiled
 def _flush(state: State, point: int, repeat: float) -> None:
     """The program waits before step `point` until the eviction queue is empty."""
+    counters = state.counters
+    _wait(state, counters[CNT_QUEUE_TAIL] - counters[CNT_QUEUE_HEAD], point, repeat)
+
+
+@compiled
+def _wait(state: State, evictions: int, point: int, repeat: float) -> None:
+    """The program waits before step `point` for the first so many evictions of the queue."""
     head = state.counters[CNT_QUEUE_HEAD]
-    tail = state.counters[CNT_QUEUE_TAIL]
     stall = 0
-    for row in range(head, tail):
+    for row in range(head, head + evictions):
         stall += state.queue[row, QUE_REMAINING]
         _evicted(state, row, point)
-    state.counters[CNT_QUEUE_HEAD] = tail
+    state.counters[CNT_QUEUE_HEAD] = head + evictions
     state.sums[0] += repeat * stall
     state.sums[1] += repeat * stall
 
@@ -652,34 +659,106 @@ def _longest_wait(tables: Tables, state: State, event: Integers) -> int:
 
 
 @compiled
-def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int]:
-    """Where the event's buffer, not resident, would go: (offset, row of its window).
+def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int, int]:
+    """Where the event's buffer, not resident, would go: (offset, row of its window, evictions).
 
     The offset is -1 if the rules do not allow it. The row is -1 where nothing hides the copy:
-    for a buffer that is produced in place, or where all of the copy is paid as a stall.
+    for a buffer that is produced in place, or where all of the copy is paid as a stall. The
+    program waits for so many evictions of the queue.
     """
     buffer = event[EVENT_BUFFER]
     step = event[EVENT_STEP]
     turn = event[EVENT_TURN]
-    flags = event[EVENT_FLAGS]
     size = tables.sizes[buffer, 0]
-    ticks = tables.sizes[buffer, 1]
-    if event[EVENT_KIND] == KIND_ACCESS:
-        if not flags & FLAG_READS:
-            return _place(tables, state, size, step, turn), -1
-    elif not flags & FLAG_NEEDED:
-        return -1, -1
+    ticks = tables.sizes[buffer, 1] if _is_copied(event) else 0
+    if event[EVENT_KIND] == KIND_ENTRY and not event[EVENT_FLAGS] & FLAG_NEEDED:
+        return -1, -1, 0
     limit = _longest_wait(tables, state, event)
-    row = _window_for(tables, state, buffer)
+    row = _window_for(tables, state, buffer) if ticks > 0 else -1
     if row >= 0:
         if ticks - _hidden_ticks(state, row, ticks) >= limit:
-            return -1, -1
+            return -1, -1, 0
         offset = _place(tables, state, size, state.idle[row, IDLE_STEP], turn)
         if offset >= 0:
-            return offset, row
-    if ticks >= limit:
-        return -1, -1
-    return _place(tables, state, size, step, turn), -1
+            return offset, row, 0
+    offset = _place(tables, state, size, step, turn)
+    if offset >= 0:
+        if row >= 0:
+            row = _later_window(tables, state, buffer, row, offset)
+        hidden = _hidden_ticks(state, row, ticks) if row >= 0 else 0
+        return (offset, row, 0) if ticks - hidden < limit else (-1, -1, 0)
+    offset, evictions = _place_after_evictions(tables, state, size, step, limit - ticks)
+    return offset, -1, evictions
+
+
+@compiled
+def _is_copied(event: Integers) -> bool:
+    """Whether the turn's buffer, if it comes, is copied there, not produced."""
+    return bool(event[EVENT_KIND] != KIND_ACCESS or event[EVENT_FLAGS] & FLAG_READS)
+
+
+@compiled
+def _later_window(tables: Tables, state: State, buffer: int, row: int, offset: int) -> int:
+    """Row of the first window behind `row` from which `offset`, free now, is free; -1 for none.
+
+    It hides part of the copy only, where `row` may have hidden all.
+    """
+    first = _free_since(state, offset, tables.sizes[buffer, 0], state.idle[row, IDLE_STEP])
+    partial = _partial_window(tables, state, max(first, state.earliest[buffer]))
+    return max(row, partial) if partial >= 0 else -1
+
+
+@compiled
+def _free_since(state: State, offset: int, size: int, start: int) -> int:
+    """The first step from `start` on since which `[offset, offset + size)`, free now, is free."""
+    row = state.counters[CNT_ENDED] - 1
+    while row >= 0 and state.ended[row, END_STEP] > start:
+        ended = state.ended[row]
+        if ended[END_OFFSET] < offset + size and ended[END_OFFSET_END] > offset:
+            return int(ended[END_STEP])
+        row -= 1
+    return start
+
+
+@compiled
+def _is_waiting(state: State, buffer: int, step: int) -> bool:
+    """Whether a resident buffer leaves once evictions queued before `step` are served."""
+    mine = state.buffers[buffer]
+    if not mine[BUF_LEAVING] or mine[BUF_PENDING] == 0:
+        return False
+    return bool(state.queue[mine[BUF_LAST_QUEUED], QUE_ISSUE] <= step)
+
+
+@compiled
+def _place_after_evictions(
+    tables: Tables, state: State, size: int, step: int, limit: int
+) -> tuple[int, int]:
+    """Best fit over what is free once the queue is served: (offset or -1, evictions to wait for).
+
+    The evictions up to the last one that the place waits for take less than `limit` ticks. None
+    if an access of this step has used a buffer that waits: it could not leave before the step.
+    """
+    if state.counters[CNT_USED_STEP] == step + 1:
+        return -1, 0
+    count = 0
+    for row in range(state.counters[CNT_LIVE]):
+        if not _is_waiting(state, state.live[row, LIVE_BUFFER], step):
+            state.scratch[count, LIVE_OFFSET] = state.live[row, LIVE_OFFSET]
+            state.scratch[count, LIVE_OFFSET_END] = state.live[row, LIVE_OFFSET_END]
+            count += 1
+    offset = _best_gap(state.scratch, count, tables.limits[LIMIT_CAPACITY], size)
+    if offset < 0:
+        return -1, 0
+    last = -1
+    for row in range(state.counters[CNT_LIVE]):
+        live = state.live[row]
+        if live[LIVE_OFFSET] < offset + size and live[LIVE_OFFSET_END] > offset:
+            last = max(last, state.buffers[live[LIVE_BUFFER], BUF_LAST_QUEUED])
+    head = state.counters[CNT_QUEUE_HEAD]
+    stall = 0
+    for row in range(head, last + 1):
+        stall += state.queue[row, QUE_REMAINING]
+    return (offset, last + 1 - head) if stall < limit else (-1, 0)
 
 
 @compiled
@@ -695,14 +774,15 @@ def _window_for(tables: Tables, state: State, buffer: int) -> int:
 @compiled
 def _fetch(tables: Tables, state: State, event: Integers) -> bool:
     """Brings the event's buffer into fast memory if the rules allow it; whether they did."""
-    offset, row = _plan(tables, state, event)
+    offset, row, evictions = _plan(tables, state, event)
     if offset < 0:
         return False
     tables.placed[event[EVENT_TURN]] = offset
     buffer = event[EVENT_BUFFER]
     step = event[EVENT_STEP]
     loop = event[EVENT_LOOP]
-    if event[EVENT_KIND] == KIND_ACCESS and not event[EVENT_FLAGS] & FLAG_READS:
+    _wait(state, evictions, step, tables.loop_repeats[loop + 1])
+    if not _is_copied(event):
         _occupy(tables, state, buffer, offset, step, step, SOURCE_PRODUCED, loop)
         return True
     ticks = tables.sizes[buffer, 1]
@@ -763,6 +843,8 @@ def _access(tables: Tables, state: State, event: Integers, wanted: int) -> int:
     elif _leave(tables, state, buffer, step + 1, flags & FLAG_NEEDED != 0):
         state.leavers[state.counters[CNT_LEAVERS]] = buffer
         state.counters[CNT_LEAVERS] += 1
+    elif _is_waiting(state, buffer, step):
+        state.counters[CNT_USED_STEP] = step + 1
     return taken
 
 
