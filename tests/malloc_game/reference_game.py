@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -116,12 +116,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a buffer would come: resident from `start`, `hidden_ticks` of its copy unnoticed."""
+    """How a buffer would come: resident from `start`, `hidden_ticks` of its copy unnoticed.
+
+    The program waits for the first `evictions` of the queue, then `stall_ticks` for the copy.
+    """
 
     start: int
     offset: int
     hidden_ticks: int
     stall_ticks: int
+    evictions: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,7 @@ class ReferenceGame:
         self.frames = [Frame()]  # the open ones
         self.num_carried = 0
         self.fast: set[int] = set()  # buffers served fast in the step at hand
+        self.uses_waiting = False  # one of them waits in the queue
         self.script = list(script_of(program, self.rules))
         self.cursor = 0
         self._advance()
@@ -284,6 +289,8 @@ class ReferenceGame:
                 self.held_by[buffer] = turn.loop
         else:
             self._leave(turn)
+            if turn.kind is TurnKind.ACCESS and buffer in self._waiting(turn.position):
+                self.uses_waiting = True
 
     def _carry(self, buffer: int) -> None:
         offset = self._best_fit(buffer, 0)
@@ -297,6 +304,7 @@ class ReferenceGame:
         found = self._arrival(turn)
         assert found is not None
         self._reserve(found.hidden_ticks, found.start)
+        self._wait(turn.position, turn.frame, found.evictions)
         if found.stall_ticks:
             self._stall(turn.position, turn.frame, found.stall_ticks)
         source = Source.PRODUCED if is_produced(turn) else Source.COPIED
@@ -413,6 +421,7 @@ class ReferenceGame:
             self._finish_first(step + 1)
         self.frames[-1].supplies.append(Supply(step, idle))
         self.fast.clear()
+        self.uses_waiting = False
 
     def _finish_first(self, done: int) -> None:
         copy = self.queue.pop(0)
@@ -424,7 +433,11 @@ class ReferenceGame:
 
     def _flush(self, position: int, frame: int | None) -> None:
         """The program waits until the queue is empty."""
-        while self.queue:
+        self._wait(position, frame, len(self.queue))
+
+    def _wait(self, position: int, frame: int | None, evictions: int) -> None:
+        """The program waits for so many evictions."""
+        for _ in range(evictions):
             self._stall(position, frame, self.queue[0].remaining_ticks)
             self._finish_first(position)
 
@@ -461,21 +474,24 @@ class ReferenceGame:
     def _arrival(self, turn: Turn) -> Arrival | None:
         """How the turn's buffer would come; None if it may not."""
         position = turn.position
-        if is_produced(turn):
-            offset = self._best_fit(turn.buffer, position)
-            return None if offset is None else Arrival(position, offset, 0, 0)
-        whole = self._copy_ticks(turn.buffer)
-        start, hidden = self._window(turn)
+        whole = 0 if is_produced(turn) else self._copy_ticks(turn.buffer)
+        start, hidden = (position, 0) if is_produced(turn) else self._window(turn)
+        evictions = 0
         offset = self._best_fit(turn.buffer, start)
         if offset is None:
-            start, hidden = position, 0
             offset = self._best_fit(turn.buffer, position)
+            if offset is not None:
+                start, hidden = self._later_window(turn, start, offset)
+            else:
+                start, hidden = position, 0
+                offset, evictions = self._place_after_evictions(turn)
         if offset is None:
             return None
         stall = whole - hidden
-        if stall and turn.kind is TurnKind.ACCESS and stall >= self._saving(turn):
+        waits = stall + sum(pending.remaining_ticks for pending in self.queue[:evictions])
+        if waits and turn.kind is TurnKind.ACCESS and waits >= self._saving(turn):
             return None
-        return Arrival(start, offset, hidden, stall)
+        return Arrival(start, offset, hidden, stall, evictions)
 
     def _saving(self, turn: Turn) -> int:
         """Ticks that the step is faster when this access too is fast."""
@@ -512,6 +528,48 @@ class ReferenceGame:
             return position, 0
         return usable[0].position, sum(s.ticks for s in usable)
 
+    def _later_window(self, turn: Turn, start: int, offset: int) -> tuple[int, int]:
+        """The window from when on `offset`, free now but not from `start`, has been free."""
+        end = offset + self.program.buffers[turn.buffer].size_bytes
+        since = max(
+            place.end
+            for place in self.places
+            if place.end is not None and place.offset < end and offset < place.offset + place.size
+        )
+        assert start < since <= turn.position
+        first = max(since, self.earliest[turn.buffer], self._exact_from())
+        usable = [s for s in self.frames[-1].supplies if s.ticks > 0 and s.position >= first]
+        if not usable or self._evicts_in_part():
+            return turn.position, 0
+        return usable[0].position, sum(s.ticks for s in usable)
+
+    def _waiting(self, position: int) -> set[int]:
+        """Buffers that leave once evictions queued before step `position` are served."""
+        late = {pending.buffer for pending in self.queue if pending.issue > position}
+        return {pending.buffer for pending in self.queue} & self.leaving - late
+
+    def _place_after_evictions(self, turn: Turn) -> tuple[int | None, int]:
+        """Where the buffer fits if nothing waited, and for how many evictions that has to wait."""
+        if self._uses_waiting():
+            return None, 0
+        waiting = self._waiting(turn.position)
+        offset = self._best_fit(turn.buffer, turn.position, waiting)
+        if offset is None:
+            return None, 0
+        end = offset + self.program.buffers[turn.buffer].size_bytes
+        there = [
+            buffer
+            for buffer in waiting
+            if self.at[buffer].offset < end
+            and offset < self.at[buffer].offset + self.at[buffer].size
+        ]
+        rows = [row for row, pending in enumerate(self.queue) if pending.buffer in there]
+        return offset, max(rows) + 1
+
+    def _uses_waiting(self) -> bool:
+        """Whether a buffer that waits cannot leave before the step (overridden by a test)."""
+        return self.uses_waiting
+
     def _exact_from(self) -> int:
         """Whatever loops offer before this, the engine may have more (overridden by a test)."""
         return self.frames[-1].exact_from
@@ -529,13 +587,17 @@ class ReferenceGame:
             assert taken == 0 or supply.position >= start
         assert wanted == 0
 
-    def _best_fit(self, buffer: int, start: int) -> int | None:
-        """The lowest offset of the smallest gap that is free from `start` on."""
+    def _best_fit(self, buffer: int, start: int, without: Collection[int] = ()) -> int | None:
+        """The lowest offset of the smallest gap that is free from `start` on.
+
+        Buffers `without` which it is looked for are taken to have left.
+        """
         size = self.program.buffers[buffer].size_bytes
         taken = sorted(
             (place.offset, place.offset + place.size)
             for place in self.places
-            if place.end is None or place.end > start
+            if (place.end is None and place.buffer not in without)
+            or (place.end is not None and place.end > start)
         )
         gaps: list[tuple[int, int]] = []
         free_from = 0

@@ -417,6 +417,57 @@ def test_a_copy_waits_whole_while_an_eviction_is_under_way() -> None:
     assert game.latency_ticks(copy_both) == simulate(golden, memory_map).latency_ticks
 
 
+def test_a_copy_begins_as_soon_as_its_place_is_free() -> None:
+    # Steps 1 and 2 leave 6 and 3 idle ticks for the 4 of w's copy, but a is in its place until 2.
+    slow_read = Access(1, READ, size_bytes=4, bus_ticks=4, lane_ticks=(9,))
+    golden = program(
+        4,
+        [step(0, access(0, WRITE, 4)), step(6, access(0, READ, 4)), step(3), step(0, slow_read)],
+        [buffer("a", 4, 0), buffer("w", 4)],
+    )
+    game = FastGame(golden)
+    wishes = np.array([Action.KEEP, Action.DROP, Action.COPY], dtype=np.int8)
+    record = game.play(wishes)
+    assert record.taken.tolist() == wishes.tolist()
+    assert (record.latency_ticks, record.stall_ticks) == (10, 1)
+    copied = Residency(1, 0, 2, 4, Source.COPIED, 3)
+    assert copied in game.map_of(wishes).residencies
+
+
+@pytest.mark.parametrize("dear", [9, 1])
+def test_a_write_waits_for_an_eviction_where_that_is_faster(dear: int) -> None:
+    # Step 1 serves 3 of the 4 ticks of a's eviction. Waiting for the last makes room for b, whose
+    # slow write costs 9 ticks, or 1 only.
+    slow_write = Access(1, WRITE, size_bytes=4, bus_ticks=0, lane_ticks=(dear,))
+    golden = program(
+        4,
+        [step(0, access(0, WRITE, 4)), step(3), step(0, slow_write), step(0, access(1, READ, 4))],
+        [buffer("a", 4, 0, live_out=True), buffer("b", 4, 2)],
+    )
+    game = FastGame(golden)
+    wishes = np.array([Action.COPY, Action.KEEP, Action.DROP], dtype=np.int8)
+    record, memory_map = game.play(wishes), game.map_of(wishes)
+    if dear == 1:
+        assert record.taken.tolist() == [Action.COPY, Action.DROP, Action.DROP]
+        return
+    assert record.taken.tolist() == wishes.tolist()
+    assert (record.latency_ticks, record.stall_ticks) == (4, 1)
+    assert memory_map.evictions == (Eviction(0, 1, 2),)
+    assert {(r.buffer, r.start, r.end) for r in memory_map.residencies} == {(0, 0, 2), (1, 2, 4)}
+
+
+def test_nothing_waits_for_a_buffer_that_the_step_itself_uses() -> None:
+    # As above, but the step that writes b reads a, which can only leave after it.
+    slow_write = Access(1, WRITE, size_bytes=4, bus_ticks=0, lane_ticks=(9,))
+    golden = program(
+        4,
+        [step(0, access(0, WRITE, 4)), step(3), step(0, access(0, READ, 4), slow_write)],
+        [buffer("a", 4, 0, live_out=True), buffer("b", 4, 2, live_out=True)],
+    )
+    wishes = np.array([Action.COPY, Action.DROP, Action.COPY], dtype=np.int8)
+    assert FastGame(golden).play(wishes).taken.tolist() == [Action.COPY, Action.DROP, Action.DROP]
+
+
 def test_games_with_clean_are_valid_maps_with_the_simulated_latency() -> None:
     for game, _ in games(40_000, 150):
         cleaning = FastGame(game.program, allow_clean=True)

@@ -227,14 +227,22 @@ class HidesInPartDuringEvictions(ReferenceGame):
         return False
 
 
+class WaitsForBuffersInUse(ReferenceGame):
+    """Without the condition of the seventh correction of docs/game.md."""
+
+    def _uses_waiting(self) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("loose", "seeds"),
     [
-        (HidesInPartWhereMoreIsOffered, (125, 411, 860)),
-        (HidesInPartDuringEvictions, (426, 540, 1406)),
+        (HidesInPartWhereMoreIsOffered, (174, 411, 470)),
+        (HidesInPartDuringEvictions, (426, 540, 813)),
+        (WaitsForBuffersInUse, (36, 48, 49)),
     ],
 )
-def test_copies_are_hidden_in_part_only_where_the_rest_is_certain(
+def test_what_stalls_take_is_certain_only_under_the_rules_conditions(
     loose: type[ReferenceGame], seeds: tuple[int, ...]
 ) -> None:
     for seed in seeds:
