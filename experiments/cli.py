@@ -328,7 +328,7 @@ def evaluate(
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds per task")] = 10.0,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each solver")] = 1,
     workers: Annotated[int, typer.Option("--workers", help="Tasks at a time")] = 1,
-    cores: Annotated[int, typer.Option("--cores", help="Processes per solver")] = 2,
+    cores: Annotated[int, typer.Option("--cores", help="Processes or threads per solver")] = 2,
     times: Annotated[str, typer.Option("--times", help="calibrated or analytic")] = "calibrated",
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
     busy: Annotated[

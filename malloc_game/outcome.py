@@ -30,6 +30,7 @@ class PlayedGame:
       births: `[num_items, 2]`, as `State.births`.
       leaves: `[num_items, 2]`, as `State.leaves`.
       head_log: `[num_items]`, as `State.head_log`.
+      waited_log: `[num_items]`, as `State.waited_log`.
     """
 
     table: TurnTable
@@ -37,18 +38,20 @@ class PlayedGame:
     births: NDArray[np.int32]
     leaves: NDArray[np.int32]
     head_log: NDArray[np.int32]
+    waited_log: NDArray[np.int32]
 
     @staticmethod
     def of(table: TurnTable, state: State) -> PlayedGame:
         """The logs of one game's `state`, finished or not."""
         size = table.num_items
-        logs = (state.actions, state.births, state.leaves, state.head_log)
+        logs = (state.actions, state.births, state.leaves, state.head_log, state.waited_log)
         return PlayedGame(table, *(np.asarray(log)[:size] for log in logs))
 
     def position_done(self, item: int) -> int:
         """The position at which the eviction queued in `item` is done."""
         finished_in = int(np.searchsorted(self.head_log, item, side="right"))
-        return int(self.table.items[finished_in, Column.DONE_AT])
+        waited = self.waited_log[finished_in] > item
+        return int(self.table.items[finished_in, Column.POSITION if waited else Column.DONE_AT])
 
     def residency(self, item: int, end: int | None = None) -> Residency:
         """The residency that the turn of `item` began; `end` if its end is not known yet."""

@@ -17,7 +17,7 @@ queued, against which the ticks served are compared.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -88,7 +88,8 @@ class _SegmentChange(NamedTuple):
 
     The segment `first` gets `code` if it is touched. If a buffer comes, it ends at `end`: behind
     it a segment is inserted, or those after `first` up to `last` are emptied. What waits for
-    copies that items before `head` queued is free from `done_at`. `any`: something changes at all.
+    copies that items before `waited_head` queued is free from `position`, for others that items
+    before `head` queued from `done_at`. `any`: something changes at all.
     """
 
     first: jax.Array
@@ -97,6 +98,8 @@ class _SegmentChange(NamedTuple):
     inserts: jax.Array
     touches: jax.Array
     code: jax.Array
+    waited_head: jax.Array
+    position: jax.Array
     head: jax.Array
     done_at: jax.Array
     any: jax.Array
@@ -105,7 +108,8 @@ class _SegmentChange(NamedTuple):
 class _Question(NamedTuple):
     """The item at hand before places are known, all `[]` (`hand` is the buffer's row).
 
-    `may_wait`: the program may wait for the whole copy.
+    `copy_ticks`: of its copy, 0 if it is not copied. `longest_wait`: the program may wait for
+    fewer ticks than that.
     """
 
     hand: jax.Array
@@ -113,7 +117,8 @@ class _Question(NamedTuple):
     resident: jax.Array
     wants_place: jax.Array
     window: _Window
-    may_wait: jax.Array
+    copy_ticks: jax.Array
+    longest_wait: jax.Array
     position: jax.Array
     size_units: jax.Array
 
@@ -130,14 +135,28 @@ class _Window(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """Best-fit offsets, all `[]`: free from the plan's start, and free from now; NOBODY if none.
+    """Best-fit offsets, all `[]`; NOBODY if there is none.
 
-    `widest_gap`: the widest of the gaps that are free now.
+    Early: free from the start of the window. Patient: free once what waits in the queue since
+    before the step is done. `widest_gap`: the widest of the gaps in which the patient look.
     """
 
     early_offset: jax.Array
-    late_offset: jax.Array
+    patient_offset: jax.Array
     widest_gap: jax.Array
+
+
+class _SecondChoice(NamedTuple):
+    """How a buffer may come that has no early place, all `[]`.
+
+    `late_offset`: best fit in what is free now, or NOBODY; `window`: what is left of the window
+    since that place is free. `last_item`: the patient place is free once what items up to this
+    one have queued is done.
+    """
+
+    late_offset: jax.Array
+    window: _Window
+    last_item: jax.Array
 
 
 # --- one item ------------------------------------------------------------------------------------
@@ -178,14 +197,12 @@ def _process(
         queued_log=state.queued_log.at[here].set(queued_ticks, mode="drop"),
     )
     idle = elapsed - (item[Column.SLOW_BUS] - fast_bus)
-    waited = item[Column.COPY_TICKS] - state.plan[Plan.RESERVED_TICKS]
-    waited = jnp.where(out.brings & _is_copied(item), waited, 0)
+    state, waited_ticks = _wait(state, item, out)
     clock = _pass_time(state, item, idle)
-    stall_share = (clock.stall_ticks + waited) * weights[1]
+    stall_share = (clock.stall_ticks + waited_ticks) * weights[1]
     state = _write_logs(state, item, out, here, clock.head)
     state = _update_idle(state, item, out, clock.idle_ticks)
     change = _segment_change(state, item, out, clock.head)
-    frees = (out.leaves & (out.row[Holding.BIRTH] == NOBODY)) | (clock.head > state.head)
     ends_step = item[Column.ENDS_STEP] > 0
     waits = active & ~ends_step & _is(item, ItemKind.ACCESS)
     state = dataclasses.replace(
@@ -195,11 +212,12 @@ def _process(
         head=clock.head,
         eligible_item=jnp.where(active & ~waits, state.cursor + 1, state.eligible_item),
         eligible_ticks=jnp.where(active & ~waits, queued_ticks, state.eligible_ticks),
+        used_waiting=~ends_step & (state.used_waiting | _uses_waiting(state, item, out)),
         fast_bus=jnp.where(ends_step, 0, fast_bus),
         fast_lanes=jnp.where(ends_step, 0, fast_lanes),
         num_carried=state.num_carried + (out.brings & _is(item, ItemKind.CARRIED)),
-        widest_gap=jnp.where(frees, NEVER, state.widest_gap),
-        freed_at=jnp.where(frees, item[Column.DONE_AT], state.freed_at),
+        widest_gap=jnp.where(out.leaves, NEVER, state.widest_gap),
+        freed_at=jnp.where(out.leaves, item[Column.DONE_AT], state.freed_at),
         stall_share=state.stall_share + stall_share,
     )
     return state, change, saved * weights[0] - stall_share
@@ -209,6 +227,28 @@ def _is_copied(item: jax.Array) -> jax.Array:
     """Whether the turn's buffer, if it comes, is copied there: not produced, nor carried over."""
     reads = _is(item, ItemKind.ACCESS) & (item[Column.READS] > 0)
     return reads | _is(item, ItemKind.ENTRY)
+
+
+def _wait(state: State, item: jax.Array, out: _Outcome) -> tuple[State, jax.Array]:
+    """What the program waits for so that the buffer can come; with the ticks `[]` it takes.
+
+    First evictions that hold its place, then what of its copy no idle time serves.
+    """
+    plan = jnp.where(out.brings, state.plan, 0)
+    copy_ticks = jnp.where(out.brings & _is_copied(item), item[Column.COPY_TICKS], 0)
+    ticks = plan[Plan.EVICTION_TICKS] + copy_ticks - plan[Plan.RESERVED_TICKS]
+    state = dataclasses.replace(
+        state,
+        served_ticks=state.served_ticks + plan[Plan.EVICTION_TICKS],
+        head=jnp.maximum(state.head, plan[Plan.HEAD]),
+    )
+    return state, ticks
+
+
+def _uses_waiting(state: State, item: jax.Array, out: _Outcome) -> jax.Array:
+    """Whether the access used a buffer that waits for what was queued before the step."""
+    waits = out.leaves & (out.code < 0) & (-1 - out.code < state.eligible_item)
+    return waits & _is(item, ItemKind.ACCESS)
 
 
 def saving_ticks(state: State, item: jax.Array) -> jax.Array:
@@ -319,6 +359,7 @@ def _write_logs(
         state,
         buffers=state.buffers.at[buffer].set(out.row, mode="drop"),
         head_log=state.head_log.at[here].set(head, mode="drop"),
+        waited_log=state.waited_log.at[here].set(state.head, mode="drop"),
         births=state.births.at[born].set(birth, mode="drop"),
         leaves=state.leaves.at[left].set(leave, mode="drop"),
         actions=state.actions.at[here].set(played, mode="drop"),
@@ -397,6 +438,8 @@ def _segment_change(
         inserts=inserts,
         touches=out.touches,
         code=out.code,
+        waited_head=state.head,
+        position=item[Column.POSITION],
         head=head,
         done_at=item[Column.DONE_AT],
         any=out.touches | (head > state.head),
@@ -459,7 +502,8 @@ def _changed_chunk(
     code = jnp.where(moved, code_below, code)
     code = jnp.where(change.touches & (index == change.first), change.code, code)
     finished = (code < 0) & (-1 - code < change.head)
-    return start, jnp.where(finished, change.done_at, code)
+    done_at = jnp.where(-1 - code < change.waited_head, change.position, change.done_at)
+    return start, jnp.where(finished, done_at, code)
 
 
 # --- what comes next -----------------------------------------------------------------------------
@@ -473,13 +517,13 @@ def _ask(arrays: ProgramArrays, row: jax.Array, state: State) -> _Question:
     comes_up = (item[Column.KIND] != ItemKind.NONE) & ~held
     resident = hand[Holding.BIRTH] != NOBODY
     window = _window_of(state, item, hand[Holding.EARLIEST])
-    ticks, access = item[Column.COPY_TICKS], _is(item, ItemKind.ACCESS)
-    longest = jnp.where(access, jnp.maximum(saving_ticks(state, item), 1), NEVER)
-    feasible = _is_copied(item) & (ticks - window.hidden_ticks < longest)
-    feasible &= access | (item[Column.NEEDED] > 0)
-    feasible |= access & (item[Column.READS] == 0)
+    copy_ticks = jnp.where(_is_copied(item), item[Column.COPY_TICKS], 0)
+    access = _is(item, ItemKind.ACCESS)
+    longest_wait = jnp.where(access, jnp.maximum(saving_ticks(state, item), 1), NEVER)
     room = state.num_carried < arrays.max_carried[row]
+    feasible = access | (_is(item, ItemKind.ENTRY) & (item[Column.NEEDED] > 0))
     feasible |= _is(item, ItemKind.CARRIED) & room
+    feasible &= copy_ticks - window.hidden_ticks < longest_wait
     fits = item[Column.SIZE_UNITS] <= state.widest_gap
     return _Question(
         hand=hand,
@@ -487,7 +531,8 @@ def _ask(arrays: ProgramArrays, row: jax.Array, state: State) -> _Question:
         resident=resident,
         wants_place=comes_up & ~resident & feasible & fits,
         window=window,
-        may_wait=_is_copied(item) & (ticks < longest),
+        copy_ticks=copy_ticks,
+        longest_wait=longest_wait,
         position=item[Column.POSITION],
         size_units=item[Column.SIZE_UNITS],
     )
@@ -495,14 +540,37 @@ def _ask(arrays: ProgramArrays, row: jax.Array, state: State) -> _Question:
 
 def _window_of(state: State, item: jax.Array, earliest: jax.Array) -> _Window:
     """The latest window that carries the whole copy, else all that idle time may do for it."""
-    ticks, top = item[Column.COPY_TICKS], state.idle_top
-    total = state.idle_sum[top]
-    low = last_at_most(state.idle_position, earliest - 1, state.frame_base[state.depth], top)
-    whole = total - ticks >= state.idle_sum[low]
+    left = state.idle_sum[state.idle_top] - item[Column.COPY_TICKS]
+    low = _last_before(state, earliest)
+    whole = left >= state.idle_sum[low]
     low = jnp.where(whole, low, jnp.maximum(low, state.frame_floor[state.depth]))
-    below = jnp.where(whole, total - ticks, state.idle_sum[low])
-    hidden = jnp.where(whole | ~_evicts_in_part(state), total - below, 0)
-    hidden = jnp.where(_is_copied(item), hidden, 0)
+    below = jnp.where(whole, left, state.idle_sum[low])
+    hides = _is_copied(item) & (whole | ~_evicts_in_part(state))
+    return _window_above(state, item, low, below, hides)
+
+
+def _later_window(state: State, item: jax.Array, earliest: jax.Array) -> _Window:
+    """All that idle time from `earliest` on may do for the copy."""
+    low = jnp.maximum(_last_before(state, earliest), state.frame_floor[state.depth])
+    hides = _is_copied(item) & ~_evicts_in_part(state)
+    return _window_above(state, item, low, state.idle_sum[low], hides)
+
+
+def _last_before(state: State, position: jax.Array) -> jax.Array:
+    """Index of the open frame's last idle time before `position`, or below its first."""
+    base = state.frame_base[state.depth]
+    return last_at_most(state.idle_position, position - 1, base, state.idle_top)
+
+
+def _window_above(
+    state: State, item: jax.Array, low: jax.Array, below: jax.Array, hides: jax.Array
+) -> _Window:
+    """The window of all idle time but the first `below` ticks of the running sum, if it `hides`.
+
+    The entry `low` of the stack has no more than those ticks.
+    """
+    top = state.idle_top
+    hidden = jnp.where(hides, state.idle_sum[top] - below, 0)
     first = 1 + last_at_most(state.idle_sum, below, low, top - 1)
     return _Window(
         start=jnp.where(hidden > 0, state.idle_position[first], item[Column.POSITION]),
@@ -526,7 +594,8 @@ def _refresh(arrays: ProgramArrays, row: jax.Array, state: State, hand: jax.Arra
         state.head_log, last, jnp.maximum(last - 1, 0), jnp.maximum(state.cursor - 1, 0)
     )
     latest = jnp.minimum(finished_in, arrays.bucket.num_items - 1)
-    done = arrays.items[row, latest, Column.DONE_AT]
+    waited = state.waited_log[latest] > last
+    done = arrays.items[row, latest, jnp.where(waited, Column.POSITION, Column.DONE_AT)]
     hand = hand.at[Holding.STALE].set(jnp.where(current | gone, 0, hand[Holding.STALE]))
     hand = hand.at[Holding.GOOD_COPY].set(jnp.where(current, NOBODY, good))
     hand = hand.at[Holding.LEAVING].set(jnp.where(gone, 0, hand[Holding.LEAVING]))
@@ -540,25 +609,16 @@ def _answer(
     state: State,
     question: _Question,
     places: _Places,
+    second: _SecondChoice,
     active: jax.Array,
 ) -> tuple[State, jax.Array]:
     """The legal actions and the plan; whether this is a decision."""
     item = _item_at(arrays, row, state.cursor, jnp.bool_(True))
-    window, early = question.window, places.early_offset != NOBODY
-    late = question.may_wait & ~early & (places.late_offset != NOBODY)
+    plan, brings = _plan(state, question, places, second)
     knows_gaps = active & question.wants_place & (question.position >= state.freed_at)
-    brings = question.wants_place & (early | late)
     stays = question.resident & (item[Column.HAS_NEXT] > 0)
     keep = question.comes_up & (stays | (brings & (item[Column.HAS_NEXT] > 0)))
     copy = brings & _is(item, ItemKind.ACCESS)
-    plan = jnp.stack(
-        [
-            jnp.where(early, window.start, question.position),
-            jnp.where(early, places.early_offset, places.late_offset),
-            jnp.where(early, window.stack_index, state.idle_top),
-            jnp.where(early, window.hidden_ticks, 0),
-        ]
-    )
     decision = active & (keep | copy)
     legal = jnp.stack([jnp.bool_(True), copy, keep])
     state = dataclasses.replace(
@@ -572,15 +632,68 @@ def _answer(
     return state, decision
 
 
+def _plan(
+    state: State, question: _Question, places: _Places, second: _SecondChoice
+) -> tuple[jax.Array, jax.Array]:
+    """How the buffer at hand would come, `[len(Plan)]`, and whether it can.
+
+    By its window, by what is left of that since a place is free, or after evictions.
+    """
+    early, late = places.early_offset != NOBODY, second.late_offset != NOBODY
+    late_is_legal = question.copy_ticks - second.window.hidden_ticks < question.longest_wait
+    evictions = state.queued_log[jnp.maximum(second.last_item, 0)] - state.served_ticks
+    patient = ~early & ~late & (places.patient_offset != NOBODY) & ~state.used_waiting
+    patient &= evictions < question.longest_wait - question.copy_ticks
+    brings = question.wants_place & (early | (late & late_is_legal) | patient)
+    nothing = _Window(question.position, state.idle_top, jnp.int32(0))
+    window = _map(
+        lambda *ways: _first_of(early, late, *ways), question.window, second.window, nothing
+    )
+    columns = [jnp.int32(0)] * len(Plan)
+    columns[Plan.START] = window.start
+    columns[Plan.OFFSET] = _first_of(
+        early, late, places.early_offset, second.late_offset, places.patient_offset
+    )
+    columns[Plan.STACK_INDEX] = window.stack_index
+    columns[Plan.RESERVED_TICKS] = window.hidden_ticks
+    columns[Plan.HEAD] = jnp.where(patient, second.last_item + 1, 0)
+    columns[Plan.EVICTION_TICKS] = jnp.where(patient, evictions, 0)
+    return jnp.stack(columns), brings
+
+
+def _first_of(
+    early: jax.Array, late: jax.Array, one: jax.Array, other: jax.Array, last: jax.Array
+) -> jax.Array:
+    return jnp.where(early, one, jnp.where(late, other, last))
+
+
 def _find_places(
     state: State, question: _Question, capacity: jax.Array, num_segments: jax.Array
 ) -> _Places:
-    """Where the buffers at hand fit best.
+    """Where the buffers at hand fit best."""
+
+    def early(code: jax.Array) -> jax.Array:
+        return (code < 0) | (code > question.window.start)
+
+    def patient(code: jax.Array) -> jax.Array:
+        return jnp.where(code < 0, -1 - code >= state.eligible_item, code > question.position)
+
+    size = question.size_units
+    first, last = _best_fits(state, size, capacity, num_segments, (early, patient))
+    return _Places(first.offset, last.offset, last.widest)
+
+
+def _best_fits(
+    state: State,
+    size: jax.Array,
+    capacity: jax.Array,
+    num_segments: jax.Array,
+    rules: Sequence[Callable[[jax.Array], jax.Array]],
+) -> list[_Search]:
+    """The best fits for `size` `[B]` units under rules that tell from a code what is taken.
 
     Goes through the first `num_segments` `[]` segments of all lanes, a chunk at a time.
     """
-    lanes = question.size_units.shape[0]
-    size = question.size_units
 
     def fit(search: _Search, low: jax.Array, high: jax.Array, blocked: jax.Array) -> _Search:
         gap = low - search.free_from
@@ -592,25 +705,27 @@ def _find_places(
             jnp.where(blocked, jnp.maximum(gap, search.widest), search.widest),
         )
 
-    def chunk(index: jax.Array, searches: tuple[_Search, _Search]) -> tuple[_Search, _Search]:
-        corner = (0, index * SEARCH_CHUNK)
-        starts = jax.lax.dynamic_slice(state.segment_start, corner, (lanes, SEARCH_CHUNK + 1))
-        codes = jax.lax.dynamic_slice(state.segment_code, corner, (lanes, SEARCH_CHUNK))
-        early, late = searches
+    def chunk(index: jax.Array, searches: list[_Search]) -> list[_Search]:
+        starts, codes = _search_chunk(state, index)
         for i in range(SEARCH_CHUNK):
             low, high, code = starts[:, i], starts[:, i + 1], codes[:, i]
             solid = high > low
-            early = fit(early, low, high, solid & ((code < 0) | (code > question.window.start)))
-            late = fit(late, low, high, solid & ((code < 0) | (code > question.position)))
-        return early, late
+            pairs = zip(searches, rules, strict=True)
+            searches = [fit(search, low, high, solid & rule(code)) for search, rule in pairs]
+        return searches
 
-    nothing = jnp.zeros(lanes, dtype=jnp.int32)
+    nothing = jnp.zeros_like(size)
     search = _Search(nothing, nothing + NEVER, nothing + NOBODY, nothing)
-    chunks = (num_segments + SEARCH_CHUNK - 1) // SEARCH_CHUNK
-    early, late = jax.lax.fori_loop(0, chunks, chunk, (search, search))
-    always = nothing == 0
-    early, late = (fit(search, capacity, capacity, always) for search in (early, late))
-    return _Places(early.offset, late.offset, late.widest)
+    searches = jax.lax.fori_loop(0, _num_chunks(num_segments), chunk, [search] * len(rules))
+    return [fit(search, capacity, capacity, nothing == 0) for search in searches]
+
+
+def _search_chunk(state: State, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The starts of `SEARCH_CHUNK` segments of all lanes and of the next one, and their codes."""
+    lanes = state.segment_code.shape[0]
+    corner = (0, index * SEARCH_CHUNK)
+    starts = jax.lax.dynamic_slice(state.segment_start, corner, (lanes, SEARCH_CHUNK + 1))
+    return starts, jax.lax.dynamic_slice(state.segment_code, corner, (lanes, SEARCH_CHUNK))
 
 
 class _Search(NamedTuple):
@@ -623,6 +738,58 @@ class _Search(NamedTuple):
     gap: jax.Array
     offset: jax.Array
     widest: jax.Array
+
+
+def _choose_again(
+    arrays: ProgramArrays,
+    rows: jax.Array,
+    state: State,
+    question: _Question,
+    places: _Places,
+    hopes: jax.Array,
+) -> _SecondChoice:
+    """What the lanes need that have no early place; of use to those that have `hopes` `[B]`."""
+
+    def late(code: jax.Array) -> jax.Array:
+        return (code < 0) | (code > question.position)
+
+    size, capacity = question.size_units, arrays.capacity_units[rows]
+    num_segments = jnp.max(jnp.where(hopes, state.num_segments, 0))
+    (search,) = _best_fits(state, size, capacity, num_segments, (late,))
+    # The search ends before the last segments of lanes that hope for nothing.
+    late_offset = jnp.where(hopes, search.offset, NOBODY)
+    is_late = late_offset != NOBODY
+    offset = jnp.where(is_late, late_offset, places.patient_offset)
+    latest = _latest_key(state, offset, size, is_late, num_segments)
+    items = arrays.items[rows, state.cursor]
+    earliest = jnp.maximum(latest, question.hand[:, Holding.EARLIEST])
+    window = jax.vmap(_later_window)(state, items, earliest)
+    return _SecondChoice(late_offset, window, latest)
+
+
+def _latest_key(
+    state: State, offset: jax.Array, size: jax.Array, is_late: jax.Array, num_segments: jax.Array
+) -> jax.Array:
+    """Since when `size` units at `offset` are free, all `[B]`.
+
+    For places that are not late the last item that queued what holds them, or NOBODY. Goes
+    through the segments like `_best_fits`.
+    """
+
+    def chunk(index: jax.Array, latest: jax.Array) -> jax.Array:
+        starts, codes = _search_chunk(state, index)
+        start, end = starts[:, :-1], starts[:, 1:]
+        there = (start < end) & (start < (offset + size)[:, None]) & (end > offset[:, None])
+        keys = jnp.where(is_late[:, None], codes, -1 - codes)
+        return jnp.maximum(latest, jnp.max(jnp.where(there, keys, NOBODY), axis=1))
+
+    nobody = jnp.full_like(offset, NOBODY)
+    latest: jax.Array = jax.lax.fori_loop(0, _num_chunks(num_segments), chunk, nobody)
+    return latest
+
+
+def _num_chunks(num_segments: jax.Array) -> jax.Array:
+    return (num_segments + SEARCH_CHUNK - 1) // SEARCH_CHUNK
 
 
 # --- from decision to decision -------------------------------------------------------------------
@@ -646,7 +813,7 @@ def _play_item(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
     one_program = (None, 0)
     process = jax.vmap(_process, in_axes=(*one_program, 0, 0, 0))
     ask = jax.vmap(_ask, in_axes=(*one_program, 0))
-    answer = jax.vmap(_answer, in_axes=(*one_program, 0, 0, 0, 0))
+    answer = jax.vmap(_answer, in_axes=(*one_program, 0, 0, 0, 0, 0))
     rows, active = lanes.rows, lanes.active
     state, change, gained = process(arrays, rows, lanes.state, lanes.action, active)
     touched = jnp.max(jnp.where(active & change.any, state.num_segments + 1, 0))
@@ -656,7 +823,13 @@ def _play_item(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
     num_segments = jnp.max(jnp.where(wanting, state.num_segments, 0))
     capacity = arrays.capacity_units[rows]
     places = _find_places(state, question, capacity, num_segments)
-    state, decision = answer(arrays, rows, state, question, places, active)
+    hopes = wanting & (places.early_offset == NOBODY) & (places.patient_offset != NOBODY)
+    second = jax.lax.cond(
+        jnp.any(hopes),
+        lambda: _choose_again(arrays, rows, state, question, places, hopes),
+        lambda: _SecondChoice(places.early_offset, question.window, places.early_offset),
+    )
+    state, decision = answer(arrays, rows, state, question, places, second, active)
     return _Lanes(
         rows=rows,
         state=state,

@@ -76,12 +76,20 @@ class Holding(enum.IntEnum):
 
 
 class Plan(enum.IntEnum):
-    """Columns of `State.plan`: what bringing the buffer at hand would do."""
+    """Columns of `State.plan`: what bringing the buffer at hand would do.
+
+    START, OFFSET: when and where its residency begins. STACK_INDEX, RESERVED_TICKS: the idle
+    time that serves its copy is the top of the stack down to that entry. HEAD: the program waits
+    until all that items before this one have queued is done; 0 if it does not. EVICTION_TICKS:
+    what that takes.
+    """
 
     START = 0
     OFFSET = 1
     STACK_INDEX = 2
     RESERVED_TICKS = 3
+    HEAD = 4
+    EVICTION_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +156,9 @@ class State:
       segment_start: `[num_segments + 1]` ascending addresses; the last is the capacity.
       segment_code: `[num_segments]`, since when each stretch of addresses is free, see `LIVE`.
       num_segments: `[]` segments in use.
-      widest_gap: `[]` no free stretch of addresses is wider; NEVER if that is not known.
-      freed_at: `[]` from this position on all that is not held at the moment is free.
+      widest_gap: `[]` no stretch of addresses that is free, or would be if the eviction queue
+        were served, is wider; NEVER if that is not known.
+      freed_at: `[]` from this position on all that has left by now counts there.
       idle_sum: `[num_items + 1]` running sums of the open frames' unreserved idle ticks.
       idle_position: `[num_items + 1]` steps, or starts of loops, whose idle time it is.
       idle_top: `[]` index of the latest entry; `idle_sum[idle_top]` is all there is.
@@ -160,8 +169,12 @@ class State:
       queued_ticks, served_ticks: `[]` ticks ever put into the eviction queue, and served.
       eligible_ticks, eligible_item: `[]` of these, what was queued before the step at hand.
       head: `[]` everything queued by items before this one is done.
+      used_waiting: `[]` bool, an access of the step at hand has used a buffer that waits for
+        what was queued before the step: it cannot have left before that.
       queued_log: `[num_items]` `queued_ticks` after each item; NEVER beyond the cursor.
       head_log: `[num_items]` `head` after each item; NEVER beyond the cursor.
+      waited_log: `[num_items]` `head` after what the turn of each item waited for, but before
+        its step ends; NEVER beyond the cursor.
       births: `[num_items, 2]` offset and start of the residency that each item's turn began.
       leaves: `[num_items, 2]` for the same residency the item after which it left, and the
         item of the last copy queued by then.
@@ -193,8 +206,10 @@ class State:
     eligible_ticks: jax.Array
     eligible_item: jax.Array
     head: jax.Array
+    used_waiting: jax.Array
     queued_log: jax.Array
     head_log: jax.Array
+    waited_log: jax.Array
     births: jax.Array
     leaves: jax.Array
     actions: jax.Array
@@ -323,8 +338,10 @@ def first_state(arrays: ProgramArrays) -> State:
         eligible_ticks=zero,
         eligible_item=zero,
         head=zero,
+        used_waiting=jnp.bool_(False),
         queued_log=log,
         head_log=log,
+        waited_log=log,
         births=pairs,
         leaves=pairs,
         actions=jnp.full(bucket.num_items, NOBODY, dtype=jnp.int32),

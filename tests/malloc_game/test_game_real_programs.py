@@ -17,14 +17,14 @@ from malloc_game.turn_table import Column, turn_table
 from malloc_game.validate import validate
 from tests.malloc_game.game_batches import TASTES, play_programs
 
-SMALLEST = "lstm_forward.v5e"
-"""A program with a loop, quickly compiled."""
+ALWAYS = ("lstm_forward.v5e", "schnet_train.v5e")
+"""A program with a loop, quickly compiled, and one whose lanes wait and search side by side."""
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == SMALLEST else pytest.mark.slow)
+        pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
         for name in corpus.names()
     ],
 )
