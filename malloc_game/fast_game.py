@@ -35,7 +35,7 @@ import numpy as np
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game import fast_game_kernels as kernels
-from malloc_game.fast_game_kernels import Actions, Floats, Integers, Seeds
+from malloc_game.fast_game_kernels import Actions, Floats, Integers
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 
 _Result = TypeVar("_Result")
@@ -274,18 +274,7 @@ class FastGame:
         Returns:
           (`[num_games]` latencies in ticks, `[num_games, num_turns]` int8 actions taken).
         """
-        table = np.ascontiguousarray(probabilities, dtype=np.float64)
-        taken = np.full((num_games, self.num_turns), NOT_ASKED, dtype=np.int8)
-        latencies = np.empty(num_games)
-        seeds = _seeds(rng, num_games)
-
-        def play(player: FastGame, part: slice) -> None:
-            tables, state, wishes = player.tables, player._state, self.wishes()
-            of_part = seeds[part], wishes, taken[part], latencies[part]
-            kernels.sample(tables, state, table, *of_part)
-
-        self._spread(num_games, play)
-        return latencies, taken
+        return self._drawn(kernels.sample, probabilities, rng, np.empty(num_games))
 
     def sample_along(
         self, probabilities: Floats, num_games: int, rng: np.random.Generator
@@ -296,18 +285,32 @@ class FastGame:
           (`[num_games, num_turns + 1]` ticks spent before each turn of the list, whether or not it
           came up, and in all; `[num_games, num_turns]` int8 actions taken).
         """
-        table = np.ascontiguousarray(probabilities, dtype=np.float64)
-        taken = np.full((num_games, self.num_turns), NOT_ASKED, dtype=np.int8)
         spent = np.empty((num_games, self.num_turns + 1))
-        seeds = _seeds(rng, num_games)
+        return self._drawn(kernels.sample_along, probabilities, rng, spent)
+
+    def _drawn(
+        self,
+        kernel: Callable[..., None],
+        probabilities: Floats,
+        rng: np.random.Generator,
+        ticks: Floats,
+    ) -> tuple[Floats, Actions]:
+        """Has `kernel` draw and play one game per row of `ticks`, where it writes what they take.
+
+        Returns:
+          (`ticks`, `[games, num_turns]` int8 actions taken).
+        """
+        table = np.ascontiguousarray(probabilities, dtype=np.float64)
+        taken = np.full((len(ticks), self.num_turns), NOT_ASKED, dtype=np.int8)
+        # No seed may be 0. One per game: games do not depend on who plays which.
+        seeds = rng.integers(1, 2**64, size=len(ticks), dtype=np.uint64)
 
         def play(player: FastGame, part: slice) -> None:
-            tables, state, wishes = player.tables, player._state, self.wishes()
-            of_part = seeds[part], wishes, taken[part], spent[part]
-            kernels.sample_along(tables, state, table, *of_part)
+            of_part = seeds[part], self.wishes(), taken[part], ticks[part]
+            kernel(player.tables, player._state, table, *of_part)
 
-        self._spread(num_games, play)
-        return spent, taken
+        self._spread(len(ticks), play)
+        return ticks, taken
 
     def in_threads(self, work: Callable[[int], _Result]) -> list[_Result]:
         """What `work` returns for each row of `players`, each done in its thread."""
@@ -336,11 +339,6 @@ class FastGame:
         if wanted.shape != (self.num_turns,):
             raise InputError(f"actions have shape {wanted.shape}, expected ({self.num_turns},)")
         return wanted
-
-
-def _seeds(rng: np.random.Generator, num_games: int) -> Seeds:
-    """One seed per game, none of them 0."""
-    return rng.integers(1, 2**64, size=num_games, dtype=np.uint64)
 
 
 class GameWalk:

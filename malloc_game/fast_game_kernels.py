@@ -674,7 +674,7 @@ def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int, int]
     if event[EVENT_KIND] == KIND_ENTRY and not event[EVENT_FLAGS] & FLAG_NEEDED:
         return -1, -1, 0
     limit = _longest_wait(tables, state, event)
-    row = _window_for(tables, state, buffer) if ticks > 0 else -1
+    row = _window_for(tables, state, buffer, ticks)
     if row >= 0:
         if ticks - _hidden_ticks(state, row, ticks) >= limit:
             return -1, -1, 0
@@ -762,9 +762,8 @@ def _place_after_evictions(
 
 
 @compiled
-def _window_for(tables: Tables, state: State, buffer: int) -> int:
-    """Row of the idle stack where a copy of the buffer begins, -1 where nothing hides any of it."""
-    ticks = tables.sizes[buffer, 1]
+def _window_for(tables: Tables, state: State, buffer: int, ticks: int) -> int:
+    """Row of the idle stack where a copy of `ticks` begins, -1 where nothing hides any of it."""
     if ticks == 0:
         return -1
     row = _window(state, ticks, state.earliest[buffer])

@@ -827,6 +827,7 @@ def _play_item(arrays: ProgramArrays, lanes: _Lanes) -> _Lanes:
     second = jax.lax.cond(
         jnp.any(hopes),
         lambda: _choose_again(arrays, rows, state, question, places, hopes),
+        # Where nobody hopes, there is an early place or none at all.
         lambda: _SecondChoice(places.early_offset, question.window, places.early_offset),
     )
     state, decision = answer(arrays, rows, state, question, places, second, active)

@@ -520,9 +520,9 @@ class ReferenceGame:
             start = supply.position
         return None if wanted > 0 or start < self.earliest[buffer] else start
 
-    def _partial_window(self, buffer: int, position: int) -> tuple[int, int]:
+    def _partial_window(self, buffer: int, position: int, since: int = 0) -> tuple[int, int]:
         """All the unreserved idle time that may serve the copy, where that does not suffice."""
-        first = max(self.earliest[buffer], self._exact_from())
+        first = max(since, self.earliest[buffer], self._exact_from())
         usable = [s for s in self.frames[-1].supplies if s.ticks > 0 and s.position >= first]
         if not usable or self._evicts_in_part():
             return position, 0
@@ -537,11 +537,7 @@ class ReferenceGame:
             if place.end is not None and place.offset < end and offset < place.offset + place.size
         )
         assert start < since <= turn.position
-        first = max(since, self.earliest[turn.buffer], self._exact_from())
-        usable = [s for s in self.frames[-1].supplies if s.ticks > 0 and s.position >= first]
-        if not usable or self._evicts_in_part():
-            return turn.position, 0
-        return usable[0].position, sum(s.ticks for s in usable)
+        return self._partial_window(turn.buffer, turn.position, since)
 
     def _waiting(self, position: int) -> set[int]:
         """Buffers that leave once evictions queued before step `position` are served."""
