@@ -85,7 +85,7 @@ def solve(
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 10.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     gap: Annotated[float, typer.Option("--gap", help="Stop within this of the bound")] = 0.0,
-    workers: Annotated[int, typer.Option("--workers", help="Processes to use")] = 2,
+    workers: Annotated[int, typer.Option("--workers", help="Processes or threads to use")] = 2,
     max_games: Annotated[
         int | None,
         typer.Option("--max-games", help="Stop a search by count, not time: same seed, same map"),
