@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from malloc_game.rules import last_at_most, saving_ticks
+from malloc_game.rules import last_at_most, saving_ticks, stall_ticks
 from malloc_game.specs import ArraySpec
 from malloc_game.state import LIVE, NOBODY, NUM_ACTIONS, Holding, Plan, ProgramArrays, State
 from malloc_game.turn_features import TurnFeature
@@ -52,6 +52,7 @@ class NowFeature(enum.IntEnum):
     TAKEN_NOW = 13
     TAKEN_LATER = 14
     STALLED = 15
+    STALL_TO_SAVING = 16
 
 
 @jax.tree_util.register_dataclass
@@ -193,6 +194,7 @@ def _now_features(
     brings = ~resident & (state.legal[1] | state.legal[2])
     window = item[Column.POSITION] - state.plan[Plan.START]
     now = TIME_EDGES.index(0)
+    stall = jnp.where(brings, stall_ticks(state, item), 0)
     values: dict[NowFeature, jax.Array] = {
         NowFeature.RESIDENT: resident,
         NowFeature.STALE: resident & (hand[Holding.STALE] > 0),
@@ -214,6 +216,7 @@ def _now_features(
         NowFeature.TAKEN_NOW: jnp.mean(memory[now]),
         NowFeature.TAKEN_LATER: jnp.mean(memory[now + 1 :]),
         NowFeature.STALLED: jnp.clip(state.stall_share, 0.0, 1.0),
+        NowFeature.STALL_TO_SAVING: _squash(stall, saving_ticks(state, item)),
     }
     return jnp.stack([values[name].astype(jnp.float32) for name in NowFeature])
 

@@ -235,8 +235,7 @@ def _wait(state: State, item: jax.Array, out: _Outcome) -> tuple[State, jax.Arra
     First evictions that hold its place, then what of its copy no idle time serves.
     """
     plan = jnp.where(out.brings, state.plan, 0)
-    copy_ticks = jnp.where(out.brings & _is_copied(item), item[Column.COPY_TICKS], 0)
-    ticks = plan[Plan.EVICTION_TICKS] + copy_ticks - plan[Plan.RESERVED_TICKS]
+    ticks = jnp.where(out.brings, stall_ticks(state, item), 0)
     state = dataclasses.replace(
         state,
         served_ticks=state.served_ticks + plan[Plan.EVICTION_TICKS],
@@ -249,6 +248,12 @@ def _uses_waiting(state: State, item: jax.Array, out: _Outcome) -> jax.Array:
     """Whether the access used a buffer that waits for what was queued before the step."""
     waits = out.leaves & (out.code < 0) & (-1 - out.code < state.eligible_item)
     return waits & _is(item, ItemKind.ACCESS)
+
+
+def stall_ticks(state: State, item: jax.Array) -> jax.Array:
+    """What the program waits for if the buffer of `item`, the turn at hand, comes as planned."""
+    copy_ticks = jnp.where(_is_copied(item), item[Column.COPY_TICKS], 0)
+    return state.plan[Plan.EVICTION_TICKS] + copy_ticks - state.plan[Plan.RESERVED_TICKS]
 
 
 def saving_ticks(state: State, item: jax.Array) -> jax.Array:

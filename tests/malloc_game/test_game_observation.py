@@ -18,6 +18,7 @@ from malloc_game.turn_features import (
 )
 from tests.malloc_game.game_batches import SMALL
 from tests.malloc_game.reference_game import (
+    Arrival,
     ReferenceGame,
     TurnKind,
     is_produced,
@@ -67,6 +68,7 @@ def check(witness: ReferenceGame, observation: Observation) -> None:
     assert now[NowFeature.IDLE_TO_COPY] == pytest.approx(squash(idle, copy_ticks), abs=1e-6)
     assert np.array_equal(np.asarray(observation.action_mask), witness.legal())
     assert now[NowFeature.HIDDEN] == pytest.approx(hidden_share(witness), abs=1e-6)
+    assert now[NowFeature.STALL_TO_SAVING] == pytest.approx(stall_to_saving(witness), abs=1e-6)
     static = np.asarray(observation.turn)
     assert static[TurnFeature.SIZE_SHARE] == pytest.approx(
         buffer.size_bytes / program.capacity_bytes
@@ -78,12 +80,30 @@ def hidden_share(witness: ReferenceGame) -> float:
     """Of the copy that bringing the buffer at hand takes."""
     turn = witness.turn
     assert turn is not None
-    if turn.kind is TurnKind.CARRIED or turn.buffer in witness.at or not any(witness.legal()[1:]):
-        return 0
-    arrival = witness._arrival(turn)
+    arrival = arrival_of(witness)
     if arrival is None or is_produced(turn):
         return 0
     return arrival.hidden_ticks / (arrival.hidden_ticks + arrival.stall_ticks)
+
+
+def stall_to_saving(witness: ReferenceGame) -> float:
+    """What bringing the buffer at hand makes the program wait for: what its access saves."""
+    turn, arrival = witness.turn, arrival_of(witness)
+    assert turn is not None
+    if arrival is None:
+        return 0
+    evictions = sum(pending.remaining_ticks for pending in witness.queue[: arrival.evictions])
+    saving = witness._saving(turn) if turn.kind is TurnKind.ACCESS else 0
+    return squash(arrival.stall_ticks + evictions, saving)
+
+
+def arrival_of(witness: ReferenceGame) -> Arrival | None:
+    """How the buffer at hand would be copied or produced; None if that is no choice."""
+    turn = witness.turn
+    assert turn is not None
+    if turn.kind is TurnKind.CARRIED or turn.buffer in witness.at or not any(witness.legal()[1:]):
+        return None
+    return witness._arrival(turn)
 
 
 def taken(witness: ReferenceGame, times: NDArray[np.int64]) -> NDArray[np.float32]:
