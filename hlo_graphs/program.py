@@ -317,6 +317,15 @@ class Program:
                 found[access.buffer].append((step, access))
         return tuple(tuple(accesses) for accesses in found)
 
+    def has_content_before(self, buffer: int, step: int) -> bool:
+        """Whether the buffer holds anything at the start, or a step before `step` writes it."""
+        if self.buffers[buffer].has_content_at_start:
+            return True
+        for earlier, access in self.accesses_of_buffer[buffer]:
+            if access.kind.writes:
+                return earlier < step
+        return False
+
     @cached_property
     def access_table(self) -> AccessTable:
         """The accesses as arrays, made once."""

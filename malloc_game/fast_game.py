@@ -618,13 +618,16 @@ class _Script:
         flags = may_keep * kernels.FLAG_KEEP | needed * kernels.FLAG_NEEDED
         around = loop
         reference = self.num_accesses
+        copied = kind is TurnKind.ENTRY
         if kind is TurnKind.ACCESS:
             access = self.program.instructions[step].accesses[row]
-            flags |= access.kind.reads * kernels.FLAG_READS
+            copied = access.kind.reads
             flags |= access.kind.writes * kernels.FLAG_WRITES
         elif loop is not None:
             around = self.program.loops[loop].parent
             reference = loop
+        if copied and (around is not None or self.program.has_content_before(buffer, step)):
+            flags |= kernels.FLAG_COPIED
         turn = len(self.turns)
         self.turns.append(Turn(kind, buffer, step, loop, row, may_keep, needed))
         self._event(kind, buffer, turn, step, -1 if around is None else around, reference, flags)

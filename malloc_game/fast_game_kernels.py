@@ -87,7 +87,7 @@ KIND_END = 7
 # Bits of EVENT_FLAGS.
 FLAG_KEEP = 1  # there is a next turn to keep it for
 FLAG_NEEDED = 2  # leaving now, the content is still needed
-FLAG_READS = 4
+FLAG_COPIED = 4  # if the buffer comes, its content is copied there
 FLAG_WRITES = 8
 
 # Counters.
@@ -694,7 +694,7 @@ def _plan(tables: Tables, state: State, event: Integers) -> tuple[int, int, int]
 @compiled
 def _is_copied(event: Integers) -> bool:
     """Whether the turn's buffer, if it comes, is copied there, not produced."""
-    return bool(event[EVENT_KIND] != KIND_ACCESS or event[EVENT_FLAGS] & FLAG_READS)
+    return bool(event[EVENT_FLAGS] & FLAG_COPIED)
 
 
 @compiled

@@ -57,8 +57,7 @@ class PlayedGame:
         """The residency that the turn of `item` began; `end` if its end is not known yet."""
         row, frame = self.table.items[item], int(self.table.frames[item])
         carried = row[Column.KIND] == ItemKind.CARRIED
-        produced = row[Column.KIND] == ItemKind.ACCESS and not row[Column.READS]
-        source = Source.PRODUCED if produced else Source.COPIED
+        source = Source.COPIED if row[Column.COPIED] else Source.PRODUCED
         offset, start = (int(value) for value in self.births[item])
         if end is None:
             end = self.table.program.num_steps + 1 if carried else self._end(item)

@@ -225,8 +225,7 @@ def _process(
 
 def _is_copied(item: jax.Array) -> jax.Array:
     """Whether the turn's buffer, if it comes, is copied there: not produced, nor carried over."""
-    reads = _is(item, ItemKind.ACCESS) & (item[Column.READS] > 0)
-    return reads | _is(item, ItemKind.ENTRY)
+    return item[Column.COPIED] > 0
 
 
 def _wait(state: State, item: jax.Array, out: _Outcome) -> tuple[State, jax.Array]:

@@ -59,7 +59,8 @@ class Column(enum.IntEnum):
 
     BUFFER counts the buffers that take turns; `TurnTable.buffers` has their program indices.
     POSITION is the turn's step; AFTER the position at which the buffer leaves if it does;
-    UNTIL the step up to which Keep reserves the place, if it has a meaning;
+    UNTIL the step up to which Keep reserves the place, if it has a meaning; COPIED 1 if the
+    buffer's content is copied there if it comes, 0 if it is produced or carried over;
     EXIT_ITEM the item that ends a Keep at loop entry; DONE_AT the position at which copies
     that complete in this item are done. OFFER_*: what a finished trip offers the frame around.
     BUS and the lanes' own ticks are the access's; SLOW_BUS, base and all-slow are its step's.
@@ -87,6 +88,7 @@ class Column(enum.IntEnum):
     BUS = 19
     SLOW_BUS = 20
     UNTIL = 21
+    COPIED = 22
 
 
 NUM_COLUMNS = len(Column)
@@ -221,13 +223,19 @@ class _Writer:
             row[Column.BUS] = access.bus_ticks
             row[NUM_COLUMNS : NUM_COLUMNS + self.lanes] = access.lane_ticks
             row[Column.NEEDED] = (position, buffer) in self.after_access
+            row[Column.COPIED] = access.kind.reads and self._has_content(buffer, position, frame)
             self._describe_step(row, position)
             self.weights[-1][1] = frame_repeat(self.program, frame)
         elif kind is ItemKind.ENTRY:
             row[Column.NEEDED] = (loop, buffer) in self.before_loop
+            row[Column.COPIED] = self._has_content(buffer, position, frame)
             self.weights[-1][1] = frame_repeat(self.program, frame)
         elif kind is ItemKind.EXIT:
             row[Column.NEEDED] = (loop, buffer) in self.after_loop
+
+    def _has_content(self, buffer: int, position: int, frame: int | None) -> bool:
+        """Whether there may be anything to copy. What an earlier trip of a loop left counts."""
+        return frame is not None or self.program.has_content_before(buffer, position)
 
     def _describe_step(self, row: list[int], step: int) -> None:
         instruction = self.program.instructions[step]

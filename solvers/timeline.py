@@ -249,13 +249,10 @@ def is_undefined_before(program: Program, lane: Lane, index: int) -> bool:
 
 def may_hold_nothing_before(program: Program, lane: Lane, index: int) -> bool:
     """Whether the buffer never has any content before item `index`, on no trip of any loop."""
-    if program.buffers[lane.buffer].has_content_at_start:
-        return False
     around = (program.loops[loop] for loop in program.loops_around(lane.loop))
     ends = [loop.end_step for loop in around if loop.may_repeat]
-    uses = program.accesses_of_buffer[lane.buffer]
-    first_write = next((step for step, access in uses if access.kind.writes), None)
-    return first_write is None or first_write >= max([lane.items[index].start_step, *ends])
+    latest = max([lane.items[index].start_step, *ends])
+    return not program.has_content_before(lane.buffer, latest)
 
 
 def outermost_loop_within(program: Program, scope: int | None, step: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def drawn_program(seed: int) -> Program:
         num_lanes=int(rng.integers(1, 4)),
         max_loop_depth=int(rng.integers(0, 4)),
     )
-    return slow.with_dear_accesses(program, seed)
+    return slow.with_rare_cases(program, seed)
 
 
 def drawn_wishes(game: FastGame, rng: np.random.Generator) -> Actions:
@@ -400,6 +401,28 @@ def test_a_copy_at_loop_entry_is_hidden_as_far_as_idle_time_goes() -> None:
     )
     record = FastGame(golden).play(np.full(3, Action.KEEP, dtype=np.int8))
     assert (record.latency_ticks, record.stall_ticks) == (3 + 1 + 10, 1)
+
+
+def test_what_nothing_was_written_to_is_not_copied() -> None:
+    # Ten trips update a buffer that holds nothing before; in the second trip it does.
+    slow_update = Access(0, UPDATE, size_bytes=8, bus_ticks=8, lane_ticks=(9,))
+    filled = buffer("out", 4, live_out=True)
+    golden = program(4, [step(3), step(1, slow_update, repeat=10.0)], [filled], (Loop(1, 2, 10),))
+    empty = replace(golden, buffers=(replace(filled, is_undefined=True),))
+    around, inside = (Action.KEEP, Action.DROP, Action.DROP), (Action.DROP, Action.COPY)
+    for case, wishes, source, stall_ticks in (
+        (golden, around, Source.COPIED, (4 - 3) + 4),
+        (empty, around, Source.PRODUCED, 4),
+        (empty, inside, Source.COPIED, 10 * (4 + 4)),
+    ):
+        game = FastGame(case)
+        actions = game.wishes()
+        actions[: len(wishes)] = wishes
+        assert game.play(actions).stall_ticks == stall_ticks
+        memory_map = game.map_of(actions)
+        assert [residency.source for residency in memory_map.residencies] == [source]
+        assert validate(case, memory_map) == ()
+        assert simulate(case, memory_map).stall_ticks == stall_ticks
 
 
 def test_a_copy_waits_whole_while_an_eviction_is_under_way() -> None:

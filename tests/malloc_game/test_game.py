@@ -28,7 +28,7 @@ from tests.malloc_game.game_batches import (
 from tests.malloc_game.reference_game import (
     ReferenceGame,
     total_of_all_slow,
-    with_dear_accesses,
+    with_rare_cases,
 )
 from tests.malloc_game.small import program_of
 from tests.strategies import small_program
@@ -38,7 +38,7 @@ NUM_DECISIONS = 96
 
 
 def drawn_program(seed: int) -> Program:
-    return with_dear_accesses(small_program(seed), seed)
+    return with_rare_cases(small_program(seed), seed)
 
 
 def same_state(left: object, right: object) -> bool:

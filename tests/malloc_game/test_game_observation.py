@@ -22,7 +22,7 @@ from tests.malloc_game.reference_game import (
     ReferenceGame,
     TurnKind,
     is_produced,
-    with_dear_accesses,
+    with_rare_cases,
 )
 from tests.malloc_game.small import program_of
 from tests.strategies import small_program
@@ -30,7 +30,7 @@ from tests.strategies import small_program
 
 def compare_all_decisions(seed: int) -> None:
     """Plays both games side by side and compares at every decision."""
-    program = with_dear_accesses(small_program(seed, max_accesses=24), seed)
+    program = with_rare_cases(small_program(seed, max_accesses=24), seed)
     game, witness = MallocGame(program, bucket=SMALL), ReferenceGame(program)
     state, time_step = game.reset()
     rng = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def hidden_share(witness: ReferenceGame) -> float:
     turn = witness.turn
     assert turn is not None
     arrival = arrival_of(witness)
-    if arrival is None or is_produced(turn):
+    if arrival is None or is_produced(witness.program, turn):
         return 0
     return arrival.hidden_ticks / (arrival.hidden_ticks + arrival.stall_ticks)
 
