@@ -342,8 +342,9 @@ class _Lowering:
         shapes = self._shapes(hlo_buffer)
         size_bytes = max(padded_size_bytes(shape) for shape in shapes)
         is_parameter = any(self._is_entry_parameter(value) for value in values)
-        given = first_write is None or any(self._is_given(value) for value in values)
+        filled = is_parameter or any(self._is_constant(value) for value in values)
         allocated = any(self._is_allocation(value) for value in values)
+        given = first_write is None or filled or allocated
         largest = max(range(len(shapes)), key=lambda i: padded_size_bytes(shapes[i]))
         return Buffer(
             name=str(values[0]),
@@ -353,7 +354,7 @@ class _Lowering:
             fast_allowed=hlo_buffer not in in_flight
             and self._may_be_fast(values, shapes, size_bytes, is_parameter, considered),
             is_parameter=is_parameter,
-            is_undefined=allocated,
+            is_undefined=allocated and not filled,
             shape=str(shapes[largest]),
             values=tuple(str(value) for value in values),
         )
@@ -362,10 +363,8 @@ class _Lowering:
         is_entry = value.computation == self.module.entry.name
         return is_entry and self._defining(value).opcode == "parameter"
 
-    def _is_given(self, value: HloValue) -> bool:
-        """Whether the value exists before the first step, or holds nothing yet."""
-        is_constant = self._defining(value).opcode == "constant"
-        return is_constant or self._is_entry_parameter(value) or self._is_allocation(value)
+    def _is_constant(self, value: HloValue) -> bool:
+        return self._defining(value).opcode == "constant"
 
     def _is_allocation(self, value: HloValue) -> bool:
         instruction = self._defining(value)

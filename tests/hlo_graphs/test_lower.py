@@ -58,6 +58,22 @@ ENTRY main {
 """
 
 
+DONATION = "input_output_alias={ {}: (1, {}, may-alias) }"
+
+FILLED = (
+    LOOP.replace(f", {DONATION}", "")
+    .replace("tuple(c, cache, row)", "tuple(c, empty, row)")
+    .replace(
+        "  c = s32[] copy(z)\n",
+        """  c = s32[] copy(z)
+  read = f32[64,256]{1,0:T(8,128)} exponential(cache)
+  empty = f32[64,256]{1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
+""",
+    )
+)
+"""The loop fills what holds nothing at first, after the parameter's last use."""
+
+
 def lowered(text: str, options: LoweringOptions | None = None, **arguments: object) -> Lowered:
     module = parse_module(text)
     settings = options or LoweringOptions(name="test")
@@ -112,6 +128,22 @@ def test_in_place_updates_and_donated_parameters_share_one_buffer() -> None:
     assert {"cache{}", "u{}", "w{1}"} <= set(program.buffers[cache].values)
     assert accesses(program, "u")[program.buffers[cache].name] is AccessKind.UPDATE
     assert program.buffers[cache].live_out
+
+
+def test_a_buffer_to_be_filled_holds_nothing_at_first() -> None:
+    program = lowered(FILLED).program
+    filled = program.buffers[buffer_named(program, "empty{}")]
+    assert (filled.origin, filled.is_undefined) == (BEFORE_PROGRAM, True)
+    assert not filled.has_content_at_start
+
+
+def test_a_donated_parameter_that_is_filled_anew_holds_its_old_content_at_first() -> None:
+    donated = FILLED.replace("is_scheduled=true", f"is_scheduled=true, {DONATION}")
+    program = lowered(donated).program
+    cache = program.buffers[buffer_named(program, "cache{}")]
+    assert "empty{}" in cache.values
+    assert cache.is_parameter
+    assert cache.has_content_at_start
 
 
 def test_loops_are_ranges_of_steps_with_trip_counts() -> None:
