@@ -14,9 +14,10 @@ that spent least from that turn until some turns (`AdaptationConfig.windows_turn
 **The walk.** A game that is drawn from a table that has nearly made up its mind still differs from
 the best one at several turns, and one of these is mostly for the worse. So between one table and
 the next as many games exchange one move each of the best game, and every one that is no slower
-takes its place: moves that make no difference now may make one later. Such a game is played only
-from that move on, and given up once it is clearly behind. With several threads each walks by
-itself for a while, and then all go on from where their exchanges lead together.
+takes its place: moves that make no difference now may make one later. Some of them play one
+passage of the game as it plays another that looks alike instead (`agents.passages`). Such a game is
+played only from its first other move on, and given up once it is clearly behind. With several
+threads each walks by itself for a while, and then all go on from where their changes lead together.
 """
 
 from __future__ import annotations
@@ -30,12 +31,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.games import NO_ACTION, Game, Thoughts
+from agents.passages import MOST_CHANGES, Passages
 from agents.programs import PlayedProgram
 from malloc_game.fast_game import NOT_ASKED, FastGame, GameWalk, TurnKind
 from malloc_game.state import NUM_ACTIONS
 
 Table = NDArray[np.float64]
 """`[num_turns, 3]` probabilities."""
+
+Changes = tuple[NDArray[np.int64], NDArray[np.int8]]
+"""`[count, most]` turns, -1 where there are no more, and their moves: of `count` other games."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +65,7 @@ class AdaptationConfig:
       walk_share: games that walk from the best one before it begins anew, as a share of those
         that it was given.
       walk_margin: share of the latency by which such a game may be behind on the way.
+      transfer_share: of those games, how many carry moves over from one passage to another.
     """
 
     games_per_round: int = 200
@@ -74,6 +80,7 @@ class AdaptationConfig:
     patience: int | None = 4
     walk_share: float = 1.0
     walk_margin: float = 1e-4
+    transfer_share: float = 0.25
 
 
 CROSS_ENTROPY = AdaptationConfig(
@@ -179,6 +186,7 @@ def improve(
       rng: of the games.
     """
     ends = [window_ends(member.fast_game, turns) for turns in config.windows_turns]
+    passages = Passages(member.fast_game)
     opening, period = table, config.opening_period
     for start in itertools.count():
         if start > 0:
@@ -187,7 +195,7 @@ def improve(
         until, before = ends[start % len(ends)], found.num_games
         found = yield from _converge(member.fast_game, table, until, found, config, rng)
         num_games = round(config.walk_share * (found.num_games - before))
-        found = yield from _walk(member.fast_game, found, num_games, config, rng)
+        found = yield from _walk(member.fast_game, passages, found, num_games, config, rng)
 
 
 def _converge(
@@ -215,44 +223,59 @@ def _converge(
 
 def _walk(
     game: FastGame,
+    passages: Passages,
     found: Found,
     num_games: int,
     config: AdaptationConfig,
     rng: np.random.Generator,
 ) -> Generator[Found, None, Found]:
-    """Rounds of games, each the best one but for one move, which give way to as fast ones."""
+    """Rounds of games, each the best one but for a change, which give way to as fast ones."""
     walks = [GameWalk(player, found.wishes) for player in game.players]
     margin_ticks = config.walk_margin * found.latency_ticks
     until = found.num_games + num_games
     while found.num_games < until:
-        size = min(config.games_per_round, until - found.num_games)
-        played = _exchange(game, walks, -(-size // len(walks)), margin_ticks, rng)
+        size = -(-min(config.games_per_round, until - found.num_games) // len(walks))
+        changes = [_changes(passages, walk.wishes, size, config, rng) for walk in walks]
+        played = _tried(game, walks, changes, margin_ticks)
         found = _joined(game, replace(found, num_games=found.num_games + played), walks)
         yield found
     return found
 
 
-def _exchange(
-    game: FastGame,
-    walks: Sequence[GameWalk],
+def _changes(
+    passages: Passages,
+    wishes: NDArray[np.int8],
     count: int,
-    margin_ticks: float,
+    config: AdaptationConfig,
     rng: np.random.Generator,
+) -> Changes:
+    """`count` of a game: each exchanges one move, or is a transfer (`agents.passages`)."""
+    turns = np.full((count, MOST_CHANGES), -1, dtype=np.int64)
+    actions = np.zeros(turns.shape, dtype=np.int8)
+    turns[:, 0] = rng.integers(len(wishes), size=count)
+    others = rng.integers(1, NUM_ACTIONS, size=count)
+    actions[:, 0] = (wishes[turns[:, 0]] + others) % NUM_ACTIONS
+    carried = passages.transfers(wishes, round(config.transfer_share * count), rng)
+    rows = rng.choice(count, size=len(carried), replace=False)
+    for row, (where, moves) in zip(rows.tolist(), carried, strict=True):
+        turns[row, : len(where)], actions[row, : len(moves)] = where, moves
+    return turns, actions
+
+
+def _tried(
+    game: FastGame, walks: Sequence[GameWalk], changes: Sequence[Changes], margin_ticks: float
 ) -> int:
-    """Each walk tries `count` exchanges, one after another, in its thread; games played in all."""
-    turns = rng.integers(game.num_turns, size=(len(walks), count, 1))
-    others = rng.integers(1, NUM_ACTIONS, size=turns.shape)
+    """Each walk tries its changes, one after another, in its thread; games played in all."""
 
     def go_on(row: int) -> int:
-        walk, where = walks[row], turns[row]
-        actions = ((walk.wishes[where] + others[row]) % NUM_ACTIONS).astype(np.int8)
-        return walk.propose(where, actions, np.zeros(count), margin_ticks=margin_ticks)
+        turns, actions = changes[row]
+        return walks[row].propose(turns, actions, np.zeros(len(turns)), margin_ticks=margin_ticks)
 
     return sum(game.in_threads(go_on))
 
 
 def _joined(game: FastGame, before: Found, walks: Sequence[GameWalk]) -> Found:
-    """The walks' exchanges together if that is no slower than the best walk, else that walk.
+    """The walks' changes together if that is no slower than the best walk, else that walk.
 
     All walks go on from there.
     """

@@ -369,6 +369,8 @@ class _Playing:
     ) -> None:
         """As long as another chunk like the last, which need not be compiled, fits the time.
 
+        Ends where the weights are no numbers any more, which is noted.
+
         Args:
           search: settings, where other than the agent's own.
           rest: seconds that are to be left.
@@ -382,6 +384,11 @@ class _Playing:
             compiled = self.compilation.seconds - compiled_before
             seconds = report.play_seconds + report.learn_seconds - compiled
             self._offer()
+            if report.has_diverged:
+                self.found.notes.append(
+                    f"training diverged after {report.num_updates} updates and was ended"
+                )
+                return
 
     @property
     def _policy(self) -> SearchConfig:

@@ -64,15 +64,21 @@ class TrainReport:
     play_seconds: float
     learn_seconds: float
 
-    def check_learning(self) -> None:
-        """Raises MallocGameError if the updates have made weights that are no numbers."""
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the updates have made weights that are no numbers."""
         learn = self.learn
         # A loss is of the weights before an update, a gradient makes those after it.
-        if learn is not None and not math.isfinite(learn.loss + learn.gradient_norm):
+        return learn is not None and not math.isfinite(learn.loss + learn.gradient_norm)
+
+    def check_learning(self) -> None:
+        """Raises MallocGameError if training has diverged."""
+        if self.learn is not None and self.has_diverged:
             raise MallocGameError(
                 f"training has diverged: after {self.num_updates} updates the loss is "
-                f"{learn.loss:g} and its gradient {learn.gradient_norm:g}; the last checkpoint is "
-                "from before: begin another run from its weights, or with a lower learning rate"
+                f"{self.learn.loss:g} and its gradient {self.learn.gradient_norm:g}; the last "
+                "checkpoint is from before: begin another run from its weights, or with a lower "
+                "learning rate"
             )
 
 

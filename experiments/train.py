@@ -308,11 +308,11 @@ class _Run:
 
     def note(self, report: TrainReport, live: _Live) -> None:
         """Logs, shows and, if it is time, saves; raises as `TrainReport.check_learning`."""
+        report.check_learning()
         self.trained_seconds += report.play_seconds + report.learn_seconds
         self.smooth_saved = smoothed(self.smooth_saved, report.finished, self.references)
         self._log(metrics_of(report, self.trained_seconds, self.references))
         live.update(report)
-        report.check_learning()
         if time.monotonic() - self._saved_at >= self.save_seconds:
             self.save()
 

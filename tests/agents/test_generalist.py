@@ -43,6 +43,7 @@ from agents.demonstrations import demonstration_of
 from agents.games import NO_ACTION, Source
 from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League, parted_by_size
+from agents.passages import Passages
 from agents.programs import PlayedProgram
 from agents.solver import (
     AgentSolver,
@@ -375,10 +376,10 @@ def test_turns_that_know_their_own_best_games_need_fewer() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_walk_exchanges_one_move_a_game_and_takes_what_is_no_slower(threads: int) -> None:
     program = random_program(9, family="training", num_accesses=100)
-    game, config = FastGame(program, threads=threads), AdaptationConfig()
+    game, config = FastGame(program, threads=threads), AdaptationConfig(transfer_share=0.0)
     rng = np.random.default_rng(0)
     slow = Found(1000, program.all_slow_ticks, game.wishes())
-    rounds = list(_walk(game, slow, 450, config, rng))
+    rounds = list(_walk(game, Passages(game), slow, 450, config, rng))
     played = np.diff([1000, *(found.num_games for found in rounds)])
     # Of 200 a few change back what one just before them changed; one joins what threads found.
     assert (played[:2] > 150).all()
@@ -388,15 +389,15 @@ def test_a_walk_exchanges_one_move_a_game_and_takes_what_is_no_slower(threads: i
     assert latencies == [game.latency_ticks(found.wishes) for found in rounds]
     assert slow.latency_ticks > latencies[0]
     assert (np.diff(latencies) <= 0).all()
-    *_, first = _walk(game, slow, 1, config, rng)
+    *_, first = _walk(game, Passages(game), slow, 1, config, rng)
     assert np.count_nonzero(first.wishes != slow.wishes) <= threads
     # Where copies are as fast as nothing, moves make no difference, and are taken.
     idle = FastGame(random_program(9, family="training", num_accesses=100, intensity=1e6))
     calm = Found(0, idle.latency_ticks(idle.wishes()), idle.wishes())
-    *_, last = _walk(idle, calm, 200, config, np.random.default_rng(0))
+    *_, last = _walk(idle, Passages(idle), calm, 200, config, np.random.default_rng(0))
     assert last.latency_ticks == calm.latency_ticks
     assert np.count_nonzero(last.wishes != calm.wishes) > 0.3 * idle.num_turns
-    assert list(_walk(game, slow, 0, config, rng)) == []
+    assert list(_walk(game, Passages(game), slow, 0, config, rng)) == []
 
 
 def test_walks_that_go_apart_are_joined_where_that_is_no_slower() -> None:

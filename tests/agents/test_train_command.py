@@ -167,7 +167,7 @@ def test_a_run_that_diverges_stops_and_leaves_its_checkpoint(
     )
     with pytest.raises(MallocGameError, match="diverged: after 3 updates the loss is nan"):
         train(settings, lambda line: None)
-    assert chunks_of(out) == [1]
+    assert not (out / METRICS).exists()  # A line of what are no numbers would not be JSON.
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(read_weights(out)[1]))
 
 
