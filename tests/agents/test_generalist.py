@@ -241,6 +241,32 @@ def test_games_that_have_not_ended_tell_what_the_network_thinks(config: AgentCon
     assert "the policy had time for" in game.found.notes[-1]
 
 
+def test_a_search_whose_training_diverges_ends_its_stage(
+    known: KnownOptimum,
+    config: AgentConfig,
+    diverged: TrainReport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunks = []
+
+    def run_chunk(self: Trainer, search: object, *, learn: bool) -> TrainReport:
+        chunks.append(learn)
+        return diverged
+
+    monkeypatch.setattr(Trainer, "run_chunk", run_chunk)
+    request = SolveRequest(known.program, time_limit_seconds=600.0)
+    trainer = Trainer([known.program], config)
+    with CompilationClock() as compilation:
+        game = _Playing(trainer, _Found(request, "agent"), compilation, own=True)
+        game.play_at_random()
+        game.play_on(learn=True)
+    assert chunks == [True]
+    diverges, stage = game.found.notes
+    assert diverges == "training diverged after 3 updates and was ended"
+    assert stage.startswith("search and learning: ")
+    assert game.found.games_played == 200
+
+
 def test_what_is_shown_leaves_the_actor_without_noise_alone(
     known: KnownOptimum, config: AgentConfig
 ) -> None:
