@@ -5,8 +5,9 @@
 
 The network plays 32 games by its policy alone; its table then moves as in `agents.adaptation`
 (net). Beside it, with as many games: the same table begun from uniform probabilities (uni), that
-table with games compared whole in place of windows (whole), and the cross-entropy method of
-PROBLEM.md section 4, which has other settings too (ce). Without programs, generated ones that no
+one with a walk that changes single moves only (single) or with games compared whole in place of
+windows (whole), and the cross-entropy method of PROBLEM.md section 4, which has other settings too
+(ce). Without programs, generated ones that no
 training saw. Printed is the share of the all-slow latency saved, as a share of what greedy saves.
 """
 
@@ -38,7 +39,12 @@ DEFAULT_GAMES = (1000, 4000, 12_000)
 WHOLE_GAMES = replace(AdaptationConfig(), windows_turns=(None,))
 """What the table would be without credit, all else equal."""
 
-_WIDTH = 12
+SINGLE_MOVES = replace(AdaptationConfig(), transfer_share=0.0)
+"""What it would be if nothing were carried over from one passage to another."""
+
+_TABLES = ("net", "uni", "single", "whole", "ce")
+
+_WIDTH = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Comparison:
       policy_cpu_seconds: that those games took, compilation included.
       adapted: after each number of games, by the table that began as the network's.
       uniform: likewise, by the one that began uniform.
+      single: likewise, by the one that began uniform and carries nothing over.
       whole: likewise, by the one that began uniform and compares whole games.
       cross_entropy: likewise, by the cross-entropy method.
     """
@@ -64,13 +71,15 @@ class Comparison:
     policy_cpu_seconds: float
     adapted: tuple[float, ...]
     uniform: tuple[float, ...]
+    single: tuple[float, ...]
     whole: tuple[float, ...]
     cross_entropy: tuple[float, ...]
 
     def row(self) -> str:
         """One line, all but greedy as shares of what greedy saves."""
         scale = max(self.greedy, 1e-9)
-        columns = zip(self.adapted, self.uniform, self.whole, self.cross_entropy, strict=True)
+        tables = (self.adapted, self.uniform, self.single, self.whole, self.cross_entropy)
+        columns = zip(*tables, strict=True)
         parts = [self.policy, *(part for column in columns for part in column)]
         shares = "".join(f"{part / scale:>{_WIDTH}.4f}" for part in parts)
         start = f"{self.name:<36}{self.num_turns:>6}{self.greedy:>10.2%}"
@@ -79,9 +88,7 @@ class Comparison:
 
 def header(num_games: Sequence[int]) -> str:
     """Above the rows."""
-    columns = "".join(
-        f"{f'{what} {n}':>{_WIDTH}}" for n in num_games for what in ("net", "uni", "whole", "ce")
-    )
+    columns = "".join(f"{f'{what} {n}':>{_WIDTH}}" for n in num_games for what in _TABLES)
     return f"{'program':<36}{'turns':>6}{'greedy':>10}{'policy':>{_WIDTH}}{columns}{'cpu s':>8}"
 
 
@@ -96,6 +103,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
     best = Found.of(member, games[0])
     adapted = adapt(member, best, thoughts, settings, np.random.default_rng(seed))
     uniform = from_nothing(member, settings, np.random.default_rng(seed))
+    single = from_nothing(member, SINGLE_MOVES, np.random.default_rng(seed))
     whole = from_nothing(member, WHOLE_GAMES, np.random.default_rng(seed))
     control = from_nothing(member, CROSS_ENTROPY, np.random.default_rng(seed))
     return Comparison(
@@ -106,6 +114,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
         policy_cpu_seconds=seconds,
         adapted=_saved(adapted, num_games, slow),
         uniform=_saved(uniform, num_games, slow),
+        single=_saved(single, num_games, slow),
         whole=_saved(whole, num_games, slow),
         cross_entropy=_saved(control, num_games, slow),
     )
@@ -161,6 +170,7 @@ def mean_of(rows: Sequence[Comparison]) -> Comparison:
         policy_cpu_seconds=float(np.mean([row.policy_cpu_seconds for row in rows])),
         adapted=tuple(np.mean([row.adapted for row in rows], axis=0).tolist()),
         uniform=tuple(np.mean([row.uniform for row in rows], axis=0).tolist()),
+        single=tuple(np.mean([row.single for row in rows], axis=0).tolist()),
         whole=tuple(np.mean([row.whole for row in rows], axis=0).tolist()),
         cross_entropy=tuple(np.mean([row.cross_entropy for row in rows], axis=0).tolist()),
     )
