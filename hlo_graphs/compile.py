@@ -255,13 +255,14 @@ def _run_child(job: _Job, compiles: Sequence[Compile]) -> str | None:
     }
     request_path = job.directory / "request.json"
     request_path.write_text(json.dumps(request), encoding="utf-8")
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, _pipe() as held:
         child = subprocess.Popen(
-            [sys.executable, "-m", "hlo_graphs.compile_child", str(request_path)],
+            [sys.executable, "-m", "hlo_graphs.compile_child", str(request_path), str(held)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(held,),
         )
         try:
             code = child.wait(left_seconds)
@@ -271,6 +272,17 @@ def _run_child(job: _Job, compiles: Sequence[Compile]) -> str | None:
             _end(child)
         log.seek(0)
         return None if code == 0 else _failure(code, log.read().decode("utf-8", "replace"))
+
+
+@contextmanager
+def _pipe() -> Iterator[int]:
+    """The reading end of a pipe whose other end is closed when this process ends, if not before."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,8 @@
-"""One compiler process: `python -m hlo_graphs.compile_child REQUEST.json`.
+"""One compiler process: `python -m hlo_graphs.compile_child REQUEST.json PIPE`.
 
 The compiler parses its own flags once per process and ends the process where one of its checks
-fails, so `hlo_graphs.compile` starts one of these for every set of flags.
+fails, so `hlo_graphs.compile` starts one of these for every set of flags. It ends when the other
+end of the pipe, a file descriptor, is closed: when whoever started it has ended, however.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import shutil
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,5 +157,22 @@ def _prepare_hlo(path: str, topology: Any) -> Callable[[dict[str, Any]], None]:
     return compile_once
 
 
+def line_of(error: Exception) -> str:
+    """What went wrong in one line: XLA's parser tells it in its second, and draws the place."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    telling = [line for line in lines if re.search(r"\berror: ", line)]
+    return f"{type(error).__name__}: {(telling or lines)[0]}"
+
+
+def _end_with(pipe: int) -> None:
+    os.read(pipe, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
+    try:
+        main(sys.argv[1])
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(line_of(error)) from None

@@ -8,6 +8,9 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +29,7 @@ from hlo_graphs.bundle_writer import (
     write_bundle,
 )
 from hlo_graphs.compile import CompileError, default_name, extract
+from hlo_graphs.compile_child import line_of
 from hlo_graphs.compiler_dumps import Compile, keep_dumps
 from hlo_graphs.errors import InputError, MissingExtraError
 from hlo_graphs.parser import parse_module
@@ -425,6 +429,35 @@ def test_a_failed_check_becomes_one_line() -> None:
     assert "Check failed: a <= b" in message
     assert "Raising" not in message
     assert failing_child("Traceback\nValueError: no\n", 1).endswith("exit code 1: ValueError: no")
+
+
+def test_an_error_of_many_lines_becomes_the_telling_one() -> None:
+    wrong = "INVALID_ARGUMENT: Syntax error:\nwas parsing 3:9: error: expects ')'\n  f32[8\n     ^"
+    assert line_of(RuntimeError(wrong)) == "RuntimeError: was parsing 3:9: error: expects ')'"
+    assert line_of(TypeError("dot got (2,) and (3,)\nhint")) == "TypeError: dot got (2,) and (3,)"
+    assert line_of(AssertionError()) == "AssertionError: no message"
+
+
+def test_xlas_own_parser_is_quoted_with_the_place() -> None:
+    hlo = pytest.importorskip("jaxlib._hlo")
+    with pytest.raises(Exception, match="error: ") as wrong:
+        hlo.hlo_module_from_text("HloModule m\n\nENTRY e {\n  ROOT x = f32[8 parameter(0)\n}\n")
+    assert re.search(r"4:\d+: error: ", line_of(wrong.value))
+
+
+def test_the_compilers_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    os.mkfifo(request)  # Nobody writes into it: the child waits for what to do.
+    reading, writing = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hlo_graphs.compile_child", request, str(reading)],
+        pass_fds=(reading,),
+    )
+    os.close(reading)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    os.close(writing)
+    assert child.wait(30) == 1
 
 
 TINY = """
