@@ -18,7 +18,8 @@ def _umask() -> int:
 
 def _is_device(path: Path) -> bool:
     """Whether there is a pipe, a terminal or the like, or a name for one: nothing to replace."""
-    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
+    named = path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")
+    return named or (path.exists() and not path.is_file())
 
 
 def check_writable(path: Path) -> None:

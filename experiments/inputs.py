@@ -138,6 +138,8 @@ def read_json(path: Path, kind: type[Kind]) -> Kind:
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise InputError(f"{place}: not JSON: {error.msg}") from error
+    except ValueError as error:  # An integer of thousands of digits.
+        raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(document, kind):
         raise InputError(f"{path}: holds a {type(document).__name__}, not a {kind.__name__}")
     return document
@@ -160,9 +162,10 @@ def _bundle_of(source: str) -> Bundle | None:
     if not source:
         raise InputError("no program is named: give a corpus name, a file, or -")
     path = Path(source)
-    if source == "-" or (path.exists() and not bundles.is_part(path)):
+    is_there = path.exists() and not path.is_dir()  # A folder may be called like a program.
+    if source == "-" or (is_there and not bundles.is_part(path)):
         return None
-    return bundles.bundle_of(path) if path.exists() else corpus.bundle(source)
+    return bundles.bundle_of(path) if is_there else corpus.bundle(source)
 
 
 def _files(
@@ -254,6 +257,8 @@ def _native_capacity(
     machine: Chip, compiled_for: str | None, cycles: bundles.CycleTable | None
 ) -> int:
     """What production had for tensors: the compile's own figure where the bundle states it."""
+    if cycles is not None and cycles.meta is not None:
+        compiled_for = compiled_for or cycles.meta.chip
     if cycles is None or compiled_for not in (None, machine.name):
         return machine.assignable_bytes
     if cycles.meta is not None:

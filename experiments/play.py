@@ -96,6 +96,8 @@ def policy_of(name: PolicyName | str, seed: int = 0) -> Policy:
         raise InputError(
             f"no policy {str(name)!r}; choose one of {', '.join(PolicyName)}"
         ) from error
+    if seed < 0:
+        raise InputError(f"seed is {seed}, must not be negative")
     if chosen is PolicyName.RANDOM:
         return _Random(np.random.default_rng(seed))
     return {PolicyName.GREEDY: _greedy, PolicyName.KEEP: _keep, PolicyName.DROP: _drop}[chosen]

@@ -36,6 +36,9 @@ MAX_UNITS = 2**31 - 1
 MAX_SIZE_BYTES = 2**50
 """Largest buffer, so that sums over a program stay exact in 64 bits."""
 
+MAX_INSTRUCTION_TICKS = 2**48
+"""Longest time of an instruction or access, for the same reason."""
+
 MAX_TRIPS = 2**53
 """Most trips of a loop, so that a float holds their number."""
 
@@ -386,7 +389,8 @@ class Program:
         """
         try:
             document = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        # Of integers with too many digits JSON makes a plain ValueError.
+        except (ValueError, RecursionError) as error:
             raise InputError(f"not a Program: invalid JSON: {error}") from error
         return _from_document(document)
 
@@ -450,6 +454,10 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
     where = f"{program.name}: step {step} ({instruction.name})"
     if len(instruction.base_ticks) != lanes or min(instruction.base_ticks) < 0:
         raise InputError(f"{where}: base_ticks {instruction.base_ticks}, expected {lanes} >= 0")
+    if max(instruction.base_ticks) > MAX_INSTRUCTION_TICKS:
+        raise InputError(
+            f"{where}: base_ticks {instruction.base_ticks}, more than {MAX_INSTRUCTION_TICKS}"
+        )
     if not instruction.repeat >= 0:
         raise InputError(f"{where}: repeat is {instruction.repeat}, must be >= 0")
     touched = [access.buffer for access in instruction.accesses]
@@ -465,6 +473,10 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
             raise InputError(f"{where}: {access.size_bytes} bytes of buffer {access.buffer}")
         if len(access.lane_ticks) != lanes or min(access.lane_ticks) < 0 or access.bus_ticks < 0:
             raise InputError(f"{where}: ticks of the access to buffer {access.buffer}: {access}")
+        if max(*access.lane_ticks, access.bus_ticks) > MAX_INSTRUCTION_TICKS:
+            raise InputError(
+                f"{where}: more than {MAX_INSTRUCTION_TICKS} ticks of buffer {access.buffer}"
+            )
 
 
 def _check_buffer(program: Program, index: int, buffer: Buffer) -> None:

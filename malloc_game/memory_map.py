@@ -147,7 +147,8 @@ class MemoryMap:
         """
         try:
             return from_document(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+        # Of integers with too many digits JSON makes a plain ValueError.
+        except (ValueError, RecursionError) as error:
             raise InputError(f"not a memory map: invalid JSON: {error}") from error
 
 

@@ -182,6 +182,24 @@ def test_files_named_by_hand_are_as_good_as_the_bundle(by_hand: dict[str, Path])
     assert "no lstm_forward.v5e.buffer-assignment.txt.gz beside" in message
 
 
+def test_a_chip_of_ones_own_has_its_own_capacity_beside_named_cycles(
+    by_hand: dict[str, Path], tmp_path: Path
+) -> None:
+    chip = tmp_path / "big.toml"
+    chip.write_text(f'name = "big"\nbase = "v5e"\nfast_capacity_bytes = {2**28}\n')
+    given = {"chip": str(chip), "cycles": by_hand["cycles"]}
+    capacity = load_program(by_hand["program"], **given).program.capacity_bytes
+    assert capacity == find_chip(str(chip)).assignable_bytes > find_chip("v5e").assignable_bytes
+
+
+def test_a_folder_called_like_a_program_is_not_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lstm_forward").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_program("lstm_forward").program.name == "lstm_forward.v5e"
+
+
 def test_production_of_another_compile_has_its_own_addresses() -> None:
     other = load_program("lstm_forward.v5e.32MiB")
     production = corpus.bundle("lstm_forward.v5e.32MiB").production
@@ -233,6 +251,21 @@ def test_figures_of_files_that_are_no_integers_are_named(tmp_path: Path, wrong: 
     code, message = failure("validate", "-", path, stdin=SMALL)
     assert code == 3
     assert f"eviction: issue is {wrong!r}" in message
+
+
+def test_figures_that_are_too_large_are_named(tmp_path: Path) -> None:
+    whole, path = json.loads(load_program_json(tmp_path)), tmp_path / "file.json"
+    whole["instructions"][0]["base_ticks"][0] = 2**63
+    path.write_text(json.dumps(whole))
+    code, message = failure("solve", path, "--solver", "greedy")
+    assert code == 3
+    assert f"step 0 (y): base_ticks ({2**63}, " in message
+    assert message.endswith(f"more than {2**48}\n")
+    path.write_text('{"schema": ' + "9" * 5000 + "}")
+    for arguments in (("solve", path), ("validate", "lstm_forward", path)):
+        code, message = failure(*arguments)
+        assert code == 3
+        assert "invalid JSON" in message
 
 
 def load_program_json(tmp_path: Path) -> str:
@@ -338,6 +371,7 @@ def test_a_line_of_a_megabyte_makes_a_short_message(tmp_path: Path) -> None:
         (["solve", "-", "--copy-order", "lifo"], 3, "fifo"),
         (["solve", "-", "-o", "/nonexistent/map.json"], 3, "cannot write"),
         (["solve", "-", "--seed", "-1"], 3, "seed is -1"),
+        (["play", "-", "--policy", "random", "--seed", "-1"], 3, "seed is -1"),
         (["solve", "-", "--max-games", "9"], 3, "'portfolio' does not count games"),
         (["solve", "-", "--max-games", "0", "--solver", "random"], 3, "limited to 0"),
         (["solve", ""], 3, "no program is named"),

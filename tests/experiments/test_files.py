@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     assert os.read(reader, 10) == b"text"
     os.close(reader)
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a folder /dev/shm")
+def test_memory_that_looks_like_a_folder_holds_files() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        check_writable(Path(folder) / "map.json")
+        test_a_failed_write_leaves_the_old_file(Path(folder))
 
 
 def test_devices_are_written_as_they_are() -> None:
