@@ -29,6 +29,7 @@ from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle
+from hlo_graphs.chips import find_chip
 from hlo_graphs.errors import InputError
 from hlo_graphs.lower import BUSY
 from solvers.children import end_with_parent
@@ -86,6 +87,11 @@ class Source:
     path: str
     bundle: Bundle | None
     is_corpus: bool
+
+    @property
+    def chip(self) -> str:
+        """What it was compiled for; of a lone file, what it is taken for."""
+        return (self.bundle and self.bundle.chip) or DEFAULT_CHIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +178,17 @@ def _filled(
     _refuse_other_programs(directory, known, sources)
     open_table(directory, settings.model, _run_of(settings, sources, parallel, command))
     total = len(known) + len(tasks)
-    for row in _run(tasks, settings, directory, parallel):
-        _check_agrees(directory, known, row)
-        append_row(directory, row)
-        known.append(row)
-        if on_row is not None:
-            on_row(row, len(known), total)
-    rows = read_rows(directory)
-    write_table(directory, rows)
-    return rows
+    try:
+        for row in _run(tasks, settings, directory, parallel):
+            _check_agrees(directory, known, row)
+            _check_code(directory, row)
+            append_row(directory, row)
+            known.append(row)
+            if on_row is not None:
+                on_row(row, len(known), total)
+    finally:
+        write_table(directory, known)
+    return read_rows(directory)
 
 
 def _checked(settings: EvaluationSettings, parallel: int) -> tuple[Source, ...]:
@@ -188,6 +196,11 @@ def _checked(settings: EvaluationSettings, parallel: int) -> tuple[Source, ...]:
     for name in settings.solvers:
         any_solver_named(name)
     sources = tuple(source_of(text) for text in settings.programs)
+    for source in sources:
+        try:
+            find_chip(source.chip)
+        except InputError as error:
+            raise InputError(f"{source.path}: {error}") from error
     names = {
         "programs": [source.name for source in sources],
         "solvers": settings.solvers,
@@ -284,6 +297,15 @@ def _check_agrees(directory: Path, known: Iterable[Row], row: Row) -> None:
                 f"{directory}: {row.program} takes {now} s now (all in slow memory, production's "
                 f"map), {before} s in the table: its times have changed; choose another folder"
             )
+
+
+def _check_code(directory: Path, row: Row) -> None:
+    """Raises InputError if the row is of other code than that which this evaluation began with."""
+    if row.code != code_digest():
+        raise InputError(
+            f"{directory}: the project's code has changed while it was running ({code_digest()}, "
+            f"now {row.code}): choose another folder, or put the code back"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +408,7 @@ def _work(
 ) -> None:
     """In the child: solve, keep the map, send the row."""
     end_with_parent()
+    code_digest()  # Remembered: of the code that solves, whatever becomes of the files meanwhile.
     if processors is not None:
         os.sched_setaffinity(0, processors)
     try:
@@ -452,23 +475,22 @@ def _failure(task: Task, settings: EvaluationSettings, why: str) -> Row:
 
 def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
     """The columns that are known before a task runs."""
-    from hlo_graphs.chips import find_chip
-
     source = task.source
     bundle = source.bundle
     meta = None
     if bundle is not None and bundle.cycles is not None:
         with contextlib.suppress(InputError):  # which the task itself will tell
             meta = bundles.read_cycles(bundle.cycles).meta
-    chip = (bundle and bundle.chip) or DEFAULT_CHIP
     family = corpus.family_of(source.name) if source.is_corpus else None
     return Row(
         program=source.name,
         source=source.path,
         family=source.name if family is None else family.name,
         split="own" if family is None else family.split,
-        chip=chip,
-        capacity_bytes=find_chip(chip).assignable_bytes if meta is None else meta.capacity_bytes,
+        chip=source.chip,
+        capacity_bytes=(
+            find_chip(source.chip).assignable_bytes if meta is None else meta.capacity_bytes
+        ),
         is_native=bundle is None or bundle.capacity_tag is None,
         times=settings.times,
         copy_order=settings.copy_order,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import write_atomically
-from experiments.results import RESULTS, Row, TimeModel, has_rows
+from experiments.results import RESULTS, TABLE, Row, TimeModel, has_rows
 from hlo_graphs.errors import InputError
 
 SETTINGS = "settings.json"
@@ -100,13 +100,20 @@ def open_table(directory: Path, model: TimeModel, run: Run) -> None:
     """Makes the folder, or notes that another run adds to it; call `refuse_mixing` before.
 
     Raises:
-      InputError: if the folder's table was made with other times or elsewhere.
+      InputError: if the folder's table was made with other times or elsewhere, or only its CSV
+        was kept.
     """
     here = machine()
+    if (directory / TABLE).exists() and not has_rows(directory):
+        raise InputError(
+            f"{directory}: only {TABLE} was kept there, and rows are added to {RESULTS}; choose "
+            "another folder"
+        )
     if (directory / SETTINGS).exists() or has_rows(directory):
         known = read_settings(directory)
         _check_model(directory, known.model, model)
         _check_machine(directory, known.machine, here)
+        here = _with_known_versions(here, known.machine)
         runs = known.runs if run in known.runs else (*known.runs, run)
     else:
         runs = (run,)
@@ -136,6 +143,15 @@ def _check_machine(directory: Path, known: dict[str, Any], here: dict[str, Any])
             f"{directory}: its rows were made elsewhere ({'; '.join(differing)}): solvers with a "
             "time limit would not compare; choose another folder"
         )
+
+
+def _with_known_versions(here: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """This machine, with the versions of packages that only earlier runs had."""
+    packages = dict(here["packages"])
+    for name, version in known.get("packages", {}).items():
+        if packages.get(name) is None:
+            packages[name] = version
+    return {**here, "packages": packages}
 
 
 def _flat(machine: dict[str, Any]) -> dict[str, Any]:

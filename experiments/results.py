@@ -2,6 +2,7 @@
 
 `results.jsonl` is only ever appended to, one whole line at a time, so that whatever kills an
 evaluation loses no finished row; a line cut off in the middle is ignored when it is read again.
+Where only the CSV was kept, rows are read from it, without their anytime curves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from experiments.files import write_atomically
 from hlo_graphs.errors import InputError
@@ -144,18 +147,22 @@ def _ends_in_mid_line(path: Path) -> bool:
 
 
 def has_rows(directory: Path) -> bool:
-    """Whether the folder holds a table."""
+    """Whether the folder holds a table that rows can be added to."""
     return (directory / RESULTS).exists()
 
 
 def read_rows(directory: Path) -> list[Row]:
     """The finished rows of an evaluation, in the order in which they finished.
 
+    Of a table of which only the CSV was kept, in its order, without curves.
+
     Raises:
       InputError: if the folder holds no table, or one of another version.
     """
     path = directory / RESULTS
     if not path.exists():
+        if (directory / TABLE).exists():
+            return _rows_of_table(directory / TABLE)
         raise InputError(f"{directory}: no {RESULTS} there; `malloc-game evaluate` writes one")
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -179,6 +186,19 @@ def _row(line: str) -> Row | None:
         return Row(**{**document, "curve": tuple(tuple(point) for point in document["curve"])})
     except (TypeError, KeyError) as error:
         raise InputError(f"{RESULTS} has a row of another version: {error}") from error
+
+
+def _rows_of_table(path: Path) -> list[Row]:
+    """Rows from CSV, which has empty cells for None; raises InputError if they are none."""
+    lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    known = [{name: value for name, value in line.items() if value != ""} for line in lines]
+    try:
+        return TypeAdapter(list[Row]).validate_python(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        number, *column = first["loc"]
+        place = ".".join(str(part) for part in column)
+        raise InputError(f"{path}: row {int(number) + 1}, {place}: {first['msg']}") from error
 
 
 def write_table(directory: Path, rows: Iterable[Row]) -> None:

@@ -183,6 +183,43 @@ def test_a_program_document_is_refused_before_anything_runs(tmp_path: Path) -> N
         evaluate(replace(SETTINGS, programs=(str(path),)), tmp_path / "table")
 
 
+def test_a_chip_that_is_not_known_is_said_before_anything_runs(tmp_path: Path) -> None:
+    own = tmp_path / "mine.v3.before.hlo.gz"
+    shutil.copy(corpus.DIRECTORY / f"{PROGRAM}.before.hlo.gz", own)
+    with pytest.raises(InputError, match=r"mine\.v3\.before\.hlo\.gz: no chip is called 'v3'"):
+        evaluate(replace(SETTINGS, programs=(str(own),), times="analytic"), tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+
+
+def test_code_that_changes_meanwhile_ends_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "code_digest", lambda: "0123456789ab")  # Not in the children.
+    with pytest.raises(InputError, match="code has changed while it was running"):
+        evaluate(SETTINGS, tmp_path)
+    assert read_rows(tmp_path) == []
+
+
+def test_what_is_finished_is_in_the_csv_too_when_an_evaluation_is_interrupted(
+    tmp_path: Path,
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(SETTINGS, tmp_path, on_row=interrupt)
+    with (tmp_path / TABLE).open() as file:
+        assert [line["seed"] for line in csv.DictReader(file)] == ["0"]
+
+
+def test_versions_that_only_an_earlier_run_knew_are_kept(copied: Path) -> None:
+    document = json.loads((copied / SETTINGS_FILE).read_text())
+    document["machine"]["packages"]["of-old"] = "1.0"
+    (copied / SETTINGS_FILE).write_text(json.dumps(document))
+    evaluate(replace(SETTINGS, seeds=(2,)), copied)
+    assert read_settings(copied).machine["packages"]["of-old"] == "1.0"
+
+
 def test_a_name_that_means_another_file_is_refused(copied: Path, tmp_path: Path) -> None:
     for part in corpus.DIRECTORY.glob(f"{PROGRAM}.*"):
         shutil.copy(part, tmp_path)
@@ -308,3 +345,19 @@ def test_rows_survive_the_file(tmp_path: Path, finished: Path) -> None:
 def test_a_folder_without_a_table_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="malloc-game evaluate"):
         read_rows(tmp_path)
+
+
+def test_a_table_of_which_the_csv_was_kept_can_be_read_but_not_added_to(
+    tmp_path: Path, finished: Path
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in (TABLE, SETTINGS_FILE):
+        shutil.copy(finished / name, kept / name)
+    rows = {row.key: row for row in read_rows(kept)}
+    assert rows == {row.key: replace(row, curve=()) for row in read_rows(finished)}
+    with pytest.raises(InputError, match=r"only results\.csv was kept"):
+        evaluate(SETTINGS, kept)
+    (kept / TABLE).write_text((kept / TABLE).read_text().replace("greedy,0,", "greedy,none,", 1))
+    with pytest.raises(InputError, match=r"results\.csv: row 1, seed: Input should be a valid int"):
+        read_rows(kept)
