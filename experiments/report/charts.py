@@ -40,7 +40,7 @@ def charts(rows: Sequence[Row], results: Sequence[ProgramResult]) -> list[Chart]
         drawn.append(Chart("Share of programs within a factor of the best", _profile_svg(profile)))
     longest = max((row.time_limit_seconds for row in rows), default=0.0)
     moments = [longest * (i + 1) / 40 for i in range(40)]
-    curves = anytime_curves(rows, moments)
+    curves = anytime_curves(rows, {result.program for result in shared}, moments)
     if curves:
         drawn.append(Chart("Median gap to the bound (%) against seconds", _anytime_svg(curves)))
     return drawn
@@ -52,7 +52,8 @@ def _profile_svg(lines: Sequence[ProfileLine]) -> str:
     for line in lines:
         points = [(1.0, 0.0)]
         for factor, share in zip(line.factors, line.shares, strict=True):
-            points += [(min(factor, widest), points[-1][1]), (min(factor, widest), share)]
+            if factor <= widest:
+                points += [(factor, points[-1][1]), (factor, share)]
         paths.append((line.solver, [*points, (widest, points[-1][1])]))
     return line_chart(paths, (1.0, widest), (0.0, 1.0))
 

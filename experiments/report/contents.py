@@ -110,6 +110,7 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
     rows = read_rows(directory)
     settings = read_settings(directory)
     results = program_results(rows)
+    comparison = None if other is None else _comparison(other, rows, settings.model)
     return Report(
         settings=settings,
         num_programs=len({row.program for row in rows}),
@@ -120,7 +121,7 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
         side_by_side=side_by_side(results),
         results=tuple(results),
         failures=tuple(row for row in rows if row.error is not None),
-        comparison=None if other is None else _comparison(other, rows, settings.model),
+        comparison=comparison,
     )
 
 
@@ -190,4 +191,10 @@ def _note(results: Sequence[ProgramResult]) -> str:
     note = f"{counted(len(programs), 'program')} of {counted(len(families), 'family')}."
     if len(shared_results(results)) < len(results):
         note += " Not every solver ran on all of them: these means do not compare."
+    unknown = {result.program for result in results if result.production_gap is None}
+    if unknown:
+        note += (
+            f" Of {len(unknown)} no bound is known; {'it is' if len(unknown) == 1 else 'they are'} "
+            "taken to have headroom."
+        )
     return note

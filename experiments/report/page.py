@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from experiments.files import write_atomically
+from experiments.files import check_writable, write_atomically
 from experiments.folder import map_path
 from experiments.inputs import load_map, load_program
 from experiments.parallel import Say, on_all_processors
@@ -39,8 +39,10 @@ def write_report(
       say: told how far it is.
 
     Raises:
-      InputError: if a folder holds no evaluation.
+      InputError: if a folder holds no evaluation, or cannot be written.
     """
+    for name in (PAGE, MARKDOWN):
+        check_writable(directory / name)
     found = report_of(directory, other, say)
     drawn = _pictures(directory, found, say) if pictures else []
     page = (

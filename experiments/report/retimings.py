@@ -8,7 +8,8 @@ own costs, is timed again the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.inputs import LoadedProgram, has_cycles, load_map, load_program
 from experiments.parallel import Say, on_all_processors
 from experiments.report.statistics import (
     ProgramResult,
+    labels,
     program_results,
     shared_results,
     summarise,
@@ -142,8 +144,8 @@ _MEANING = (
 )
 
 _NOTHING = (
-    "Not shown: no program has production's map to compare with, headroom below it, and all of "
-    "these times."
+    "Not shown: no program that every solver ran on has production's map to compare with, headroom "
+    "below it, and all of these times."
 )
 
 
@@ -281,7 +283,7 @@ def _retimed(
 
 def _is_same(row: Row, again: Row) -> bool:
     before, now = row.latency_seconds, again.latency_seconds
-    return before is not None and now is not None and abs(now / before - 1) <= SAME
+    return before is not None and now is not None and math.isclose(before, now, rel_tol=SAME)
 
 
 def _rankings(
@@ -299,7 +301,8 @@ def _rankings(
 
 def ranking(title: str, tables: Mapping[TimeModel, Sequence[Row]], programs: set[str]) -> Ranking:
     """The solvers' standings over some programs under each model."""
-    standings = [_standings(rows, programs) for rows in tables.values()]
+    label = labels(row for rows in tables.values() for row in rows)
+    standings = [_standings(rows, programs, label) for rows in tables.values()]
     return Ranking(
         title=title,
         num_programs=len(programs),
@@ -310,9 +313,11 @@ def ranking(title: str, tables: Mapping[TimeModel, Sequence[Row]], programs: set
     )
 
 
-def _standings(rows: Iterable[Row], programs: set[str]) -> dict[str, Standing]:
+def _standings(
+    rows: Iterable[Row], programs: set[str], label: Callable[[Row], str]
+) -> dict[str, Standing]:
     """Means that look the same as printed share a rank."""
-    summaries = summarise([r for r in program_results(rows) if r.program in programs])
+    summaries = summarise([r for r in program_results(rows, label) if r.program in programs])
     shown = {summary.solver: round(summary.geometric_mean, 4) for summary in summaries}
     return {
         summary.solver: Standing(

@@ -7,7 +7,7 @@ Source: PROBLEM.md section 6. A difference from production under half a percent 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -169,7 +169,7 @@ def _result(
     latencies = [row.latency_seconds or 0.0 for row in solved]
     spread = None
     if production is not None and len(solved) > 1:
-        spread = (production / max(latencies), production / min(latencies))
+        spread = (_ratio(production, max(latencies)), _ratio(production, min(latencies)))
     return ProgramResult(
         program=middle.program,
         solver=solver,
@@ -183,13 +183,20 @@ def _result(
         wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in solved])),
         games_played=float(np.median([row.games_played or 0 for row in solved])),
         status=middle.status,
-        speedup=None if production is None else production / latency,
+        speedup=None if production is None else _ratio(production, latency),
         spread=spread,
         gap=None if not bound else latency / bound - 1,
         production_gap=None if not bound or production is None else production / bound - 1,
         model_error=middle.model_error,
         failures=failures,
     )
+
+
+def _ratio(one: float, other: float) -> float:
+    """`one / other`; 1 for a program that takes no time at all."""
+    if one == other:
+        return 1.0
+    return one / other if other else math.inf
 
 
 def _all_slow(failed: Row, known: Row) -> Row:
@@ -288,7 +295,7 @@ def performance_profile(results: Sequence[ProgramResult]) -> list[ProfileLine]:
     best = {p: min(times[p] for times in latencies.values() if p in times) for p in programs}
     lines = []
     for solver, times in latencies.items():
-        ratios = sorted(times.get(program, math.inf) / best[program] for program in programs)
+        ratios = sorted(_ratio(times.get(p, math.inf), best[p]) for p in programs)
         finite = [ratio for ratio in ratios if math.isfinite(ratio)]
         shares = tuple((i + 1) / len(programs) for i in range(len(finite)))
         lines.append(ProfileLine(solver, tuple(finite), shares))
@@ -304,14 +311,19 @@ class AnytimeLine:
     gaps: tuple[float, ...]
 
 
-def anytime_curves(rows: Iterable[Row], seconds: Sequence[float]) -> list[AnytimeLine]:
-    """Per solver with curves the median gap at each moment; infinite before the first map."""
+def anytime_curves(
+    rows: Iterable[Row], programs: Collection[str], seconds: Sequence[float]
+) -> list[AnytimeLine]:
+    """Per solver with curves the median gap at each moment, over some programs.
+
+    A row without a curve of its own has found nothing better than everything slow.
+    """
     rows = list(rows)
     bounds = best_bounds(rows)
     label = labels(rows)
     by_solver: dict[str, list[Row]] = {}
     for row in rows:
-        if row.curve and row.latency_seconds is not None and row.program in bounds:
+        if row.program in programs and row.latency_seconds is not None and bounds.get(row.program):
             by_solver.setdefault(label(row), []).append(row)
     return [
         AnytimeLine(
@@ -323,6 +335,7 @@ def anytime_curves(rows: Iterable[Row], seconds: Sequence[float]) -> list[Anytim
             ),
         )
         for solver, group in by_solver.items()
+        if any(row.curve for row in group)
     ]
 
 
@@ -345,7 +358,7 @@ class Change:
     @property
     def ratio(self) -> float:
         """After over before: above 1 is slower than it was."""
-        return self.after_seconds / self.before_seconds
+        return _ratio(self.after_seconds, self.before_seconds)
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> list[Change]:

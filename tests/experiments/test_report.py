@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import re
 import shutil
 import statistics
 import subprocess
@@ -18,11 +19,13 @@ from hypothesis import assume, given, settings
 
 from experiments.evaluate import evaluate
 from experiments.inputs import load_program
+from experiments.report.charts import charts
 from experiments.report.contents import report_of, sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
 from experiments.report.page import MARKDOWN, PAGE, write_report
 from experiments.report.retimings import ranking, retime
 from experiments.report.statistics import (
+    anytime_curves,
     compare,
     performance_profile,
     program_results,
@@ -202,6 +205,78 @@ def test_a_program_without_cycles_is_left_out_of_the_other_times(tmp_path: Path)
     assert [ranking.num_programs for ranking in retiming.rankings] == [1]
     evaluate(replace(chosen, programs=(str(lone),)), tmp_path / "alone")
     assert report_of(tmp_path / "alone").retiming.rankings == ()
+
+
+def test_limits_that_only_some_programs_have_name_solvers_alike_under_all_times(
+    tmp_path: Path,
+) -> None:
+    lone = tmp_path / "lone.hlo"
+    bundled = corpus.DIRECTORY / f"{PROGRAMS[0]}.before.hlo.gz"
+    lone.write_bytes(gzip.decompress(bundled.read_bytes()))
+    own = quick_settings(programs=(PROGRAMS[1],), times="analytic")
+    evaluate(own, tmp_path / "table")
+    evaluate(replace(own, programs=(str(lone),), time_limit_seconds=1.0), tmp_path / "table")
+    retiming = report_of(tmp_path / "table").retiming
+    assert retiming.without_cycles == ("lone",)
+    assert [solver for solver, _ in retiming.rankings[0].lines] == ["greedy, 2 s"]
+
+
+def test_a_program_that_takes_no_time_is_reported(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.hlo"
+    nothing.write_text(
+        "HloModule nothing, is_scheduled=true\n\n"
+        "ENTRY e {\n  ROOT p = f32[8]{0:T(256)} parameter(0)\n}\n"
+    )
+    own = quick_settings(programs=(str(nothing),), times="analytic")
+    (only,) = evaluate(own, tmp_path / "table")
+    assert only.latency_seconds == 0.0
+    write_report(tmp_path / "table")
+    assert report_of(tmp_path / "table").retiming.changed == ()
+    still = row("a", "s", 0.0, production_seconds=0.0, lower_bound_seconds=0.0)
+    (result,) = program_results([still])
+    assert (result.speedup, result.gap) == (1.0, None)
+    assert [line.factors for line in performance_profile([result])] == [(1.0,), (1.0,)]
+
+
+def test_a_profile_ends_where_its_axis_does() -> None:
+    rows = [row("a", "s", 0.5), row("a", "t", 0.6), row("b", "s", 0.9), row("b", "t", 0.9)]
+    profile, *_ = charts(rows, program_results(rows))
+    production, best, worse = re.findall(r'<path d="M([^"]*)" fill', profile.svg)[::2]
+    tops = [min(float(point.split()[1]) for point in line.split("L")) for line in (best, worse)]
+    assert tops == [20.0, 20.0]
+    # Of two programs production is within the axis on one; on the other it takes twice the best.
+    assert min(float(point.split()[1]) for point in production.split("L")) == (20.0 + 254.0) / 2
+
+
+def test_curves_are_of_the_programs_that_all_solvers_ran_on() -> None:
+    curve = ((0.5, 0.6, None),)
+    rows = [
+        row("a", "s", 0.6, curve=curve, all_slow_seconds=1.0),
+        row("a", "t", 1.0, all_slow_seconds=1.0),
+        row("b", "s", 0.9, curve=((0.5, 0.9, None),), all_slow_seconds=1.0),
+        row("b", "t", 0.6, curve=curve, all_slow_seconds=1.0),
+        row("c", "s", 0.6, curve=curve, all_slow_seconds=1.0),
+    ]
+    lines = {line.solver: line.gaps for line in anytime_curves(rows, {"a", "b"}, [0.0, 1.0])}
+    assert lines["s"] == pytest.approx((1.0, 0.5))
+    assert lines["t"] == pytest.approx((1.0, 0.6))
+    assert anytime_curves(rows[1:2], {"a"}, [1.0]) == []
+
+
+def test_programs_without_a_bound_are_said_to_be_taken_to_have_headroom() -> None:
+    rows = [row("a", "s", 0.9, lower_bound_seconds=None), row("b", "s", 0.8)]
+    assert sections(program_results(rows))[0].note == (
+        "2 programs of 2 families. Of 1 no bound is known; it is taken to have headroom."
+    )
+
+
+def test_another_table_is_looked_for_before_anything_is_timed(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with pytest.raises(InputError, match="settings"):
+        write_report(evaluated, tmp_path, say=said.append)
+    assert said == []
 
 
 def test_a_profile_says_how_often_a_solver_is_within_a_factor() -> None:
