@@ -8,7 +8,6 @@ were when they played best, in the mean of games or on programs kept apart: for 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,22 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
     """Writes nested dicts and lists of arrays, numbers and text; whole or not at all.
 
     Raises:
-      InputError: if the folder cannot be written.
+      InputError: if the folder cannot be written, or is full.
     """
     packed = serialization.msgpack_serialize({"version": _VERSION, **_numbered(document)})
+    # Of one name: what a kill leaves of it is written over by the next.
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write there: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(packed)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write there: {error.strerror}") from error
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -36,10 +36,6 @@ class Elites:
         self._rows[game.program] = None
         return is_best
 
-    def best(self, program: int) -> Game | None:
-        """The incumbent, None before the first game."""
-        return self._games[program][0] if self._games[program] else None
-
     def games(self, program: int) -> tuple[Game, ...]:
         """The best first."""
         return tuple(self._games[program])

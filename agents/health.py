@@ -6,7 +6,6 @@ looks like.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,7 +23,6 @@ class Health:
       value_explained: share of the variance of returns that values explain.
       reward_error: of the learned model, return units.
       replay_age: learner updates since remembered decisions were searched, mean.
-      loss: of the learner.
     """
 
     visit_entropy: float
@@ -35,7 +33,6 @@ class Health:
     value_explained: float
     reward_error: float
     replay_age: float
-    loss: float
 
 
 def warnings_of(health: Health, num_updates: int) -> tuple[str, ...]:
@@ -44,8 +41,6 @@ def warnings_of(health: Health, num_updates: int) -> tuple[str, ...]:
 
 
 def _warnings(health: Health, num_updates: int) -> Iterator[str]:
-    if not math.isfinite(health.loss):
-        yield f"loss is {health.loss}: training has diverged, lower the learning rate"
     if health.commonest_action > 0.99:
         yield (
             f"one action is played {health.commonest_action:.1%} of the time: "

@@ -32,6 +32,7 @@ from agents.networks import (
 )
 from agents.replay import Batch
 from agents.transforms import to_bins
+from hlo_graphs.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,9 @@ class Learner:
       view: one of the shapes that networks get.
       key: of the first weights.
       params: weights to begin with, e.g. a generalist's, in place of random ones.
+
+    Raises:
+      InputError: if those are of other networks.
     """
 
     def __init__(
@@ -88,7 +92,10 @@ class Learner:
     ) -> None:
         self.config = config
         networks = Networks(config.network)
-        self.params = first_params(networks, view, key) if params is None else params
+        if params is None:
+            self.params = first_params(networks, view, key)
+        else:
+            self.params = _alike(params, jax.eval_shape(networks.init, key, view))
         self.optimiser_state = jax.jit(optimiser_of(config.learn).init)(self.params)
         self.num_updates = 0
 
@@ -125,12 +132,20 @@ class Learner:
         }
 
     def restore(self, document: dict[str, Any]) -> None:
-        """What `to_document` made."""
-        self.params = jax.tree.map(jnp.asarray, document["params"])
+        """What `to_document` made; raises InputError if it is of other networks."""
+        self.params = jax.tree.map(jnp.asarray, _alike(document["params"], self.params))
         structure = jax.tree.structure(self.optimiser_state)
         leaves = [jnp.asarray(leaf) for leaf in document["optimiser"]]
         self.optimiser_state = jax.tree.unflatten(structure, leaves)
         self.num_updates = int(document["num_updates"])
+
+
+def _alike(params: Params, wanted: Any) -> Params:
+    """`params`; raises InputError if they have other shapes than `wanted`."""
+    found, expected = (jax.tree.map(np.shape, weights) for weights in (params, wanted))
+    if found != expected:
+        raise InputError("the weights are of an older version's networks: train anew")
+    return params
 
 
 def schedule_of(config: LearnConfig) -> optax.Schedule:

@@ -54,8 +54,8 @@ class Passages:
 
         Args:
           wishes: `[num_turns]` of the game at hand.
-          count: passages to choose; fewer transfers where two are played alike already, none where
-            no two look alike.
+          count: passages to choose; fewer transfers where two are played alike already or one is
+            drawn twice, none where no two look alike.
           rng: chooses passages, and their lengths: short ones as likely as long ones, by their
             logarithm.
 

@@ -74,6 +74,13 @@ class PlayedProgram:
         return hashlib.sha256(self.program.to_json().encode()).hexdigest()
 
     @cached_property
+    def is_decided(self) -> bool:
+        """Whether no turn has two legal actions: then there is one map only."""
+        # All games are the same up to the first decision.
+        masks, _ = self.fast_game.legal_masks(self.fast_game.wishes())
+        return not (masks & (masks - 1)).any()
+
+    @cached_property
     def return_unit(self) -> float:
         """Share of the all-slow latency that one unit of return is."""
         slow, fast = self.program.all_slow_ticks, self.program.all_fast_ticks

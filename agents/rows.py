@@ -25,7 +25,8 @@ OBSERVED = ("turn", "now", "window", "memory", "idle")
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns of `R` rows; of the rows that are a game's end, only the first four mean anything.
+    """Columns of `R` rows; of the rows that are a game's end, the first four mean anything, and
+    the rest is 0.
 
     Attributes:
       program: `[R]` int32 index into the `ProgramSet`.
@@ -108,11 +109,6 @@ class Rows:
         """For a checkpoint."""
         return {name: np.array(getattr(self, name)) for name in _COLUMNS}
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory held."""
-        return sum(int(getattr(self, name).nbytes) for name in _COLUMNS)
-
 
 _COLUMNS = tuple(field.name for field in fields(Rows))
 
@@ -135,8 +131,8 @@ class RowStore:
         self.rows: Rows | None = None
         self.first, self.last = 0, 0
 
-    def append(self, rows: Rows) -> int:
-        """Adds a game; where it begins. May move the others to the front."""
+    def append(self, rows: Rows) -> None:
+        """Adds a game. May move the others to the front."""
         live = self.last - self.first
         if self.rows is None:
             self.rows = rows.resized(2 * len(rows))
@@ -149,10 +145,8 @@ class RowStore:
             else:
                 self.rows.put(0, kept)
             self.first, self.last = 0, live
-        start = self.last
-        self.rows.put(start, rows)
+        self.rows.put(self.last, rows)
         self.last += len(rows)
-        return start
 
     def drop(self, count: int) -> None:
         """Forgets the `count` oldest rows."""

@@ -77,8 +77,8 @@ class TrainReport:
             raise MallocGameError(
                 f"training has diverged: after {self.num_updates} updates the loss is "
                 f"{self.learn.loss:g} and its gradient {self.learn.gradient_norm:g}; the last "
-                "checkpoint is from before: begin another run from its weights, or with a lower "
-                "learning rate"
+                "checkpoint is from before: begin another run from its weights, with another seed "
+                "or preset"
             )
 
 
@@ -110,7 +110,7 @@ class Trainer:
         self.baselines = Baselines(self.programs)
         self.elites = Elites(len(self.programs), config.learn.elite_games)
         self.replay = Replay(config.replay)
-        self._key, first_key = jax.random.split(jax.random.key(seed))
+        self._key, first_key = jax.random.split(jax.random.key(seed % 2**63))
         self._rng = np.random.default_rng(seed)
         self._demonstrations: list[deque[Plan]] = [deque() for _ in self.programs.members]
         self._best: list[Game | None] = [None] * len(self.programs)
@@ -252,7 +252,6 @@ class Trainer:
             value_explained=learn.value_explained,
             reward_error=learn.reward_error,
             replay_age=self.replay.mean_age(self.learner.num_updates),
-            loss=learn.loss,
         )
 
     def _mean_saved(self, games: list[Game]) -> float | None:
@@ -306,6 +305,7 @@ class Trainer:
         self.replay.restore(document["replay"])
         self.elites.restore(document["elites"])
         self._best = [game and Game.from_document(game) for game in document["best"]]
+        self._check_rules()
         self._best_own = [game and Game.from_document(game) for game in document["best_own"]]
         self.baselines.curves[:] = document["curves"]
         self.self_play.restore(document["self_play"])
@@ -316,6 +316,18 @@ class Trainer:
         self._key = jax.random.wrap_key_data(document["key"])
         self._rng.bit_generator.state = json.loads(document["random"])
         self.num_chunks, self.num_games, self.num_moves = document["counts"]
+
+    def _check_rules(self) -> None:
+        """Raises InputError if the best games remembered take another time now."""
+        num_items = self.programs.bucket.num_items
+        for member, game in zip(self.programs.members, self._best, strict=True):
+            if game is None:
+                continue
+            if member.latency_ticks(game.actions_by_item(num_items)) != game.latency_ticks:
+                raise InputError(
+                    f"{member.program.name}: the checkpoint's best game takes another time now: "
+                    "the rules have changed since; begin a new run"
+                )
 
     def _check_programs(self, document: dict[str, Any]) -> None:
         """Raises InputError if `own_document` was called on other programs."""

@@ -44,6 +44,7 @@ from agents.games import Plan, Source
 from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League
 from agents.networks import Params
+from agents.programs import PlayedProgram
 from agents.trainer import Trainer, TrainReport
 from experiments.demonstrations import TABLE, demonstrated, tasks_of
 from experiments.files import write_atomically
@@ -161,7 +162,8 @@ def training_programs(settings: GeneralistSettings) -> list[Program]:
     variants = [variant(program, rng) for program in fitting for _ in range(settings.num_variants)]
     generated = generated_programs(settings.num_generated, settings.seed, _MOST_TRAINED_ACCESSES)
     programs = [*fitting, *variants, *generated]
-    return [program for program in programs if turn_table(program).num_items >= _LEAST_ITEMS]
+    played = (p for p in programs if turn_table(p).num_items >= _LEAST_ITEMS)
+    return [program for program in played if not PlayedProgram.of(program).is_decided]
 
 
 def corpus_programs(*, validation: bool) -> tuple[str, ...]:
@@ -295,7 +297,7 @@ def show_demonstrations(
         for index, (member, shown) in enumerate(zip(members, games, strict=True)):
             actions = actions_by_item(member, shown.wishes, trainer.programs.bucket.num_items)
             trainer.show(index, Plan(actions, Source.DEMONSTRATION))
-            slow = member.program.all_slow_ticks
+            slow = max(member.program.all_slow_ticks, 1e-30)
             saved = (f"{1 - ticks / slow:.2%}" for ticks in shown.by_demonstrator)
             by_whom = ", ".join(map(" ".join, zip(settings.demonstrations, saved, strict=True)))
             say(f"{member.program.name}: shown {1 - shown.latency_ticks / slow:.2%} ({by_whom})")
@@ -322,6 +324,8 @@ def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
     if (settings.out / CHECKPOINT).exists():
         raise InputError(f"{settings.out}: holds a run already: use --resume, or another folder")
     settings.out.mkdir(parents=True, exist_ok=True)
+    for name in (METRICS, VALIDATION):
+        (settings.out / name).unlink(missing_ok=True)
     write_atomically(path, json.dumps(document, indent=2) + "\n")
 
 

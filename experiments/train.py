@@ -172,6 +172,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     from agents.checkpoint import CHECKPOINT, read_document, read_weights
     from agents.compilation import keep_compiled_code, needs_of
     from agents.config import AgentConfig, preset_named
+    from agents.programs import NothingToPlayError
     from agents.trainer import Trainer
 
     keep_compiled_code()
@@ -183,6 +184,8 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     seed = settings.seed or 0
     if kept is not None:
         _refuse_other_settings(settings, "--resume")
+        if "trainer" not in kept:
+            raise InputError(f"{settings.out}: not a run of `malloc-game train`")
         config = AgentConfig.from_document(kept["trainer"]["config"])
     elif settings.weights is not None:
         _refuse_other_settings(settings, "--weights")
@@ -191,6 +194,10 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
         preset = settings.preset or DEFAULT_PRESET
         config = preset_named(preset, simulations=settings.simulations, model=settings.model)
     trainer = Trainer(programs, config, seed=seed, params=params)
+    for member in trainer.programs.members:
+        if member.is_decided:
+            name = member.program.name
+            raise NothingToPlayError(f"{name}: has one map only, there is nothing to decide")
     say(str(needs_of(trainer)))
     references = tuple(_reference(one) for one in loaded)
     run = _Run(settings.out, trainer, references, settings.save_seconds, [None] * len(references))
@@ -276,7 +283,7 @@ def _demonstrate(name: str, trainer: Trainer, seed: int, say: Callable[[str], No
         program = member.program
         request = SolveRequest(program, time_limit_seconds=_DEMONSTRATION_SECONDS, seed=seed)
         shown = trainer.demonstrate(index, solver.solve(request).memory_map)
-        saved = 1 - shown.latency_ticks / program.all_slow_ticks
+        saved = 1 - shown.latency_ticks / max(program.all_slow_ticks, 1e-30)
         say(f"{program.name}: {name} shows a game that saves {saved:.2%} ({shown.loss:+.2%})")
 
 
@@ -287,6 +294,7 @@ class _Run:
     Attributes:
       smooth_saved: see `smoothed`.
       best_saved: the highest mean of them at a save, None before each program has one.
+      best_params: the weights that had it.
     """
 
     out: Path
@@ -296,6 +304,7 @@ class _Run:
     smooth_saved: list[float | None]
     trained_seconds: float = 0.0
     best_saved: float | None = None
+    best_params: Any = None
     _shown: dict[int, Game] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
     _metrics: Any = None
@@ -318,7 +327,7 @@ class _Run:
 
     def save(self) -> None:
         """Writes maps that are new, the best weights so far, and everything."""
-        from agents.checkpoint import BEST, CHECKPOINT, write_document, write_weights
+        from agents.checkpoint import CHECKPOINT, write_document
 
         for index, reference in enumerate(self.references):
             game = self.trainer.best(index)
@@ -326,22 +335,31 @@ class _Run:
                 self._shown[index] = game
                 self._write_map(reference.name, self.trainer.map_of(game), index)
         saved = mean_of_all(self.smooth_saved)
-        if saved is not None and (self.best_saved is None or saved > self.best_saved):
-            self.best_saved = saved
-            write_weights(self.out / BEST, self.trainer.config, self.trainer.learner.params)
+        trainer = self.trainer.to_document()
+        params = trainer["learner"]["params"]
+        is_best = saved is not None and (self.best_saved is None or saved > self.best_saved)
+        if is_best:
+            self.best_saved, self.best_params = saved, params
         document = {
             "config": self.trainer.config.to_document(),
-            "learner": {"params": self.trainer.learner.to_document()["params"]},
-            "trainer": self.trainer.to_document(),
+            "learner": {"params": params},
+            "trainer": trainer,
             "run": [self.trained_seconds, self.smooth_saved, self.best_saved],
+            "best_params": self.best_params,
         }
         write_document(self.out / CHECKPOINT, document)
+        # The checkpoint holds them too: whatever a kill leaves, both agree once resumed.
+        if is_best:
+            self._write_best()
         self._saved_at = time.monotonic()
 
     def restore(self, document: dict[str, Any]) -> None:
         """Goes on from a checkpoint; metrics written after it are dropped."""
         self.trainer.restore(document["trainer"])
         self.trained_seconds, self.smooth_saved, self.best_saved = document["run"]
+        self.best_params = document.get("best_params")
+        if self.best_params is not None:
+            self._write_best()
         forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
 
     def close(self) -> None:
@@ -356,12 +374,18 @@ class _Run:
             from tensorboardX import SummaryWriter
 
             self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(self.out / "tensorboard"))
+            # Where the disk is full its writer ends: with a bounded queue training waited for it.
+            self._board = SummaryWriter(str(self.out / "tensorboard"), max_queue=0)
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
         for name, value in row.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, row["num_moves"])
+
+    def _write_best(self) -> None:
+        from agents.checkpoint import BEST, write_weights
+
+        write_weights(self.out / BEST, self.trainer.config, self.best_params)
 
     def _write_map(self, name: str, memory_map: MemoryMap, index: int) -> None:
         check(self.trainer.programs.members[index].program, memory_map)

@@ -145,6 +145,7 @@ def train(subject: Subject, variant: Variant, seconds: float, seed: int) -> Outc
     while spent < seconds or (best := trainer.best(0)) is None:
         began = time.process_time()
         report = trainer.run_chunk(learn=variant.learns)
+        report.check_learning()
         first_updates = report.learn is not None and not had_updates
         had_updates = had_updates or first_updates
         if trainer.num_chunks > 1 and not first_updates:

@@ -16,6 +16,7 @@ import pytest
 from agents.checkpoint import BEST, CHECKPOINT, read_document, read_weights
 from agents.config import preset_named
 from agents.games import Source
+from agents.programs import NothingToPlayError
 from agents.self_play import SelfPlay
 from agents.trainer import Trainer, TrainReport
 from experiments.train import METRICS, Reference, TrainSettings, mean_of_all, smoothed, train
@@ -23,6 +24,8 @@ from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.known_optimum import known_optimum_program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import simulate
+from malloc_game.turn_table import turn_table
+from tests.malloc_game.small import program_of
 
 
 def chunks_of(out: Path) -> list[int]:
@@ -79,6 +82,52 @@ def test_what_was_never_saved_cannot_be_resumed_but_begun_anew(tmp_path: Path) -
     with pytest.raises(InputError, match="cannot read"):
         train(replace(settings, resume=True))
     assert train(settings, lambda line: None).num_moves > 0
+
+
+def test_a_program_that_leaves_no_choice_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    # Bound by compute: the program would wait for the copy, and gain nothing by it.
+    program = program_of({"a": 4}, [(100, "ua")])
+    assert turn_table(program).num_turns == 1
+    source, out = tmp_path / "program.json", tmp_path / "run"
+    source.write_text(program.to_json())
+    with pytest.raises(NothingToPlayError, match="nothing to decide"):
+        train(TrainSettings(programs=(str(source),), out=out))
+    assert not out.exists()
+
+
+def test_the_best_weights_outlive_a_kill_before_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "program.json", tmp_path / "run"
+    source.write_text(known_optimum_program(2, kind="knapsack", size=8).program.to_json())
+    settings = TrainSettings(
+        programs=(str(source),), out=out, simulations=4, time_limit_seconds=1.0
+    )
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agents.checkpoint.write_weights", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, lambda line: None)
+    assert not (out / BEST).exists()
+    best = read_document(out / CHECKPOINT)["best_params"]
+    again = replace(settings, programs=(), simulations=None, resume=True, time_limit_seconds=0.0)
+    monkeypatch.setattr("experiments.train.mean_of_all", lambda _: None)  # None is better.
+    train(again, lambda line: None)
+    jax.tree.map(np.testing.assert_array_equal, read_weights(out / BEST)[1], best)
+
+
+def test_a_generalists_run_is_not_resumed_as_one_of_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.checkpoint.read_document", lambda path: {"league": {}})
+    (tmp_path / "settings.json").write_text('{"programs": ["deepfm_train.v5e"]}')
+    with pytest.raises(InputError, match="not a run of `malloc-game train`"):
+        train(TrainSettings(programs=(), out=tmp_path, resume=True))
 
 
 @pytest.mark.parametrize(

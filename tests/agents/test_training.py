@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def test_two_and_two_chunks_are_four(
 def test_a_checkpoint_of_something_else_is_refused(
     known: KnownOptimum, config: AgentConfig, tmp_path: Path
 ) -> None:
-    document = Trainer([known.program], config).to_document()
+    trainer = Trainer([known.program], config)
+    saved(trainer, 2)
+    document = trainer.to_document()
     other = known_optimum_program(3, kind="knapsack", size=4).program
     with pytest.raises(InputError, match="checkpoint is of knapsack-2, not of knapsack-3"):
         Trainer([other], config).restore(document)
@@ -112,6 +115,9 @@ def test_a_checkpoint_of_something_else_is_refused(
     half = replace(config, relative_returns=False)
     with pytest.raises(InputError, match="other settings"):
         Trainer([known.program], half).restore(document)
+    faster = {**document["best"][0], "latency_ticks": 0.0}
+    with pytest.raises(InputError, match="knapsack-2: the checkpoint's best game takes another"):
+        Trainer([known.program], config).restore({**document, "best": [faster]})
     del document["digests"]
     with pytest.raises(InputError, match="older version"):
         Trainer([known.program], config).restore(document)
@@ -119,6 +125,36 @@ def test_a_checkpoint_of_something_else_is_refused(
     path.write_bytes(b"\x81\xa7ver")
     with pytest.raises(InputError, match="not a checkpoint"):
         read_document(path)
+
+
+def test_weights_of_other_networks_are_refused(known: KnownOptimum, config: AgentConfig) -> None:
+    trainer = Trainer([known.program], config)
+    params = trainer.learner.to_document()["params"]
+    Trainer([known.program], config, params=params)
+    narrow = jax.tree.map(lambda leaf: leaf[..., :-1], params)
+    with pytest.raises(InputError, match="older version's networks"):
+        Trainer([known.program], config, params=narrow)
+    with pytest.raises(InputError, match="older version's networks"):
+        trainer.learner.restore({**trainer.learner.to_document(), "params": {"params": {}}})
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / CHECKPOINT
+    write_document(path, {"count": 1})
+    monkeypatch.setattr("agents.checkpoint.os.fsync", full)
+    with pytest.raises(InputError, match=r"checkpoint\.msgpack: cannot write there: No space left"):
+        write_document(path, {"count": 2})
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_document(path) == {"count": 1}
+
+
+def test_any_seed_will_do(known: KnownOptimum, config: AgentConfig) -> None:
+    assert Trainer([known.program], config, seed=2**63).programs
 
 
 def test_demonstrations_are_played_as_shown(known: KnownOptimum, config: AgentConfig) -> None:
@@ -325,7 +361,6 @@ def test_health_warns_of_what_is_out_of_bounds() -> None:
         value_explained=0.7,
         reward_error=0.1,
         replay_age=100,
-        loss=1.0,
     )
     assert warnings_of(fine, 1000) == ()
     wrong = {
@@ -337,7 +372,6 @@ def test_health_warns_of_what_is_out_of_bounds() -> None:
         "value_explained": -1.0,
         "reward_error": 2.0,
         "replay_age": 1e6,
-        "loss": float("nan"),
     }
     for name, value in wrong.items():
         assert len(warnings_of(replace(fine, **{name: value}), 1000)) == 1, name
