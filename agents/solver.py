@@ -1,10 +1,10 @@
 """The agent behind the solvers' interface: raw in three forms, taught in two, and a control.
 
-Source: issue "mallocMuZero", item 5. Every map of a raw agent was played by its own network,
-search and table (`agents.adaptation`); none comes from another solver. A taught agent is first
-shown the maps of classical solvers: `agent-demonstrations` begins from scratch otherwise, and
-returns what was played; `agent-prod` is how one would deploy it, and returns the best of all.
-`mcts` searches with the rules of the game alone and learns nothing.
+Every map of a raw agent was played by its own network, search and table (`agents.adaptation`);
+none comes from another solver. A taught agent is first shown the maps of classical solvers:
+`agent-demonstrations` begins from scratch otherwise, and returns what was played; `agent-prod` is
+how one would deploy it, and returns the best of all. `mcts` searches with the rules of the game
+alone and learns nothing.
 """
 
 from __future__ import annotations
@@ -437,7 +437,7 @@ class TaughtAgentSolver:
         """The best map within the time limit.
 
         Raises:
-          InputError: as `AgentSolver.solve`, for the program if no teacher has an answer either.
+          InputError: as `AgentSolver.solve`; for the program only where no map was offered.
         """
         self.agent.begin()  # A checkpoint that cannot be read is said before anybody has worked.
         found = _Found(request, self.name)

@@ -1,8 +1,8 @@
 """The command line: `malloc-game`.
 
 Everything heavy is imported inside the command that needs it, so that `--help` is instant and
-classical solvers never load jax. Exit codes: 0 solved, 2 usage, 3 bad input, 4 invalid map,
-10 infeasible, 11 nothing found in time.
+classical solvers never load jax. Exit codes: 0 solved, 1 training diverged, 2 usage, 3 bad input,
+4 invalid map, 10 infeasible, 11 nothing found in time, 130 interrupted before there was an answer.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ def solve(
     workers: Annotated[int, typer.Option("--workers", help="Processes or threads to use")] = 2,
     max_games: Annotated[
         int | None,
-        typer.Option("--max-games", help="Stop a search by count, not time: same seed, same map"),
+        typer.Option(
+            "--max-games",
+            help="Stop a search by count, not time: same seed and workers, same map",
+        ),
     ] = None,
     times: TimesOption = None,
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
@@ -470,9 +473,12 @@ def report(
 def main() -> None:
     """Entry point: every expected failure becomes one message and its exit code.
 
-    What ends a process politely (SIGTERM, as `timeout` sends it) is taken like Ctrl-C.
+    What ends a process politely (SIGTERM, as `timeout` sends it, or SIGHUP from a terminal that is
+    closed) is taken like Ctrl-C, but for a hang-up that is ignored, as `nohup` has it.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         app(standalone_mode=True)
     except MallocGameError as error:

@@ -156,7 +156,8 @@ def solve(
       seed: of everything random.
       gap: stop within this of the lower bound.
       workers: processes the solver may use.
-      max_games: games, or rounds, after which a search stops, so that seed and code alone decide.
+      max_games: games, or rounds, after which a search stops, so that seed, workers and code alone
+        decide.
       copy_order: "deadline" or "fifo".
       checkpoint: of a trained agent, for those solvers that begin with weights.
       initial_maps: valid maps to start from.

@@ -2,7 +2,7 @@
 
 A population of games; parents are chosen by tournament, crossed at points in time (what happens
 in one stretch of the program hardly depends on another), mutated turn by turn; the best of
-parents and children live on. Source: issue "Bounds, and opponents nobody can call weak".
+parents and children live on.
 """
 
 from __future__ import annotations

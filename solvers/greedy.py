@@ -4,7 +4,7 @@ Candidates are single accesses and gaps between consecutive accesses of a buffer
 counts as one access). The best density, the time a candidate saves now over the space it holds,
 is taken first, with its prefetch or eviction in unreserved idle time and a best-fit offset; a
 candidate is re-evaluated when it comes up, because steps get shorter and memory fills. Source:
-PROBLEM.md sections 2 to 4; issue "a first solver".
+PROBLEM.md sections 2 to 4.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ members runs in child processes, as many at a time as there are workers, while t
 out the certified bound; what they find is validated and timed here, by code that did not make
 it, before it becomes the incumbent and is handed to the others. A member that fails is noted
 and the portfolio goes on. The answer is never worse than greedy, than any map handed in, or than
-any member's. Source: issue "Bounds, and opponents nobody can call weak", item 5.
+any member's.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class SolveRequest:
       gap: stop when latency / lower bound - 1 is at most this.
       workers: processes or threads it may use.
       max_games: games, or rounds, after which a search stops (`counts_games`); then the answer
-        depends on the seed alone, as long as the time limit is not reached. None leaves it to the
-        clock, as other solvers do in any case.
+        depends on the seed alone, in local search on the workers too, as long as the time limit is
+        not reached. None leaves it to the clock, as other solvers do in any case.
       initial_maps: valid maps to start from; the answer is never worse than the best of them.
       copy_order: "deadline" or "fifo" (PROBLEM.md section 3): the simulator that decides.
       on_progress: called in the solver's own thread with each improvement.

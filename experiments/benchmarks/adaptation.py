@@ -7,8 +7,8 @@ The network plays 32 games by its policy alone; its table then moves as in `agen
 (net). Beside it, with as many games: the same table begun from uniform probabilities (uni), that
 one with a walk that changes single moves only (single) or with games compared whole in place of
 windows (whole), and the cross-entropy method of PROBLEM.md section 4, which has other settings too
-(ce). Without programs, generated ones that no
-training saw. Printed is the share of the all-slow latency saved, as a share of what greedy saves.
+(ce). Without programs, generated ones that no training saw. Printed is the share of the all-slow
+latency saved, as a share of what greedy saves.
 """
 
 from __future__ import annotations

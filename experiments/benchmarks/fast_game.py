@@ -6,8 +6,8 @@ Plays random games on generated train steps and mixed programs of about so many 
 the programs named (corpus names or files). *games/s* are whole games with wishes drawn turn by
 turn, *replays/s* trials of `GameWalk` that change one wish of the game before. Figures are per
 second of processor time on one core, so that a busy machine does not blur them. The last line
-fits games' cost to a power of their turns: 1 is linear. The aim (issue "Bounds, and opponents
-nobody can call weak") is 5,000 games a second at 1,000 accesses: the ratio to it is printed.
+fits games' cost to a power of their turns: 1 is linear. The aim is
+5,000 games a second at 1,000 accesses: the ratio to it is printed.
 """
 
 from __future__ import annotations
