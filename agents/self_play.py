@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, SearchConfig
-from agents.games import Game, Plan, Source, Thoughts, compact
+from agents.games import NO_ACTION, Game, Plan, Source, Thoughts, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
 from agents.programs import OUTLOOK_COLUMNS, Baselines, NothingToPlayError, ProgramSet
@@ -193,6 +193,16 @@ class SelfPlay:
     def under_way(self) -> list[Thoughts]:
         """What was recommended so far in games that have not ended."""
         return [_thoughts(lane.pieces) for lane in self._lanes if lane.pieces]
+
+    def shown_under_way(self) -> list[tuple[int, Plan]]:
+        """Demonstrations that are not played to their ends yet: program and plan of each."""
+        shown = []
+        for lane, plan in zip(self._lanes, self._plans, strict=True):
+            turns = self.programs.members[lane.program].item_of_turn
+            # Games that repeat a part of one are of its source, too.
+            if lane.source is Source.DEMONSTRATION and (plan[turns] != NO_ACTION).all():
+                shown.append((lane.program, Plan(plan.copy(), lane.source)))
+        return shown
 
     def example_view(self) -> View:
         """A view of the shapes that networks get, of nothing."""

@@ -290,7 +290,7 @@ class _Playing:
             before = remaining
         num_items = self.trainer.programs.bucket.num_items
         self.trainer.show(0, Plan(actions_by_item(self.member, last.wishes, num_items), source))
-        self.trainer.self_play.restart()
+        self.trainer.restart()
         self._note("table")
         return rest > 0
 

@@ -132,6 +132,12 @@ class Trainer:
         """Has a plan of a program played as one of its next games."""
         self._demonstrations[program].append(plan)
 
+    def restart(self) -> None:
+        """Has every actor begin a game; demonstrations under way are shown again."""
+        for program, plan in self.self_play.shown_under_way():
+            self.show(program, plan)
+        self.self_play.restart()
+
     def best(self, program: int, *, own: bool = False) -> Game | None:
         """The fastest game; if `own`, of those played by network and search alone."""
         return self._best_own[program] if own else self._best[program]
@@ -150,7 +156,7 @@ class Trainer:
         """
         began = time.monotonic()
         if self.num_chunks == 0 and any(self._demonstrations):
-            self.self_play.restart()  # The games that wait to begin make room for what is shown.
+            self.restart()  # The games that wait to begin make room for what is shown.
         key = jax.random.fold_in(self._key, self.num_chunks)
         games, statistics = self.self_play.play(
             self.learner.params, self.baselines, key, self.learner.num_updates, search

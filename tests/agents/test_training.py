@@ -170,6 +170,20 @@ def test_demonstrations_are_played_as_shown(known: KnownOptimum, config: AgentCo
     assert Source.SELF_PLAY in sources
 
 
+def test_demonstrations_under_way_are_shown_again(known: KnownOptimum, config: AgentConfig) -> None:
+    trainer = Trainer([known.program], config)
+    shown = trainer.demonstrate(0, known.memory_map)
+    trainer.self_play.restart()  # An actor has taken the plan up.
+    assert len(trainer.self_play.shown_under_way()) == 1
+    trainer.restart()
+    assert len(trainer.self_play.shown_under_way()) == 1
+    games = [game for _ in range(3) for game in trainer.run_chunk(learn=False).finished]
+    played = [game.latency_ticks for game in games if game.source is Source.DEMONSTRATION]
+    assert played[0] == shown.latency_ticks
+    trainer.self_play.restart()
+    assert trainer.self_play.shown_under_way() == [], "what was played is not shown again"
+
+
 def test_the_agent_is_a_solver(known: KnownOptimum, config: AgentConfig) -> None:
     reports = []
     request = SolveRequest(
