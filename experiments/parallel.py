@@ -56,6 +56,7 @@ def on_all_processors(
 def _in_processes(
     work: Callable[[Task], Found], tasks: Sequence[Task], workers: int, tell: Callable[[int], None]
 ) -> list[Found]:
+    others = multiprocessing.active_children()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     with main_hidden():
@@ -65,8 +66,11 @@ def _in_processes(
                 future.result()
                 tell(done)
         except BaseException:
-            # Tasks that run go on to their ends, but the error does not wait for them.
+            # Nobody waits for tasks that run, neither here nor where this process ends.
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                if child not in others:
+                    child.kill()
             raise
         pool.shutdown()
         return [future.result() for future in futures]

@@ -1,14 +1,17 @@
-"""Slow work on all processors, with threads in place of processes."""
+"""Slow work on all processors, mostly with threads in place of processes."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
 import pytest
 
 from experiments.parallel import on_all_processors
+from tests.experiments.processes import wait_until
 
 
 class Threads(ThreadPoolExecutor):
@@ -51,3 +54,16 @@ def test_a_failure_does_not_wait_for_tasks_that_run() -> None:
         on_all_processors(work, [0, 1, 2, 3], "done", None)
     assert ended == []
     failed.set()
+
+
+def _fail_or_sleep(task: int) -> None:
+    if task:
+        time.sleep(600)
+    raise ValueError("no such thing")
+
+
+def test_a_failure_ends_the_processes_of_tasks_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.parallel.ProcessPoolExecutor", ProcessPoolExecutor)
+    with pytest.raises(ValueError, match="no such thing"):
+        on_all_processors(_fail_or_sleep, [0, 1], "done", None)
+    wait_until(lambda: not multiprocessing.active_children())
