@@ -78,7 +78,10 @@ def _has_structure(text: str, shape: Shape) -> bool:
         folded = folded.replace("v", "r").replace("(rr)", "v")
     if folded == "v":
         return True
-    for size in reversed(shape.dimensions):
+    dimensions = shape.dimensions
+    if 0 in dimensions:  # What would lie inside is not written.
+        dimensions = dimensions[: dimensions.index(0) + 1]
+    for size in reversed(dimensions):
         if size > len(folded):
             return False
         folded = folded.replace("{" + "v" * size + "}", "v")

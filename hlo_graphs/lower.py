@@ -144,9 +144,10 @@ def _require_unassigned(module: HloModule, chip: Chip) -> None:
             shapes = (shape for _, shape in instruction.shape.subshapes())
             if any(s.is_array and s.layout and s.layout.memory_space == space for s in shapes):
                 raise InputError(
-                    f"{module.path}: {instruction.name} lies in {chip.name}'s fast memory already "
-                    f"(S({space})): give the module from before memory-space assignment, in a TPU "
-                    "dump *after_optimizations_before_buffer_assignment.txt"
+                    f"{module.path}:{instruction.line}: {instruction.name} lies in {chip.name}'s "
+                    f"fast memory already (S({space})): give the module from before memory-space "
+                    "assignment, in a TPU dump *after_optimizations_before_buffer_assignment.txt; "
+                    "a program that itself asks for this memory cannot be read"
                 )
 
 
@@ -207,12 +208,12 @@ class _Lowering:
         tick_seconds = self._tick_seconds()
         loops = self._loops(step_times)
         repeats = _repeats(loops, len(step_times))
+        in_flight = buffers_in_flight(self.aliases, self.schedule, step_times)
         instructions = tuple(
-            self._instruction(time, repeats[step], buffer_ids, tick_seconds)
+            self._instruction(time, repeats[step], buffer_ids, tick_seconds, in_flight)
             for step, time in enumerate(step_times)
         )
         origins = _first_writes(instructions)
-        in_flight = buffers_in_flight(self.aliases, self.schedule, step_times)
         buffers = tuple(
             self._buffer(hlo_buffer, origins.get(i), considered, in_flight)
             for hlo_buffer, i in buffer_ids.items()
@@ -288,7 +289,12 @@ class _Lowering:
         return 10.0**exponent
 
     def _instruction(
-        self, time: int, repeat: float, buffer_ids: Mapping[int, int], tick_seconds: float
+        self,
+        time: int,
+        repeat: float,
+        buffer_ids: Mapping[int, int],
+        tick_seconds: float,
+        in_flight: Collection[int],
     ) -> Instruction:
         instruction = self.schedule.positions[time].instruction
         seconds = self._step_seconds(time)
@@ -304,7 +310,9 @@ class _Lowering:
             repeat=repeat,
             base_ticks=tuple(round(base / tick_seconds) for base in seconds.base_seconds),
             accesses=tuple(sorted(accesses, key=lambda a: (_KIND_ORDER[a.kind], a.buffer))),
-            async_copy=self._is_plain_copy(time),
+            # The copy engine would begin early, beside the operation under way.
+            async_copy=self._is_plain_copy(time)
+            and not any(access.buffer in in_flight for access in self.accesses[time]),
             stated_cycles=seconds.stated,
         )
 

@@ -273,7 +273,7 @@ def test_a_module_from_after_the_assignment_is_refused() -> None:
     assigned = STRAIGHT.replace(
         "y = f32[256,128]{1,0:T(8,128)} add", "y = f32[256,128]{1,0:T(8,128)S(1)} add"
     )
-    with pytest.raises(InputError, match=r"y lies in v5e's fast memory already \(S\(1\)\)"):
+    with pytest.raises(InputError, match=r":\d+: y lies in v5e's fast memory already \(S\(1\)\)"):
         lowered(assigned)
     other_space = STRAIGHT.replace("s = f32[] constant", "s = f32[]{:S(6)} constant")
     assert lowered(other_space).program.num_steps == lowered(STRAIGHT).program.num_steps
@@ -303,6 +303,14 @@ def test_what_an_asynchronous_operation_uses_stays_slow_while_other_steps_run() 
     assert may_be_fast(at_once) == {"p{}", "q{}", "x{}", "y{}", "s{1}", "r{}"}
     unfinished = IN_FLIGHT.replace(done + "\n", "").replace("add(d, y)", "add(x, y)")
     assert may_be_fast(unfinished) == {"p{}", "q{}", "y{}", "r{}"}
+
+
+def test_copies_beside_an_asynchronous_operation_are_not_done_early() -> None:
+    def engine(text: str) -> list[bool]:
+        return [i.async_copy for i in lowered(text).program.instructions if i.opcode == "copy"]
+
+    assert engine(IN_FLIGHT.replace("add(d, y)", "copy(d)")) == [False]
+    assert engine(IN_FLIGHT.replace("add(d, y)", "copy(y)")) == [True]
 
 
 def test_wrapped_asynchronous_operations_are_in_flight_too() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import HloSyntaxError, InputError
 from hlo_graphs.hlo import HloInstruction, HloModule, InputOutputAlias
 from hlo_graphs.parser import parse_module, parse_modules, read_module, require_scheduled
 from tests.hlo_graphs.sample_module import SAMPLE
@@ -233,6 +233,21 @@ def test_several_modules() -> None:
 
 def test_same_text_without_fast_lines() -> None:
     assert parse_modules(SAMPLE, use_fast_lines=False) == parse_modules(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "literal"),
+    [
+        ("f32[0,128]{1,0}", "{}"),
+        ("f32[0]{0}", "{}"),
+        ("f32[1,0,64]{2,1,0}", "{ {} }"),
+        ("f32[2,0]{1,0}", "{ {}, {} }"),
+    ],
+)
+def test_constants_without_elements(shape: str, literal: str) -> None:
+    assert _entry(f"c = {shape} constant({literal})").entry.root.literal == literal
+    with pytest.raises(HloSyntaxError, match="braces and the number"):
+        _entry(f"c = {shape} constant({{ {literal} }})")
 
 
 def test_attribute_forms_are_kept_as_text() -> None:
