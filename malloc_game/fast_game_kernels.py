@@ -100,10 +100,9 @@ CNT_QUEUE_HEAD = 5
 CNT_QUEUE_TAIL = 6
 CNT_LEAVERS = 7
 CNT_CARRIED = 8
-CNT_COPIES = 9
-CNT_EXACT_FROM = 10
-CNT_USED_STEP = 11  # one past the latest step that used a buffer that waits in the queue
-NUM_COUNTERS = 12
+CNT_EXACT_FROM = 9
+CNT_USED_STEP = 10  # one past the latest step that used a buffer that waits in the queue
+NUM_COUNTERS = 11
 
 # Columns of the idle stack.
 IDLE_STEP = 0
@@ -573,7 +572,9 @@ def _serve(state: State, step: int, idle_ticks: int) -> int:
     """Serves evictions queued before `step`, first in, first out; returns the idle time left."""
     head = state.counters[CNT_QUEUE_HEAD]
     tail = state.counters[CNT_QUEUE_TAIL]
-    while idle_ticks > 0 and head < tail and state.queue[head, QUE_ISSUE] <= step:
+    while head < tail and state.queue[head, QUE_ISSUE] <= step:
+        if idle_ticks <= 0 and state.queue[head, QUE_REMAINING] > 0:
+            break
         served = min(idle_ticks, state.queue[head, QUE_REMAINING])
         idle_ticks -= served
         state.queue[head, QUE_REMAINING] -= served
@@ -605,7 +606,7 @@ def _end_step(tables: Tables, state: State, step: int) -> None:
 
 
 @compiled
-def _enter_loop(tables: Tables, state: State, loop: int, outer: int, step: int) -> None:
+def _enter_loop(tables: Tables, state: State, outer: int, step: int) -> None:
     _flush(state, step, tables.loop_repeats[outer + 1])
     depth = state.counters[CNT_LOOP_DEPTH]
     state.bases[depth, BASE_ROW] = state.counters[CNT_IDLE_BASE]
@@ -795,7 +796,6 @@ def _fetch(tables: Tables, state: State, event: Integers) -> bool:
         stall = tables.loop_repeats[loop + 1] * (ticks - hidden)
         state.sums[0] += stall
         state.sums[1] += stall
-    state.counters[CNT_COPIES] += 1
     _occupy(tables, state, buffer, offset, start, step, SOURCE_COPIED, loop)
     return True
 
@@ -967,7 +967,7 @@ def run(
         elif kind == KIND_EXIT:
             taken[turn] = _exit(tables, state, event, actions[turn], event[EVENT_ACCESS])
         elif kind == KIND_ENTER_LOOP:
-            _enter_loop(tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP])
+            _enter_loop(tables, state, event[EVENT_ACCESS], event[EVENT_STEP])
         elif kind == KIND_LEAVE_LOOP:
             _leave_loop(tables, state, event[EVENT_LOOP], event[EVENT_ACCESS], event[EVENT_STEP])
         elif kind == KIND_CARRY:

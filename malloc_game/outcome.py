@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hlo_graphs.errors import InputError
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
-from malloc_game.state import NOBODY, Action, State
+from malloc_game.state import NOBODY, State
 from malloc_game.turn_table import Column, ItemKind, TurnTable
 
 _QUEUED = 4
@@ -105,12 +105,3 @@ def memory_map_of(table: TurnTable, state: State) -> MemoryMap:
         residencies=tuple(game.residency(int(item)) for item in begun),
         evictions=tuple(game.eviction(int(item)) for item in queued),
     )
-
-
-def actions_played(table: TurnTable, state: State) -> dict[int, Action]:
-    """Per item whose turn came up (forced ones included) the action that was played."""
-    actions = np.asarray(state.actions)[: table.num_items]
-    return {
-        int(item): Action(int(actions[item]) % _QUEUED)
-        for item in np.flatnonzero(actions != NOBODY)
-    }

@@ -382,12 +382,14 @@ def _update_idle(state: State, item: jax.Array, out: _Outcome, idle: jax.Array) 
     pushes = (item[Column.ENDS_STEP] > 0) | trip_ends
     total += idle
     base = state.frame_base[state.depth]
-    below, floor = sums[base], state.frame_floor[state.depth]
+    # What is reserved now stays so for the frame around a loop that this item enters.
+    below, floor = sums[base], jnp.minimum(state.frame_floor[state.depth], top)
+    floors = state.frame_floor.at[state.depth].set(floor)
     offer = _offer(item, total - below)
     limit = item[Column.OFFER_LIMIT]
     exact = (item[Column.OFFER_SLACK] == 0) & (floor == base) & (offer < limit)
     around = state.frame_floor[jnp.maximum(state.depth - 1, 0)]
-    floor = jnp.where(trip_ends, around, jnp.minimum(floor, top))
+    floor = jnp.where(trip_ends, around, floor)
     top = jnp.where(trip_ends, base, top) + pushes
     floor = jnp.where(enters | (trip_ends & ~exact), top, floor)
     total = jnp.where(trip_ends, below + jnp.minimum(offer, limit), total)
@@ -402,7 +404,7 @@ def _update_idle(state: State, item: jax.Array, out: _Outcome, idle: jax.Array) 
         idle_top=top,
         depth=depth,
         frame_base=state.frame_base.at[opened].set(top, mode="drop"),
-        frame_floor=state.frame_floor.at[depth].set(floor),
+        frame_floor=floors.at[depth].set(floor),
     )
 
 

@@ -240,7 +240,10 @@ class _BufferChecker:
             )
 
     def _add_transfer(self, copy: ReplacedCopy) -> None:
-        """A replaced copy's reads happen as it begins; its writes last from begin to end."""
+        """A replaced copy reads and writes from begin to end.
+
+        An eviction of dead content may spoil in the meantime what was current as it began.
+        """
         scope = self._program.loop_of_step[copy.step]
         start, end = copy.window
         residency = self._index.ready_at(self._buffer, start)
@@ -248,8 +251,7 @@ class _BufferChecker:
         instruction = self._program.instructions[copy.step]
         kind = next(a.kind for a in instruction.accesses if a.buffer == self._buffer)
         self._add_between(start, scope, _Kind.TRANSFER_BEGINS, fast=fast, access=kind)
-        if kind.writes:
-            self._add_between(end, scope, _Kind.TRANSFER_ENDS, fast=fast, access=kind)
+        self._add_between(end, scope, _Kind.TRANSFER_ENDS, fast=fast, access=kind)
 
     def _add_evictions(self, evictions: Sequence[Eviction]) -> None:
         for eviction in evictions:
@@ -298,7 +300,7 @@ class _BufferChecker:
             case _Kind.ACCESS | _Kind.TRANSFER_BEGINS:
                 return self._accessed(event, facts)
             case _Kind.TRANSFER_ENDS:
-                return _written(event.fast, facts)
+                return self._transferred(event, facts)
             case _Kind.PLACED:
                 return self._placed(event, facts)
             case _:
@@ -314,6 +316,15 @@ class _BufferChecker:
                     Rule.CONTENT, event.step, "is read from slow memory while its copy is stale"
                 )
         return _written(event.fast, facts) if event.access.writes else facts
+
+    def _transferred(self, event: _Event, facts: _Facts) -> _Facts:
+        if event.access.writes:
+            return _written(event.fast, facts)
+        if not event.fast and not facts.slow_current:
+            self._report(
+                Rule.CONTENT, event.step, "is overwritten in slow memory while it is copied"
+            )
+        return facts
 
     def _placed(self, event: _Event, facts: _Facts) -> _Facts:
         if event.source is Source.COPIED and not facts.slow_current:

@@ -118,7 +118,7 @@ def _describe_turns(
         row[TurnFeature.LIVE_OUT] = buffer.live_out
         row[TurnFeature.PARAMETER] = buffer.is_parameter
         row[TurnFeature.REPEAT] = log_count(frame_repeat(program, frame), most=2**16)
-        row[TurnFeature.DEPTH] = len(list(program.loops_around(frame))) / 8
+        row[TurnFeature.DEPTH] = min(1.0, len(list(program.loops_around(frame))) / 8)
         row[TurnFeature.PROGRESS] = position / max(1, program.num_steps)
 
 

@@ -323,7 +323,13 @@ def _check_ranges(table: TurnTable) -> None:
     written = np.array([*(any(a.kind.writes for _, a in uses[b]) for b in table.buffers), False])
     evicting = (table.items[:, Column.NEEDED] > 0) & written[table.items[:, Column.BUFFER]]
     evictions = int(table.items[evicting, Column.COPY_TICKS].astype(np.int64).sum())
-    for what, ticks in (("one pass", one_pass), ("all evictions together", evictions)):
+    longest = int(table.items[:, Column.COPY_TICKS].max(initial=0))
+    counted = (
+        ("one pass", one_pass),
+        ("all evictions together", evictions),
+        ("the longest copy", longest),
+    )
+    for what, ticks in counted:
         if ticks >= IDLE_LIMIT_TICKS:
             raise InputError(
                 f"{program.name}: {what} of {ticks} ticks is beyond the {IDLE_LIMIT_TICKS} that "
@@ -348,7 +354,8 @@ def _write_borders(writer: _Writer, position: int) -> None:
 
 def _describe_offer(row: list[int], program: Program, loop: Loop) -> None:
     weight = float(loop.weight)
-    numerator, denominator, slack = math.floor(weight), 1, 0
+    # With as many trips as there are ticks to count, any that is left is worth the limit.
+    numerator, denominator, slack = min(math.floor(weight), IDLE_LIMIT_TICKS), 1, 0
     if not weight.is_integer():
         slack = loop.end_step - loop.start_step
         if weight < FRACTION_DENOMINATOR:

@@ -14,8 +14,8 @@ Readings of the contract that it leaves open:
 * A replaced copy reads its source and writes its result anywhere in `[issue, done)` (the step
   `issue` at least). From the first of `issue` and its step to the last of `done` and the step's
   end nothing else writes what it reads or touches what it writes, and all that lies on the same
-  trip of the step's innermost loop. Source and result are each wholly fast or wholly slow
-  meanwhile.
+  trip of the step's innermost loop. The result is wholly fast or wholly slow meanwhile; the
+  source is read from slow memory unless it is fast all the while.
 """
 
 from __future__ import annotations

@@ -330,6 +330,9 @@ class _Run:
             end = max(copy.done, copy.issue + 1)
             if end == step and self.program.loop_of_step[copy.step] == scope:
                 self.moving.remove(copy)
+                for access in self.program.instructions[copy.step].accesses:
+                    if access.kind is AccessKind.READ:  # What it read last must be right, too.
+                        self._read(access.buffer, range(*copy.window))
                 self._transfer(copy)
         for _, eviction, origin in evictions:
             assert origin is not None

@@ -284,6 +284,15 @@ def test_idle_time_of_very_many_trips_is_not_lost() -> None:
     assert memory_map.residencies == (Residency(0, 0, 0, 2, Source.COPIED, 1),)
 
 
+def test_evictions_that_take_no_time_need_no_idle_time() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        drawn = drawn_program(40_000 + seed)
+        machine = replace(drawn.machine, slow_bytes_per_second=float("inf"))
+        game = FastGame(replace(drawn, machine=machine))
+        assert_same_game(game, drawn_wishes(game, rng))
+
+
 def test_an_eviction_waits_for_idle_time_of_later_steps() -> None:
     # Written at 0, leaves, needed at the end: queued at 1, idle 3 + 3 serve its 5 bytes.
     golden = program(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hlo_graphs.errors import InputError
-from hlo_graphs.program import AccessKind, Machine, Program
+from hlo_graphs.program import AccessKind, Loop, Machine, Program
 from malloc_game import env as game_env
 from malloc_game import rules
 from malloc_game.env import MallocGame, StepType
@@ -54,6 +54,45 @@ def test_same_as_reference_on_random_games_step_by_step() -> None:
         compared += check_against_reference(programs, record)
     assert compared > 1500
     assert play_programs._cache_size() == 1, "the games of one bucket must share one trace"
+
+
+def with_lanes(program: Program, lanes: dict[tuple[int, int], int]) -> Program:
+    """The program with other lane ticks of some accesses, by (step, buffer)."""
+    instructions = [
+        dataclasses.replace(
+            instruction,
+            accesses=tuple(
+                dataclasses.replace(a, lane_ticks=(lanes.get((step, a.buffer), a.lane_ticks[0]),))
+                for a in instruction.accesses
+            ),
+        )
+        for step, instruction in enumerate(program.instructions)
+    ]
+    return dataclasses.replace(program, instructions=tuple(instructions))
+
+
+def test_idle_time_that_a_copy_took_from_before_a_loop_stays_taken_behind_it() -> None:
+    """The copy's window reaches across a branch, and its item enters the loop at once."""
+    branch, loop = Loop(1, 2, 1, probability=0.5), Loop(3, 4, 10)
+    kept = program_of(
+        {"a": 8, "b": 40},
+        [(10, ""), (4, ""), (2, ""), (3, "ra"), (0, "rb")],
+        capacity=300,
+        loops=(branch, loop),
+    )
+    branch, loop = Loop(3, 4, 1, probability=0.5), Loop(5, 6, 10)
+    written = program_of(
+        {"u": 30, "v": 200},
+        [(10, ""), (10, ""), (210, "wv"), (10, ""), (0, "ru"), (14, ""), (0, "rv")],
+        capacity=300,
+        loops=(branch, loop),
+    )
+    programs = [
+        with_lanes(kept, {(4, 1): 100}),
+        with_lanes(written, {(4, 0): 200, (6, 1): 1000}),
+    ] * 8
+    compared = check_against_reference(programs, play_randomly(programs, 0, NUM_DECISIONS))
+    assert compared > 100
 
 
 @pytest.mark.slow
@@ -192,6 +231,26 @@ def test_ticks_too_many_for_32_bits_are_refused() -> None:
     longer = dataclasses.replace(program, instructions=(slow, *program.instructions[1:]))
     with pytest.raises(InputError, match=r"longer ticks|ticks longer"):
         turn_table(longer)
+
+
+def test_more_trips_than_ticks_can_be_counted_are_played() -> None:
+    many = program_of(
+        {"a": 4, "b": 4},
+        [(2, ""), (3, ""), (0, "rb"), (1, "ra")],
+        capacity=8,
+        loops=(Loop(1, 2, 2**40),),
+    )
+    programs = [many] * 16
+    assert check_against_reference(programs, play_randomly(programs, 3, NUM_DECISIONS)) > 50
+
+
+def test_copies_too_long_for_32_bits_are_refused() -> None:
+    program = program_of({"a": 2**30 + 2**20}, [(1, "ra")], capacity=2**31 - 2)
+    brief = with_lanes(program, {(0, 0): 1})
+    access = dataclasses.replace(brief.instructions[0].accesses[0], bus_ticks=1)
+    step = dataclasses.replace(brief.instructions[0], accesses=(access,))
+    with pytest.raises(InputError, match="the longest copy"):
+        turn_table(dataclasses.replace(brief, instructions=(step,)))
 
 
 def test_only_what_is_written_is_ever_evicted() -> None:

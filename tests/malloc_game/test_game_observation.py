@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hlo_graphs.program import Loop
 from malloc_game.env import MallocGame
 from malloc_game.observation import ADDRESS_BINS, TIME_EDGES, NowFeature, Observation
 from malloc_game.turn_features import (
@@ -15,7 +16,9 @@ from malloc_game.turn_features import (
     log_count,
     log_share,
     squash,
+    turn_features,
 )
+from malloc_game.turn_table import turn_table
 from tests.malloc_game.game_batches import SMALL
 from tests.malloc_game.reference_game import (
     Arrival,
@@ -152,3 +155,11 @@ def test_scales() -> None:
     assert log_count(0, most=8) == 0
     assert log_count(8, most=8) == 1
     assert log_count(1e9, most=8) == 1
+
+
+def test_depth_stays_within_one_however_deep() -> None:
+    loops = [Loop(0, 1, 2, parent=depth - 1 if depth else None) for depth in range(10)]
+    program = program_of({"a": 4}, [(1, "ra")], loops=loops)
+    features = turn_features(turn_table(program))
+    assert features[:, TurnFeature.DEPTH].max() == 1.0
+    assert features.max() <= 1.0

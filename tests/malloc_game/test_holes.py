@@ -14,9 +14,10 @@ from dataclasses import replace
 import pytest
 
 from hlo_graphs.program import Loop, Program
-from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.simulate import fast_accesses, simulate
 from malloc_game.validate import Rule, validate
+from tests.malloc_game.reference import reference_verdict
 from tests.malloc_game.small import program_of
 
 A, B = 0, 1
@@ -83,3 +84,16 @@ def test_a_buffer_without_content_may_have_its_place_before_it_is_written() -> N
 def test_holes_survive_json() -> None:
     memory_map = MemoryMap((carried((2, 3)),))
     assert MemoryMap.from_json(memory_map.to_json()) == memory_map
+
+
+def test_an_eviction_of_what_is_dead_does_not_overwrite_what_is_being_copied() -> None:
+    steps = [(1, "ra"), *[(1, "")] * 2, (1, "ra wb"), *[(1, "")] * 3, (1, "rb")]
+    program = program_of({"a": 4, "b": 4}, steps, copies=[3])
+    emptied = Residency(A, 0, 0, 5, Source.COPIED, 0, holes=((1, 2),))
+    copied = (ReplacedCopy(3, 3, 6),)
+    torn = MemoryMap((emptied,), (Eviction(A, 4, 5),), copied)
+    assert [v.rule for v in validate(program, torn)] == [Rule.CONTENT]
+    assert reference_verdict(program, torn) is not None
+    for whole in (MemoryMap((emptied,), (), copied), replace(torn, replaced_copies=())):
+        assert (validate(program, whole) == ()) is (reference_verdict(program, whole) is None)
+    assert validate(program, MemoryMap((emptied,), (), copied)) == ()
