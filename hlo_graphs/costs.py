@@ -14,6 +14,7 @@ the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -466,7 +467,31 @@ def _custom_call(place: _Place) -> InstructionCost:
     )
     outputs = _leaf_sizes(place.analysis, place.instruction.shape)
     total = sum(sum(sizes.values()) for sizes in (*operands, outputs))
-    return InstructionCost(total_bytes=total, operands=operands, outputs=outputs, known=False)
+    work = _stated_work(place.instruction)
+    first = place.operand_shape(0) if operands else None
+    return InstructionCost(
+        flops=work.get("flops", 0.0),
+        matrix_flops=work.get("flops", 0.0),
+        matrix_type=first.element_type if first is not None and first.is_array else "",
+        transcendentals=work.get("transcendentals", 0.0),
+        total_bytes=total,
+        operands=operands,
+        outputs=outputs,
+        known=False,
+    )
+
+
+_COST_ESTIMATE = re.compile(r'"cost_estimate\\?"\s*:\s*\{([^{}]*)\}')
+_STATED_WORK = re.compile(r'"(flops|transcendentals)\\?"\s*:\s*(?:\\?")?(\d{1,18})')
+
+
+def _stated_work(instruction: HloInstruction) -> dict[str, float]:
+    """What a kernel says of itself, as those of Pallas do; nothing if it does not.
+
+    Its flops are taken to be those of matrix products.
+    """
+    stated = _COST_ESTIMATE.search(instruction.attributes.get("backend_config", ""))
+    return {} if stated is None else {n: float(v) for n, v in _STATED_WORK.findall(stated[1])}
 
 
 def _while(place: _Place) -> InstructionCost:

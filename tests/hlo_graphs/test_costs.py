@@ -456,6 +456,17 @@ def test_ragged_dots_count_their_products() -> None:
     assert cost.flops == cost.matrix_flops == 2 * 11 * 4 * 5
 
 
+@pytest.mark.parametrize("quote", ['"', '\\"'])
+def test_kernels_that_state_their_work_are_taken_at_their_word(quote: str) -> None:
+    config = '{"custom_call_config":{"cost_estimate":{"flops":"64","transcendentals":8}}}'
+    call = 'bf16[8] custom-call(p0), custom_call_target="mine", backend_config='
+    stated = config.replace('"', quote)
+    text = call + (stated if quote == '"' else f'"{stated}"')
+    cost = root_cost(one_op(text, ["bf16[8]"]))
+    assert (cost.flops, cost.matrix_flops, cost.transcendentals) == (64, 64, 8)
+    assert (cost.matrix_type, cost.total_bytes, cost.known) == ("bf16", 32, False)
+
+
 def test_custom_calls_are_unknown_but_counted() -> None:
     cost = root_cost(one_op('f32[8] custom-call(p0), custom_call_target="mine"', ["f32[8]"]))
     assert (cost.known, cost.total_bytes, cost.operand_bytes(0)) == (False, 64, 32)
