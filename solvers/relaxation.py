@@ -18,7 +18,6 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from hlo_graphs.program import Program
-from solvers.interrupts import heard
 from solvers.prices import (
     MAX_CARRIED,
     NOTHING_FORCED,
@@ -585,17 +584,15 @@ class Relaxation:
         for key, covered in forced.items():
             bounds[self.fast_column[key]] = float(covered)
         rows = self._sorted_rows()
-        result = heard(
-            lambda: linprog(
-                matrix.cost,
-                A_ub=rows.at_most,
-                b_ub=rows.at_most_values,
-                A_eq=rows.equal,
-                b_eq=rows.equal_values,
-                bounds=bounds,
-                method="highs-ds",
-                options={"time_limit": max(time_limit_seconds, 0.01)},
-            )
+        result = linprog(
+            matrix.cost,
+            A_ub=rows.at_most,
+            b_ub=rows.at_most_values,
+            A_eq=rows.equal,
+            b_eq=rows.equal_values,
+            bounds=bounds,
+            method="highs-ds",
+            options={"time_limit": max(time_limit_seconds, 0.01)},
         )
         if result.x is None or result.ineqlin is None or result.status not in (0,):
             return None
