@@ -193,8 +193,5 @@ def _note(results: Sequence[ProgramResult]) -> str:
         note += " Not every solver ran on all of them: these means do not compare."
     unknown = {result.program for result in results if result.production_gap is None}
     if unknown:
-        note += (
-            f" Of {len(unknown)} no bound is known; {'it is' if len(unknown) == 1 else 'they are'} "
-            "taken to have headroom."
-        )
+        note += f" Of {len(unknown)} no bound is known, nor whether there is headroom."
     return note

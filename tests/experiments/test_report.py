@@ -263,10 +263,10 @@ def test_curves_are_of_the_programs_that_all_solvers_ran_on() -> None:
     assert anytime_curves(rows[1:2], {"a"}, [1.0]) == []
 
 
-def test_programs_without_a_bound_are_said_to_be_taken_to_have_headroom() -> None:
+def test_programs_without_a_bound_are_said_to_have_none() -> None:
     rows = [row("a", "s", 0.9, lower_bound_seconds=None), row("b", "s", 0.8)]
     assert sections(program_results(rows))[0].note == (
-        "2 programs of 2 families. Of 1 no bound is known; it is taken to have headroom."
+        "2 programs of 2 families. Of 1 no bound is known, nor whether there is headroom."
     )
 
 
