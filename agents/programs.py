@@ -42,6 +42,11 @@ class NothingToPlayError(InputError):
     """The program has one memory map only: no decision is ever asked for."""
 
 
+def nothing_to_decide(program: Program) -> NothingToPlayError:
+    """The error for a program that has turns, but no choice at any of them."""
+    return NothingToPlayError(f"{program.name}: has one map only, there is nothing to decide")
+
+
 @dataclass
 class PlayedProgram:
     """One program with both forms of its game.

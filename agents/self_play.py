@@ -23,7 +23,7 @@ from agents.config import AgentConfig, SearchConfig
 from agents.games import NO_ACTION, Game, Plan, Source, Thoughts, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
-from agents.programs import OUTLOOK_COLUMNS, Baselines, NothingToPlayError, ProgramSet
+from agents.programs import OUTLOOK_COLUMNS, Baselines, ProgramSet, nothing_to_decide
 from agents.rows import OBSERVED
 from agents.search import choose
 from malloc_game.observation import Observation, observation_specs
@@ -300,8 +300,7 @@ class SelfPlay:
         opening, moves = _without_opening(whole)
         member = self.programs.members[lane.program]
         if not len(moves.action):
-            name = member.program.name
-            raise NothingToPlayError(f"{name}: has one map only, there is nothing to decide")
+            raise nothing_to_decide(member.program)
         cursors = np.append(moves.cursor, member.table.num_items).astype(np.int32)
         game = Game(
             program=lane.program,

@@ -110,6 +110,7 @@ class Trainer:
         self.baselines = Baselines(self.programs)
         self.elites = Elites(len(self.programs), config.learn.elite_games)
         self.replay = Replay(config.replay)
+        # Of seeds beyond 63 bits, which numpy takes, jax takes the rest.
         self._key, first_key = jax.random.split(jax.random.key(seed % 2**63))
         self._rng = np.random.default_rng(seed)
         self._demonstrations: list[deque[Plan]] = [deque() for _ in self.programs.members]

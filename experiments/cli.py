@@ -71,6 +71,12 @@ ProductionOption = Annotated[
 CyclesOption = Annotated[
     Path | None, typer.Option("--cycles", help="The compiler's cycles (.cycles.json)")
 ]
+MaxGamesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-games", help="Stop a search by count, not time: same seed and workers, same map"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead")]
 
 
@@ -86,13 +92,7 @@ def solve(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     gap: Annotated[float, typer.Option("--gap", help="Stop within this of the bound")] = 0.0,
     workers: Annotated[int, typer.Option("--workers", help="Processes or threads to use")] = 2,
-    max_games: Annotated[
-        int | None,
-        typer.Option(
-            "--max-games",
-            help="Stop a search by count, not time: same seed and workers, same map",
-        ),
-    ] = None,
+    max_games: MaxGamesOption = None,
     times: TimesOption = None,
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
     production: ProductionOption = None,

@@ -172,7 +172,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     from agents.checkpoint import CHECKPOINT, read_document, read_weights
     from agents.compilation import keep_compiled_code, needs_of
     from agents.config import AgentConfig, preset_named
-    from agents.programs import NothingToPlayError
+    from agents.programs import nothing_to_decide
     from agents.trainer import Trainer
 
     keep_compiled_code()
@@ -196,8 +196,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
     trainer = Trainer(programs, config, seed=seed, params=params)
     for member in trainer.programs.members:
         if member.is_decided:
-            name = member.program.name
-            raise NothingToPlayError(f"{name}: has one map only, there is nothing to decide")
+            raise nothing_to_decide(member.program)
     say(str(needs_of(trainer)))
     references = tuple(_reference(one) for one in loaded)
     run = _Run(settings.out, trainer, references, settings.save_seconds, [None] * len(references))

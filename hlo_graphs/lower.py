@@ -208,14 +208,13 @@ class _Lowering:
         tick_seconds = self._tick_seconds()
         loops = self._loops(step_times)
         repeats = _repeats(loops, len(step_times))
-        in_flight = buffers_in_flight(self.aliases, self.schedule, step_times)
         instructions = tuple(
-            self._instruction(time, repeats[step], buffer_ids, tick_seconds, in_flight)
+            self._instruction(time, repeats[step], buffer_ids, tick_seconds)
             for step, time in enumerate(step_times)
         )
         origins = _first_writes(instructions)
         buffers = tuple(
-            self._buffer(hlo_buffer, origins.get(i), considered, in_flight)
+            self._buffer(hlo_buffer, origins.get(i), considered)
             for hlo_buffer, i in buffer_ids.items()
         )
         program = Program(
@@ -261,6 +260,11 @@ class _Lowering:
         }
 
     @cached_property
+    def in_flight(self) -> frozenset[int]:
+        """Alias sets that asynchronous operations use while other steps run."""
+        return buffers_in_flight(self.aliases, self.schedule, tuple(self.accesses))
+
+    @cached_property
     def capacity_bytes(self) -> int:
         """Fast memory for tensors, a multiple of the alignment."""
         capacity = self.options.capacity_bytes
@@ -289,12 +293,7 @@ class _Lowering:
         return 10.0**exponent
 
     def _instruction(
-        self,
-        time: int,
-        repeat: float,
-        buffer_ids: Mapping[int, int],
-        tick_seconds: float,
-        in_flight: Collection[int],
+        self, time: int, repeat: float, buffer_ids: Mapping[int, int], tick_seconds: float
     ) -> Instruction:
         instruction = self.schedule.positions[time].instruction
         seconds = self._step_seconds(time)
@@ -310,9 +309,7 @@ class _Lowering:
             repeat=repeat,
             base_ticks=tuple(round(base / tick_seconds) for base in seconds.base_seconds),
             accesses=tuple(sorted(accesses, key=lambda a: (_KIND_ORDER[a.kind], a.buffer))),
-            # The copy engine would begin early, beside the operation under way.
-            async_copy=self._is_plain_copy(time)
-            and not any(access.buffer in in_flight for access in self.accesses[time]),
+            async_copy=self._is_plain_copy(time),
             stated_cycles=seconds.stated,
         )
 
@@ -336,6 +333,8 @@ class _Lowering:
         computation, instruction = self.schedule.positions[time]
         if instruction.opcode not in ("copy", "slice"):
             return False
+        if any(access.buffer in self.in_flight for access in self.accesses[time]):
+            return False  # The engine would begin early, beside the operation under way.
         source = self.module.computations[computation].instruction(instruction.operands[0]).shape
         return _is_slow_array(source) and source.layout == instruction.shape.layout
 
@@ -344,7 +343,6 @@ class _Lowering:
         hlo_buffer: int,
         first_write: int | None,
         considered: _Considered | None,
-        in_flight: Collection[int],
     ) -> Buffer:
         values = [self.aliases.values[v] for v in self.aliases.buffers[hlo_buffer].values]
         shapes = self._shapes(hlo_buffer)
@@ -359,7 +357,7 @@ class _Lowering:
             size_bytes=-(-size_bytes // self.chip.alignment_bytes) * self.chip.alignment_bytes,
             origin=BEFORE_PROGRAM if given or first_write is None else first_write,
             live_out=hlo_buffer in self._live_out,
-            fast_allowed=hlo_buffer not in in_flight
+            fast_allowed=hlo_buffer not in self.in_flight
             and self._may_be_fast(values, shapes, size_bytes, is_parameter, considered),
             is_parameter=is_parameter,
             is_undefined=allocated and not filled,
