@@ -12,12 +12,15 @@ The bytes that every map must move are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hlo_graphs.program import Program
-from solvers.prices import Prices, price_bound, uniform_prices
+from solvers.prices import Forced, Prices, price_bound, uniform_prices
 from solvers.relaxation import Relaxation, RelaxedSolution
 from solvers.solver import Deadline
+from solvers.timeline import live_ranges_within
 
 TIGHT = 2e-4
 """Column generation ends when the certificate is this close to the linear program's optimum."""
@@ -197,6 +200,10 @@ class _Tree:
         """A case of the parent, with the prices that prove most: the parent's or its own."""
         forced = {**parent.forced, choice: covered}
         prices = parent.prices
+        step = self._overfull_step(forced)
+        if step is not None:
+            prices = with_dearer_space(prices, step, self.program.all_slow_ticks)
+            return Leaf(forced, prices, price_bound(self.program, prices, forced=forced), None)
         ticks = price_bound(self.program, prices, forced=forced)
         relaxed: RelaxedSolution | None = None
         for _ in range(CHILD_ROUNDS):
@@ -212,6 +219,27 @@ class _Tree:
             if not self.relaxation.add_services(found.prices):
                 break
         return Leaf(forced, prices, ticks, relaxed)
+
+    def _overfull_step(self, forced: Forced) -> int | None:
+        """A step at which the items that are covered in this case do not fit; None if they do.
+
+        No map is of such a case, and its linear program has no point.
+        """
+        held = np.zeros(self.program.num_steps, dtype=np.int64)
+        for (buffer, lane_index, position), covered in forced.items():
+            if covered:
+                lane = self.relaxation.lanes[buffer][lane_index]
+                for start, end in live_ranges_within(self.program, lane, position):
+                    held[start:end] += self.program.buffers[buffer].size_bytes
+        step = int(held.argmax())
+        return step if held[step] > self.program.capacity_bytes else None
+
+
+def with_dearer_space(prices: Prices, step: int, ticks: float) -> Prices:
+    """The same prices, but for `ticks` more for an alignment unit during `step`."""
+    space = prices.space.copy()
+    space[0, step + 1 :] += ticks
+    return replace(prices, space=space)
 
 
 def mix_prices(first: Prices, second: Prices, share: float) -> Prices:

@@ -16,6 +16,7 @@ from malloc_game.memory_map import MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.bounds import bound_program, mix_prices
+from solvers.exact import solve_exactly
 from solvers.greedy import GreedySolver
 from solvers.prices import Prices, price_bound, resident_lanes, uniform_prices
 from solvers.relaxation import Relaxation
@@ -125,6 +126,28 @@ def test_branching_closes_gaps_of_the_relaxation() -> None:
         assert root.ticks <= bound.ticks <= known.optimal_ticks
         gained.append(bound.ticks > root.ticks * 1.001)
     assert any(gained)
+
+
+@pytest.mark.parametrize("seed", [5, 9])
+def test_branching_goes_on_past_cases_that_no_map_is_of(seed: int) -> None:
+    """Where what is to be covered does not fit, the linear program has no point."""
+    known = known_optimum_program(seed, kind="knapsack", size=6)
+    bound = bound_program(
+        known.program, 30.0, target_ticks=lambda: known.optimal_ticks * (1 - 1e-9)
+    )
+    assert bound.ticks == pytest.approx(known.optimal_ticks)
+    assert any(leaf.relaxed is None for leaf in bound.leaves)
+    for leaf in bound.leaves:
+        assert price_bound(known.program, leaf.prices, forced=leaf.forced) >= bound.ticks
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_exact_optima_are_not_exceeded(seed: int) -> None:
+    program = small_program(seed, branches=False, max_accesses=8)
+    found = solve_exactly(program, 20.0)
+    if found is not None and found.proven:
+        assert bound_program(program, 1.0).ticks <= found.ticks
 
 
 @given(programs(max_accesses=30), st.integers(0, 2**32 - 1))
