@@ -122,6 +122,30 @@ def test_each_report_is_an_improvement_and_a_valid_map(solver: Solver) -> None:
 
 
 @each_solver
+def test_a_map_handed_in_is_reported_first(solver: Solver) -> None:
+    """Who is interrupted then has it at least."""
+    program = random_program(17, family="training", num_accesses=80, pressure=3.0)
+    given = construct(program).memory_map()
+    seen: list[Progress] = []
+    solver.solve(request(program, on_progress=seen.append, initial_maps=(given,), max_games=20))
+    assert seen[0].memory_map == given
+    assert seen[0].incumbent_ticks == simulate(program, given).latency_ticks
+
+
+@each_solver
+def test_what_is_reported_is_timed_in_the_requested_order(solver: Solver) -> None:
+    program = random_program(17, family="training", num_accesses=80, pressure=3.0)
+    seen: list[Progress] = []
+    solution = solver.solve(request(program, on_progress=seen.append, copy_order="fifo"))
+    assert seen
+    for event in seen:
+        assert event.memory_map is not None
+        found = simulate(program, event.memory_map, "fifo").latency_ticks
+        assert found == pytest.approx(event.incumbent_ticks, rel=1e-12)
+    assert solution.latency_ticks == min(event.incumbent_ticks or 0.0 for event in seen)
+
+
+@each_solver
 def test_news_from_others_is_taken_up(solver: Solver) -> None:
     program = random_program(18, family="training", num_accesses=300, pressure=3.0)
     strong = LocalSearchSolver().solve(request(program, max_games=6000)).memory_map
