@@ -15,6 +15,7 @@ import pickle
 import queue
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -66,10 +67,14 @@ class _Reader:
 def start_member(
     solver: str | Solver, request: SolveRequest, board: Noticeboard
 ) -> tuple[SpawnProcess, Connection]:
-    """Starts a member; the connection brings its `Progress`, then a `Solution` or why not."""
+    """Starts a member; the connection brings its `Progress`, then a `Solution` or why not.
+
+    Its time limit counts from now, so that it ends in time whatever its process takes to start.
+    """
     inbox, outbox = multiprocessing.get_context("spawn").Pipe(duplex=False)
     theirs = not isinstance(solver, str) and type(solver).__module__ == "__main__"
-    process = start_child(_work, (outbox, board.path, solver, request), import_main=theirs)
+    arguments = (outbox, board.path, solver, request, time.monotonic())
+    process = start_child(_work, arguments, import_main=theirs)
     outbox.close()
     return process, inbox
 
@@ -82,15 +87,24 @@ def guarded(work: Callable[[], Solution]) -> object:
         return f"{type(error).__name__}: {error}"
 
 
-def _work(outbox: Connection, board: Path, solver: str | Solver, request: SolveRequest) -> None:
+def _work(
+    outbox: Connection, board: Path, solver: str | Solver, request: SolveRequest, began: float
+) -> None:
     """What the process does: runs the solver and sends what it finds."""
     end_with_parent()
     messages: queue.SimpleQueue[object] = queue.SimpleQueue()
     sender = threading.Thread(target=_send_all, args=(outbox, messages), daemon=True)
     sender.start()
     reader = _Reader(board)
-    connected = replace(request, on_progress=messages.put, best_known=reader.latest)
     member = solver_named(solver) if isinstance(solver, str) else solver
+    # No system promises that its processes share this clock, all do.
+    late = min(max(time.monotonic() - began, 0.0), request.time_limit_seconds)
+    connected = replace(
+        request,
+        time_limit_seconds=request.time_limit_seconds - late,
+        on_progress=messages.put,
+        best_known=reader.latest,
+    )
     with contextlib.suppress(KeyboardInterrupt):
         messages.put(guarded(lambda: member.solve(connected)))
         messages.put(None)

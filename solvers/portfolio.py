@@ -49,6 +49,9 @@ _SHARING_FROM_SECONDS = 20.0
 _RESERVE_SECONDS = 0.15
 """Kept back from the time limit for collecting the answer."""
 
+_LAST_WORDS_SECONDS = 0.1
+"""Of these, how long members that end with the run are listened to."""
+
 _GRACE_SECONDS = 0.3
 """How long a member may take to end by itself once its time is up."""
 
@@ -215,6 +218,14 @@ class _PortfolioRun:
                 return
             self._listen(min(self.deadline.remaining_seconds, 0.2))
             self._stop_overdue()
+        if not self._proven():
+            self._hear_last_words()
+
+    def _hear_last_words(self) -> None:
+        """Members whose time is up with ours say what they did: their games and notes."""
+        patience = Deadline.after(_LAST_WORDS_SECONDS)
+        while self.running and not patience.expired:
+            self._listen(patience.remaining_seconds)
 
     def stop_all(self) -> None:
         """Ends whatever still runs; what it sent is kept."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap, Residency, Source
 from solvers.member_process import Noticeboard, start_member
 from solvers.solver import Progress, Solution, SolveRequest, Status
@@ -95,3 +96,18 @@ def test_a_member_ends_when_nobody_will_ever_listen(board: Noticeboard, tmp_path
     inbox.close()
     process.join(timeout=60.0)
     assert process.exitcode == 1
+
+
+def test_the_limit_counts_from_the_start_of_the_process() -> None:
+    """So a member has given its answer when its time is up, whatever it took to start."""
+    limit = 5.0
+    with_board = Noticeboard()
+    program = random_program(1, num_accesses=60)
+    process, inbox = start_member(
+        "large-neighbourhood", SolveRequest(program, time_limit_seconds=limit), with_board
+    )
+    while not isinstance(message := inbox.recv(), Solution):
+        assert isinstance(message, Progress)
+    process.join()
+    with_board.close()
+    assert message.wall_seconds < limit - 0.02  # no process starts in less
