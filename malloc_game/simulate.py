@@ -199,7 +199,7 @@ def _compulsory_bytes(program: Program, index: int) -> float:
     moved = [(a.kind, program.instructions[step].repeat * a.size_bytes) for step, a in accesses]
     if not program.may_be_resident(index):
         return sum(size for _, size in moved)
-    comes_in = buffer.origin < 0 and accesses[0][1].kind.reads
+    comes_in = buffer.has_content_at_start and accesses[0][1].kind.reads
     goes_out = buffer.live_out and any(kind.writes for kind, _ in moved)
     if not (comes_in or goes_out):
         return 0.0

@@ -2,9 +2,10 @@
 
 A column fixes what a residency covers, when its prefetch is issued and when its eviction is
 done; what is left to decide is which columns are there, at which address, and which step serves
-how much of each copy. Columns are all there are of residencies without slices and holes, and
-copy instructions are not replaced: the optimum is that of the game's maps and more (PROBLEM.md
-sections 2 to 4). Serving by choice is as good as earliest deadline first, which loses least.
+how much of each copy. Columns are all there are of residencies without slices and holes, but
+for those filled by a copy of what nothing reads, and copy instructions are not replaced: the
+optimum is that of the game's maps and more (PROBLEM.md sections 2 to 4). Serving by choice is as
+good as earliest deadline first, which loses least.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from typing import Any
 
 from ortools.sat.python import cp_model
 
-from hlo_graphs.program import AccessKind, Program
+from hlo_graphs.program import Program
 from malloc_game.loop_nest import LoopNest
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.plan import all_lanes
 from solvers.solver import Deadline
-from solvers.timeline import Lane, is_undefined_before, repeat_of_scope
+from solvers.timeline import Lane, begins_with_write, is_undefined_before, repeat_of_scope
 
 MOST_COLUMNS = 3000
 """Programs with more columns are not solved exactly."""
+
+MOST_SHARES = 40_000
+"""Nor those whose columns' copies could be served in more steps, summed over the copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class ExactSolution:
     Attributes:
       memory_map: the best map.
       ticks: its latency.
-      proven: no map without slices, holes and replaced copies is faster, copies being served by
-        deadline.
+      proven: no map without slices, holes, replaced copies and copies of content that nothing
+        reads is faster, copies being served by deadline.
     """
 
     memory_map: MemoryMap
@@ -81,11 +85,16 @@ class _Model:
 
 
 def can_be_exact(program: Program) -> bool:
-    """Whether every count is whole and the columns are few enough to enumerate."""
+    """Whether every count is whole and the columns and their windows make a small model."""
     whole = all(step.repeat == int(step.repeat) for step in program.instructions)
     if not whole or any(loop.may_skip for loop in program.loops):
         return False
-    return _count_at_most(_columns(program), MOST_COLUMNS)
+    num_shares = 0
+    for number, column in enumerate(_columns(program), start=1):
+        num_shares += sum(transfer.deadline - transfer.issue for transfer in column.transfers)
+        if number > MOST_COLUMNS or num_shares > MOST_SHARES:
+            return False
+    return True
 
 
 def solve_exactly(
@@ -114,10 +123,6 @@ def solve_exactly(
     return ExactSolution(memory_map, solver.objective_value, status == cp_model.OPTIMAL)
 
 
-def _count_at_most(columns: Iterator[_Column], most: int) -> bool:
-    return all(number < most for number, _ in enumerate(columns))
-
-
 def _columns(program: Program) -> Iterator[_Column]:
     nest = LoopNest(program)
     for lane in all_lanes(program):
@@ -143,7 +148,7 @@ def _starts(
 ) -> Iterator[tuple[int, Source]]:
     """Where a residency that begins with an item may start, and how it is filled."""
     item = lane.items[first]
-    if item.kind is AccessKind.WRITE or is_undefined_before(program, lane, first):
+    if begins_with_write(item) or is_undefined_before(program, lane, first):
         yield item.start_step, Source.PRODUCED
         return
     if not item.reads_first:

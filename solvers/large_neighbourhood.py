@@ -31,7 +31,7 @@ from solvers.greedy import (
 from solvers.incumbent import Incumbent
 from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
-from solvers.solver import Solution, SolveRequest
+from solvers.solver import Solution, SolveRequest, Status, status_of
 from solvers.timeline import Lane
 
 NAME = "large-neighbourhood"
@@ -59,7 +59,7 @@ class NeighbourhoodSettings:
       mean_removed: residencies torn out per round, on average.
       noise: standard deviation of the logarithm of the random factors on densities.
       start_temperature: share of the latency by which a round may first be worse.
-      restart_rounds: after so many rounds without improvement, back to the best plan.
+      restart_rounds: after so many rounds undone since the last improvement, back to the best plan.
       ejection_share: part of the rounds that make room for one dear access.
       carried_share: part of the rounds that carry another parameter over, where there is one.
     """
@@ -96,6 +96,9 @@ class NeighbourhoodSearch:
       request: what to solve.
       settings: how.
       name: reported with improvements.
+
+    Attributes:
+      bound_ticks: a certified bound, if one is known: within the requested gap of it `run` ends.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class NeighbourhoodSearch:
         self.settings = settings
         self.program: Program = request.program
         self.incumbent = Incumbent(request, name)
+        self.bound_ticks: float | None = None
         self.deadline = self.incumbent.deadline
         self.rng = random.Random(request.seed)
         self.lanes = all_lanes(self.program)
@@ -163,30 +167,34 @@ class NeighbourhoodSearch:
     # -- rounds -------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Rounds until the time, or their number, is up."""
+        """Rounds until the time, or their number, is up, or nothing is left to find."""
         current = best = self.plan.latency_estimate()
         stack: list[Change] = []
-        since_best = 0
-        while self._progress() < 1 and self.lanes:
+        undone = 0
+        while self._progress() < 1 and self.lanes and not self._is_proven():
             self.rounds += 1
             changes = self._round()
             ticks = self.plan.latency_estimate()
             if ticks > current + self._threshold(current):
                 _undo(changes)
-                since_best += 1
+                undone += 1
             else:
                 current = ticks
                 stack.extend(changes)
             if current < best * (1 - 1e-9):
-                best, since_best = current, 0
+                best, undone = current, 0
                 stack.clear()
                 self.incumbent.offer(self.plan.memory_map())
-            elif since_best > self.settings.restart_rounds:
+            elif undone > self.settings.restart_rounds:
                 _undo(stack)
                 stack.clear()
-                current, since_best = self.plan.latency_estimate(), 0
                 self._adopt_known()
                 current = best = self.plan.latency_estimate()
+                undone = 0
+
+    def _is_proven(self) -> bool:
+        proven = status_of(self.incumbent.ticks, self.bound_ticks, self.request.gap)
+        return proven is Status.OPTIMAL
 
     def _adopt_known(self) -> None:
         """Goes on from what another solver found, if it is clearly better."""

@@ -27,7 +27,7 @@ from solvers.large_neighbourhood import (
 )
 from solvers.plan import Plan
 from solvers.relaxation import IntegerSolution, Relaxation
-from solvers.solver import Deadline, Progress, Solution, SolveRequest, status_of
+from solvers.solver import Deadline, Progress, Solution, SolveRequest
 from solvers.timeline import Lane
 
 NAME = "milp"
@@ -99,8 +99,8 @@ class MilpSolver:
                 request.program, search.lanes, found, settings.packing_attempts, until
             ):
                 search.offer(plan)
-        if status_of(search.incumbent.ticks, bound.ticks, request.gap) != "optimal":
-            search.run()
+        search.bound_ticks = bound.ticks
+        search.run()
         return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
 
     def _solve_small(
@@ -124,7 +124,10 @@ class MilpSolver:
         search.incumbent.offer(found.memory_map)
         proven = found.proven and request.copy_order == "deadline"
         if proven:
-            notes.append("CP-SAT: no map without slices, holes and replaced copies is faster")
+            notes.append(
+                "CP-SAT: no map without slices, holes, replaced copies and copies of what "
+                "nothing reads is faster"
+            )
         return proven and not any(step.async_copy for step in program.instructions)
 
 

@@ -330,7 +330,7 @@ def _pack_exactly(
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(deadline.remaining_seconds, 0.01)
     solver.parameters.num_workers = workers
-    solver.parameters.random_seed = seed
+    solver.parameters.random_seed = seed % 2**31
     solver.parameters.use_energetic_reasoning_in_no_overlap_2d = True
     status = solver.solve(model)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):

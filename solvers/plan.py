@@ -15,7 +15,7 @@ from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from solvers.free_space import Space
 from solvers.idle_time import Clock, Window
-from solvers.timeline import Item, Lane, lanes_of, outermost_loop_within
+from solvers.timeline import Item, Lane, begins_with_write, lanes_of, outermost_loop_within
 
 
 @dataclass(slots=True, eq=False)
@@ -223,10 +223,10 @@ class Plan:
             for r in memory_map.residencies
             if r.buffer in carried and (r.source is Source.CARRIED or r.end > last)
         ]
+        for copy in memory_map.replaced_copies:  # before pinning: their steps' accesses vanish
+            self.replace_copy(copy.step)
         if pinned:
             self.pin(pinned)
-        for copy in memory_map.replaced_copies:
-            self.replace_copy(copy.step)
         for residency in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer)):
             lane_index = index.get((residency.buffer, residency.loop))
             if residency in pinned or lane_index is None:
@@ -371,7 +371,8 @@ class Plan:
         self._clock.set_slow(pinned.uses)
         self._clock.release(pinned.reserved)
         self._stalls -= pinned.stall_ticks
-        del self.blocked[pinned.buffer][-len(pinned.residencies) :]
+        for r in pinned.residencies:
+            self.blocked[pinned.buffer].remove((r.start, r.end))
         self.pinned = None
 
     def _pin(self, pinned: Pinned) -> None:
@@ -757,7 +758,7 @@ def _starts_empty(program: Program, lane: Lane) -> list[bool]:
     undefined = lane.loop is None and not program.buffers[lane.buffer].has_content_at_start
     found: list[bool] = []
     for item in lane.items:
-        found.append(undefined or item.kind is AccessKind.WRITE)
+        found.append(undefined or begins_with_write(item))
         undefined = undefined and not item.writes
     return found
 

@@ -395,12 +395,9 @@ class Relaxation:
         """Currency of the slow copy at the start of a trip, for the share not kept over it."""
         if not item.writes:
             return current
-        if current is None and starts_with_read(item):
-            entry = self.matrix.column(0.0, 0.0, 1.0)
-        else:
-            entry = self.matrix.column(0.0, 0.0, 1.0)
-            if current is not None and starts_with_read(item):
-                self.matrix.row(-np.inf, 0.0, [(entry, 1.0), (current, -1.0)])
+        entry = self.matrix.column(0.0, 0.0, 1.0)
+        if current is not None and starts_with_read(item):
+            self.matrix.row(-np.inf, 0.0, [(entry, 1.0), (current, -1.0)])
         self.matrix.row(-np.inf, 1.0, [(c, 1.0) for c in (entry, column, *around)])
         return entry
 

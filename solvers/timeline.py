@@ -242,6 +242,16 @@ def needs_content(program: Program, lane: Lane, index: int) -> bool:
     return not is_undefined_before(program, lane, index)
 
 
+def begins_with_write(item: Item) -> bool:
+    """Whether a residency over the item may be produced at its start: a write of the whole buffer.
+
+    Of a loop: if its first step is one, on every path, and nothing it reads is older.
+    """
+    step, access = item.uses[0]
+    is_written = step == item.start_step and access.kind is AccessKind.WRITE
+    return is_written and item.always_writes and not item.reads_first
+
+
 def is_undefined_before(program: Program, lane: Lane, index: int) -> bool:
     """Whether nothing has given the buffer any content before item `index` of its outer lane."""
     return lane.loop is None and may_hold_nothing_before(program, lane, index)

@@ -499,3 +499,12 @@ def test_thousands_of_accesses_take_milliseconds() -> None:
         simulate(program, memory_map)
         times.append(time.process_time() - begun)
     assert min(times) < 0.05
+
+
+def test_nothing_must_come_in_of_what_holds_nothing_at_the_start() -> None:
+    program = program_of({"b": 4}, [(0, "ub"), (0, "rb")])
+    empty = replace(program.buffers[0], is_undefined=True, is_parameter=False)
+    program = replace(program, buffers=(empty,))
+    simulation = simulate(program, MemoryMap((Residency(0, 0, 0, 2, PRODUCED, 0),)))
+    assert simulation.bus_bytes == 0
+    assert simulation.compulsory_bus_bytes == 0

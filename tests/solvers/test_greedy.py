@@ -227,3 +227,21 @@ def test_a_carried_parameter_leaves_and_comes_back_for_a_later_use() -> None:
     assert validate(program, memory_map) == ()
     of_p = [r for r in memory_map.residencies if r.buffer == 0]
     assert [r.source for r in of_p] == [Source.CARRIED, Source.COPIED, Source.COPIED]
+
+
+def test_a_plan_of_a_map_lets_go_of_what_a_replaced_copy_reads() -> None:
+    steps = [(4, ""), (0, "rp"), (0, "rp wb"), (0, "rb"), (4, "")]
+    program = program_of({"p": 4, "b": 2}, steps, capacity=8, copies=[2])
+    made = Plan(program)
+    made.replace_copies()
+    assert made.replaced
+    assert made.pin(made.carried(0, None)) is not None
+    loaded = Plan(program)
+    loaded.load(made.memory_map())
+    assert loaded.memory_map() == made.memory_map()
+    for plan in (made, loaded):
+        blocked = {buffer: list(ranges) for buffer, ranges in plan.blocked.items()}
+        assert plan.unpin() is not None
+        latency = simulate(program, plan.memory_map()).latency_ticks
+        assert plan.latency_estimate() == pytest.approx(latency)
+        assert blocked[0] == [*plan.blocked[0], (0, program.num_steps + 1)]

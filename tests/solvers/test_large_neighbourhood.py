@@ -79,3 +79,15 @@ def test_takes_up_what_others_found() -> None:
     solution = LargeNeighbourhoodSolver(settings).solve(request)
     assert asked
     assert solution.latency_ticks <= simulate(program, greedy).latency_ticks
+
+
+def test_the_search_ends_within_the_gap_of_a_bound() -> None:
+    program = random_program(4, num_accesses=120, pressure=3.0, max_size_units=32)
+    request = SolveRequest(program, time_limit_seconds=120.0, gap=0.01)
+    search = NeighbourhoodSearch(request, NeighbourhoodSettings())
+    search.seed()
+    seeded = search.incumbent.ticks
+    search.bound_ticks = seeded * 0.985
+    search.run()
+    assert search.incumbent.ticks <= search.bound_ticks * 1.01 < seeded
+    assert not search.deadline.expired

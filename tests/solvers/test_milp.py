@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hlo_graphs.program import Program
+from hlo_graphs.program import Loop, Program
 from malloc_game.fast_game import FastGame
 from malloc_game.generator import random_program
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.exact import can_be_exact, solve_exactly
+from solvers.greedy import GreedySolver
 from solvers.milp import MilpSettings, MilpSolver
-from solvers.solver import SolveRequest, Status
+from solvers.solver import SolveRequest, Status, solver_named
 from tests.malloc_game.small import program_of
 from tests.strategies import random_valid_map, small_program
 
@@ -151,3 +152,28 @@ def test_branch_and_bound_gives_valid_maps_within_the_limit() -> None:
     assert seen == sorted(seen, reverse=True)
     assert any("its own bound" in note or "nothing in time" in note for note in solution.notes)
     assert solution.wall_seconds < 12.0
+
+
+def test_what_a_loop_writes_anew_each_trip_may_be_kept_around_it() -> None:
+    steps = [(0, "wa"), (0, "ra"), (0, "wc"), (0, "rc"), (0, "wa"), (0, "ra"), (0, "ra")]
+    program = program_of({"a": 4, "c": 8}, steps, capacity=8, loops=[Loop(4, 6, 10)])
+    found = solve_exactly(program, 10.0)
+    assert found is not None
+    assert found.proven
+    assert found.ticks == 0
+    assert validate(program, found.memory_map) == ()
+    assert GreedySolver().solve(SolveRequest(program)).latency_ticks == 0
+
+
+def test_a_loop_that_may_be_skipped_writes_nothing_for_certain() -> None:
+    steps = [(0, "wa"), (0, "wa"), (0, "ra"), (0, "ra")]
+    program = program_of({"a": 4}, steps, loops=[Loop(1, 3, 1, 0.5)])
+    for solver in ("greedy", "large-neighbourhood"):
+        request = SolveRequest(program, time_limit_seconds=0.3)
+        assert validate(program, solver_named(solver).solve(request).memory_map) == ()
+
+
+def test_wide_windows_are_no_small_model() -> None:
+    idle = [(1, "")] * 150
+    program = program_of({"a": 4}, [(1, "wa"), *idle, (1, "ra"), *idle, (1, "ra")])
+    assert not can_be_exact(program)

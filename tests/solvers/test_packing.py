@@ -65,7 +65,8 @@ def test_any_order_places_without_overlap(
         assert check_packing(items, capacity, offsets) == []
 
 
-def test_a_packing_that_needs_thought() -> None:
+@pytest.mark.parametrize("seed", [0, 2**40 + 1])
+def test_a_packing_that_needs_thought(seed: int) -> None:
     """Largest first at the lowest address fails here; an answer exists."""
     items = [
         PackItem("a", 0, 3, 4),
@@ -74,7 +75,7 @@ def test_a_packing_that_needs_thought() -> None:
         PackItem("d", 9, 21, 4),
         PackItem("e", 0, 21, 4),
     ]
-    found = pack(items, 12)
+    found = pack(items, 12, seed=seed)
     assert found.complete
     assert peak_load(items) == 12
 
