@@ -2,7 +2,8 @@
 
 Everything heavy is imported inside the command that needs it, so that `--help` is instant and
 classical solvers never load jax. Exit codes: 0 solved, 1 training diverged, 2 usage, 3 bad input,
-4 invalid map, 10 infeasible, 11 nothing found in time, 130 interrupted before there was an answer.
+4 invalid map, 5 failed rows in an evaluation, 10 infeasible, 11 nothing found in time, 130
+interrupted before there was an answer. Output that nobody reads any more ends a command with 1.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from hlo_graphs.errors import InputError, MallocGameError
 
 if TYPE_CHECKING:
     from experiments.solve import SolveResult
+
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted before there was an answer."""
 
 app = typer.Typer(
     name="malloc-game",
@@ -358,6 +362,7 @@ def evaluate(
     rows = run(settings, output, parallel=workers, command=shell_command(), on_row=print_row)
     failed = [row for row in rows if row.error is not None]
     print(f"{len(rows)} rows in {output}, {len(failed)} failed")
+    raise typer.Exit(5 if failed else 0)
 
 
 @app.command()
@@ -399,6 +404,8 @@ def train(
 
     if resume and from_scratch:
         raise InputError("--resume brings its own settings: --from-scratch cannot be given with it")
+    if from_scratch and demonstrations:
+        raise InputError("--from-scratch shows nothing: --demonstrations cannot be given with it")
     if demonstrations is None:
         demonstrations = "" if resume else "greedy,xla-msa"
     shown = () if from_scratch else tuple(filter(None, demonstrations.split(",")))
@@ -487,9 +494,10 @@ def main() -> None:
     except OSError as error:
         show_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(InputError.exit_code)
-    except KeyboardInterrupt:
-        show_error("interrupted")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # which is how typer ends on Ctrl-C, without a word
+            show_error("interrupted")
+        raise
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ still compare (`experiments.folder`).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import multiprocessing
 import os
@@ -81,12 +82,14 @@ class Source:
       path: what `load_program` takes for it: the corpus name, or an absolute path.
       bundle: its files, None for a lone HLO file.
       is_corpus: whether it is a program of the corpus.
+      digest: of its files, 12 hex digits; None in the corpus.
     """
 
     name: str
     path: str
     bundle: Bundle | None
     is_corpus: bool
+    digest: str | None = None
 
     @property
     def chip(self) -> str:
@@ -120,7 +123,17 @@ def source_of(text: str) -> Source:
             "itself, so give their HLO (`solve` takes a Program too)"
         )
     name = path.name.split(".")[0] if found is None else found.key
-    return Source(name, str(path.resolve()), found, is_corpus=False)
+    return Source(name, str(path.resolve()), found, is_corpus=False, digest=_digest(path, found))
+
+
+def _digest(path: Path, bundle: Bundle | None) -> str:
+    """Of a program's file, or of all of its bundle."""
+    parts = (getattr(bundle, part) for part in bundles.PART_SUFFIXES) if bundle else (path,)
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            digest.update(part.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def programs_of(suite: str) -> tuple[str, ...]:
@@ -173,9 +186,11 @@ def _filled(
 ) -> list[Row]:
     """All rows, of a folder that nobody else writes into."""
     known = read_rows(directory) if has_rows(directory) else []
-    tasks = _missing(settings, sources, known)
-    refuse_mixing(directory, known, {task.solver for task in tasks})
     _refuse_other_programs(directory, known, sources)
+    tasks = _missing(settings, sources, known)
+    again = {_key(task, settings) for task in tasks}
+    known = [row for row in known if row.key not in again]  # failed rows
+    refuse_mixing(directory, known, {task.solver for task in tasks})
     open_table(directory, settings.model, _run_of(settings, sources, parallel, command))
     total = len(known) + len(tasks)
     try:
@@ -187,7 +202,7 @@ def _filled(
             if on_row is not None:
                 on_row(row, len(known), total)
     finally:
-        write_table(directory, known)
+        write_table(directory, read_rows(directory))
     return read_rows(directory)
 
 
@@ -201,6 +216,11 @@ def _checked(settings: EvaluationSettings, parallel: int) -> tuple[Source, ...]:
             find_chip(source.chip)
         except InputError as error:
             raise InputError(f"{source.path}: {error}") from error
+        if settings.times == "calibrated" and (source.bundle is None or not source.bundle.cycles):
+            raise InputError(
+                f"{source.path}: no compiler cycles beside it: use --times analytic, or a bundle "
+                "that `malloc-game extract` made"
+            )
     names = {
         "programs": [source.name for source in sources],
         "solvers": settings.solvers,
@@ -234,8 +254,8 @@ _CHOICES = {
 def _missing(
     settings: EvaluationSettings, sources: Sequence[Source], known: Iterable[Row]
 ) -> list[Task]:
-    """The tasks that have no row yet."""
-    done = {row.key for row in known}
+    """The tasks that have no row yet, or failed."""
+    done = {row.key for row in known if row.error is None}
     tasks = (
         Task(source, solver, seed)
         for seed in settings.seeds
@@ -270,13 +290,20 @@ def _run_of(
 def _refuse_other_programs(
     directory: Path, known: Iterable[Row], sources: Iterable[Source]
 ) -> None:
-    """Raises InputError if a name of the table now means another file."""
-    paths: Mapping[str, str] = {row.program: row.source for row in known}
+    """Raises InputError if a name of the table now means another file, or other content."""
+    rows: Mapping[str, Row] = {row.program: row for row in known if row.error is None}
     for source in sources:
-        before = paths.get(source.name, source.path)
-        if before != source.path:
+        before = rows.get(source.name)
+        if before is None:
+            continue
+        if before.source != source.path:
             raise InputError(
-                f"{directory}: {source.name} is {before} there, not {source.path}: "
+                f"{directory}: {source.name} is {before.source} there, not {source.path}: "
+                "rename the file, or choose another folder"
+            )
+        if before.source_digest not in (None, source.digest):
+            raise InputError(
+                f"{directory}: {source.path} was another program when its rows there were made: "
                 "rename the file, or choose another folder"
             )
 
@@ -485,6 +512,7 @@ def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
     return Row(
         program=source.name,
         source=source.path,
+        source_digest=source.digest,
         family=source.name if family is None else family.name,
         split="own" if family is None else family.split,
         chip=source.chip,

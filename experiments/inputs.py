@@ -92,8 +92,10 @@ def load_program(
         raise InputError(
             f"{source}: computations call each other too deeply to be followed; inline some"
         ) from error
-    if production is not None:
-        _check_production(loaded, production)
+    if cycles is not None:
+        _check_cycles(loaded, Path(cycles))
+    if production is not None or cycles is not None:
+        _check_production(loaded, files.production, cycles)
     return loaded
 
 
@@ -281,14 +283,31 @@ def _production_map(lowered: Lowered, production: Path | None) -> MemoryMap | No
     return read_production_map(lowered, module, bundles.read_buffer_assignment(assignment))
 
 
-def _check_production(loaded: LoadedProgram, production: str | Path) -> None:
-    """Whoever pairs files by hand may mistake them: the map must at least be a valid one."""
+def _check_cycles(loaded: LoadedProgram, cycles: Path) -> None:
+    """Whoever pairs files by hand may mistake them: all that has cycles must be there."""
+    assert loaded.lowered is not None
+    computations = loaded.lowered.module.computations.values()
+    there = {instruction.name for c in computations for instruction in c.instructions}
+    stated = bundles.read_cycles(cycles).none.cycles
+    missing = [name for name in stated if name not in there]
+    if missing:
+        raise InputError(
+            f"{cycles}: not the cycles of {loaded.program.name}: {len(missing)} of {len(stated)} "
+            f"instructions are not in it, the first: {missing[0]}"
+        )
+
+
+def _check_production(
+    loaded: LoadedProgram, production: Path | None, cycles: str | Path | None
+) -> None:
+    """Likewise: production's map must at least be a valid one, in the memory the cycles are for."""
     found = loaded.production_map
     broken = () if found is None else validate(loaded.program, found)
     if broken:
+        memory = "" if cycles is None else f" in the memory that {cycles} is for"
         raise InputError(
-            f"{production}: no answer to {loaded.program.name}: {len(broken)} violations, the "
-            f"first: {broken[0]}"
+            f"{production}: no answer to {loaded.program.name}{memory}: {len(broken)} violations, "
+            f"the first: {broken[0]}"
         )
 
 

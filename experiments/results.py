@@ -84,6 +84,8 @@ class Row:
       games_played: maps or games evaluated on the way.
       wall_seconds: the solver's.
       error: why it failed, None if it did not.
+      source_digest: of the program's files, 12 hex digits; None in the corpus, and where it was
+        not kept.
       curve: the anytime curve: (seconds, incumbent or None, bound or None) at each improvement.
     """
 
@@ -116,6 +118,7 @@ class Row:
     games_played: int | None = None
     wall_seconds: float | None = None
     error: str | None = None
+    source_digest: str | None = None
     curve: tuple[tuple[float, float | None, float | None], ...] = ()
 
     @property
@@ -154,7 +157,8 @@ def has_rows(directory: Path) -> bool:
 def read_rows(directory: Path) -> list[Row]:
     """The finished rows of an evaluation, in the order in which they finished.
 
-    Of a table of which only the CSV was kept, in its order, without curves.
+    Of a task that failed and was run again the last. Of a table of which only the CSV was kept, in
+    its order, without curves.
 
     Raises:
       InputError: if the folder holds no table, or one of another version.
@@ -164,12 +168,13 @@ def read_rows(directory: Path) -> list[Row]:
         if (directory / TABLE).exists():
             return _rows_of_table(directory / TABLE)
         raise InputError(f"{directory}: no {RESULTS} there; `malloc-game evaluate` writes one")
-    rows = []
+    rows: dict[Key, Row] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         row = _row(line)
         if row is not None:
-            rows.append(row)
-    return rows
+            rows.pop(row.key, None)
+            rows[row.key] = row
+    return list(rows.values())
 
 
 def _row(line: str) -> Row | None:

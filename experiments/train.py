@@ -114,6 +114,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
       InputError: for programs, settings or folders that cannot be used.
       MallocGameError: if training diverges; the last checkpoint stays.
     """
+    _check(settings)
     deadline = time.monotonic() + settings.time_limit_seconds
     with closing(_prepare(settings, say)) as run:
         with _Live(run.references) as live, _interrupts_awaited() as interrupted:
@@ -127,6 +128,16 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
         run.save()
     best = tuple(ticks for ticks in run.best_ticks())
     return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
+
+
+def _check(settings: TrainSettings) -> None:
+    """Raises InputError for settings that make no sense, before anything is begun."""
+    if not settings.time_limit_seconds >= 0:
+        raise InputError(f"time limit is {settings.time_limit_seconds} seconds, must be >= 0")
+    if settings.seed is not None and settings.seed < 0:
+        raise InputError(f"seed is {settings.seed}, must be >= 0")
+    for name in settings.demonstrations:
+        solver_named(name)
 
 
 @contextmanager

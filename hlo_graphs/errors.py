@@ -81,3 +81,10 @@ def require_integers(where: str, **values: object) -> None:
     for name, value in values.items():
         if type(value) is not int:
             raise InputError(f"{where}: {name} is {value!r}, not an integer")
+
+
+def require_booleans(where: str, **values: object) -> None:
+    """Likewise, if it is neither true nor false."""
+    for name, value in values.items():
+        if type(value) is not bool:
+            raise InputError(f"{where}: {name} is {value!r}, neither true nor false")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlo_graphs.errors import InputError, require_integers
+from hlo_graphs.errors import InputError, require_booleans, require_integers
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -425,10 +425,10 @@ def _check(program: Program) -> None:
         raise InputError(f"{program.name}: tick_seconds is {program.tick_seconds}, must be > 0")
     _check_machine(program.machine)
     lanes = program.num_lanes
-    for step, instruction in enumerate(program.instructions):
-        _check_instruction(program, step, instruction, lanes)
     for index, buffer in enumerate(program.buffers):
         _check_buffer(program, index, buffer)
+    for step, instruction in enumerate(program.instructions):
+        _check_instruction(program, step, instruction, lanes)
     _check_loops(program)
     _check_repeats(program)
 
@@ -469,7 +469,7 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
     for access in instruction.accesses:
         if not 0 <= access.buffer < len(program.buffers):
             raise InputError(f"{where}: no buffer {access.buffer}")
-        if access.size_bytes < 0:
+        if not 0 <= access.size_bytes <= 2 * MAX_SIZE_BYTES:  # in and out again at most
             raise InputError(f"{where}: {access.size_bytes} bytes of buffer {access.buffer}")
         if len(access.lane_ticks) != lanes or min(access.lane_ticks) < 0 or access.bus_ticks < 0:
             raise InputError(f"{where}: ticks of the access to buffer {access.buffer}: {access}")
@@ -618,7 +618,9 @@ def _instruction(row: dict[str, Any]) -> Instruction:
     for ticks in (row["base_ticks"], *(access.lane_ticks for access in accesses)):
         for tick in ticks:
             require_integers(where, ticks=tick)
-    return Instruction(**{**row, "base_ticks": tuple(row["base_ticks"]), "accesses": accesses})
+    made = Instruction(**{**row, "base_ticks": tuple(row["base_ticks"]), "accesses": accesses})
+    require_booleans(where, async_copy=made.async_copy, stated_cycles=made.stated_cycles)
+    return made
 
 
 def _machine(row: dict[str, Any]) -> Machine:
@@ -632,9 +634,19 @@ def _loop(row: dict[str, Any]) -> Loop:
     require_integers(
         "loop", start_step=loop.start_step, end_step=loop.end_step, trip_count=loop.trip_count
     )
+    require_booleans("loop", trips_known=loop.trips_known)
     return loop
 
 
 def _buffer(row: dict[str, Any]) -> Buffer:
-    require_integers(f"buffer {row['name']}", size_bytes=row["size_bytes"], origin=row["origin"])
-    return Buffer(**{**row, "values": tuple(row["values"])})
+    where = f"buffer {row['name']}"
+    buffer = Buffer(**{**row, "values": tuple(row["values"])})
+    require_integers(where, size_bytes=buffer.size_bytes, origin=buffer.origin)
+    require_booleans(
+        where,
+        live_out=buffer.live_out,
+        fast_allowed=buffer.fast_allowed,
+        is_parameter=buffer.is_parameter,
+        is_undefined=buffer.is_undefined,
+    )
+    return buffer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -264,3 +265,21 @@ def test_an_interrupt_waits_for_the_end_of_the_chunk(
     assert read_document(out / CHECKPOINT)["trainer"]["counts"][0] == 3
     assert chunks_of(out) == [1, 2, 3]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"time_limit_seconds": -1.0}, "time limit is -1.0"),
+        ({"time_limit_seconds": math.nan}, "time limit is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"demonstrations": ("foo",)}, "foo"),
+    ],
+)
+def test_settings_that_make_no_sense_leave_no_folder(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    settings = TrainSettings(programs=("lstm_forward",), out=tmp_path / "run")
+    with pytest.raises(InputError, match=words):
+        train(replace(settings, **changes))
+    assert not (tmp_path / "run").exists()

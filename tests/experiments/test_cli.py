@@ -208,6 +208,20 @@ def test_production_of_another_compile_has_its_own_addresses() -> None:
     )
 
 
+def test_cycles_of_another_program_are_refused() -> None:
+    cycles = corpus.bundle("vgg16_infer").cycles
+    with pytest.raises(InputError, match=r"not the cycles of lstm_forward.*18 of 22 instructions"):
+        load_program("lstm_forward", cycles=cycles)
+
+
+def test_cycles_for_another_memory_than_productions_map_are_refused() -> None:
+    cycles = corpus.bundle("lstm_forward.v5e.32MiB").cycles
+    with pytest.raises(InputError, match=r"in the memory that .*32MiB.* is for: 15 violations"):
+        load_program("lstm_forward", cycles=cycles)
+    production = corpus.bundle("lstm_forward.v5e.32MiB").production
+    assert load_program("lstm_forward", cycles=cycles, production=production).production_map
+
+
 def test_impossible_addresses_of_production_are_an_error(by_hand: dict[str, Path]) -> None:
     text = gzip.decompress(by_hand["assignment"].read_bytes()).decode()
     by_hand["assignment"].write_bytes(gzip.compress(re.sub("offset=", "offset=1", text).encode()))
@@ -266,6 +280,34 @@ def test_figures_that_are_too_large_are_named(tmp_path: Path) -> None:
         code, message = failure(*arguments)
         assert code == 3
         assert "invalid JSON" in message
+
+
+@pytest.mark.parametrize(
+    ("where", "field", "wrong"),
+    [
+        ("buffers", "live_out", None),
+        ("buffers", "is_parameter", "yes"),
+        ("instructions", "async_copy", 1),
+    ],
+)
+def test_what_is_neither_true_nor_false_is_named(
+    where: str, field: str, wrong: object, tmp_path: Path
+) -> None:
+    whole, path = json.loads(load_program_json(tmp_path)), tmp_path / "file.json"
+    whole[where][0][field] = wrong
+    path.write_text(json.dumps(whole))
+    code, message = failure("solve", path, "--solver", "greedy")
+    assert code == 3
+    assert f"{field} is {wrong!r}, neither true nor false" in message
+
+
+def test_more_bytes_than_any_buffer_has_are_named(tmp_path: Path) -> None:
+    whole, path = json.loads(load_program_json(tmp_path)), tmp_path / "file.json"
+    whole["instructions"][0]["accesses"][0][2] = 2**70
+    path.write_text(json.dumps(whole))
+    code, message = failure("solve", path, "--solver", "greedy")
+    assert code == 3
+    assert f"{2**70} bytes of buffer" in message
 
 
 def load_program_json(tmp_path: Path) -> str:
@@ -473,6 +515,9 @@ def test_nothing_found_yet_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("solvers.greedy.GreedySolver.solve", solve)
     with pytest.raises(KeyboardInterrupt):
         solve_program("lstm_forward", solver="greedy")
+    code, message = failure("solve", "lstm_forward", "--solver", "greedy")
+    assert code == 130
+    assert "interrupted" in message
 
 
 def test_a_run_is_resumed_with_what_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,4 +538,7 @@ def test_a_run_is_resumed_with_what_it_began_with(monkeypatch: pytest.MonkeyPatc
     refused = run("train", "--resume", "--from-scratch")
     assert refused.returncode == 3
     assert "--from-scratch cannot be given" in " ".join(refused.stderr.split())
+    refused = run("train", "lstm_train", "--from-scratch", "--demonstrations", "greedy")
+    assert refused.returncode == 3
+    assert "--demonstrations cannot be given" in " ".join(refused.stderr.split())
     assert len(taken) == 2

@@ -176,6 +176,43 @@ def test_a_damaged_bundle_is_a_failed_row_and_no_more(tmp_path: Path) -> None:
     assert report_of(tmp_path / "nothing").results == ()
 
 
+def test_what_failed_is_tried_again_and_the_later_row_counts(tmp_path: Path) -> None:
+    for part in corpus.DIRECTORY.glob(f"{PROGRAM}.*"):
+        shutil.copy(part, tmp_path / part.name.replace("lstm_forward", "mine"))
+    cycles = tmp_path / "mine.v5e.32MiB.cycles.json"
+    whole = cycles.read_bytes()
+    cycles.write_text("{")
+    own = str(tmp_path / "mine.v5e.32MiB.before.hlo.gz")
+    settings = replace(SETTINGS, programs=(own, PROGRAM), seeds=(0,))
+    evaluate(settings, tmp_path / "table")
+    cycles.write_bytes(whole)
+    counts: list[tuple[int, int]] = []
+    rows = evaluate(settings, tmp_path / "table", on_row=lambda _, *found: counts.append(found))
+    assert counts == [(2, 2)]
+    assert [row.error for row in rows] == [None, None]
+    with (tmp_path / "table" / TABLE).open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+def test_a_file_that_has_changed_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+    own = tmp_path / "mine.hlo.gz"
+    shutil.copy(corpus.DIRECTORY / f"{PROGRAM}.before.hlo.gz", own)
+    settings = replace(SETTINGS, programs=(str(own),), seeds=(0,), times="analytic")
+    (row,) = evaluate(settings, tmp_path / "table")
+    assert len(row.source_digest or "") == 12
+    shutil.copy(corpus.DIRECTORY / "vgg16_infer.v5e.before.hlo.gz", own)
+    with pytest.raises(InputError, match=r"mine\.hlo\.gz was another program"):
+        evaluate(settings, tmp_path / "table")
+
+
+def test_a_lone_file_without_cycles_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    own = tmp_path / "mine.hlo.gz"
+    shutil.copy(corpus.DIRECTORY / f"{PROGRAM}.before.hlo.gz", own)
+    with pytest.raises(InputError, match="no compiler cycles beside it: use --times analytic"):
+        evaluate(replace(SETTINGS, programs=(str(own),)), tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+
+
 def test_a_program_document_is_refused_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "program.json"
     path.write_text(random_program(0).to_json())
@@ -337,9 +374,10 @@ def test_suites_are_the_sides_of_the_split() -> None:
 
 def test_rows_survive_the_file(tmp_path: Path, finished: Path) -> None:
     row = read_rows(finished)[0]
-    append_row(tmp_path, replace(row, error='a "quoted"\nline'))
+    other = replace(row, seed=7, error='a "quoted"\nline')
+    append_row(tmp_path, other)
     append_row(tmp_path, row)
-    assert read_rows(tmp_path) == [replace(row, error='a "quoted"\nline'), row]
+    assert read_rows(tmp_path) == [other, row]
 
 
 def test_a_folder_without_a_table_is_the_users_error(tmp_path: Path) -> None:
