@@ -81,6 +81,9 @@ class MilpSolver:
         )
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
         notes: list[str] = []
+        if not search.lanes:  # nothing may be resident, but copies may be replaced
+            search.seed()
+            return search.incumbent.solution(search.rounds, bound.ticks)
         if self._solve_small(request, search, deadline, notes):
             return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
         limit = deadline.remaining_seconds * settings.integer_share

@@ -177,3 +177,13 @@ def test_wide_windows_are_no_small_model() -> None:
     idle = [(1, "")] * 150
     program = program_of({"a": 4}, [(1, "wa"), *idle, (1, "ra"), *idle, (1, "ra")])
     assert not can_be_exact(program)
+
+
+def test_where_nothing_may_be_resident_nothing_is_solved() -> None:
+    program = random_program(0).with_capacity(0)
+    solution = MilpSolver().solve(SolveRequest(program, time_limit_seconds=5.0))
+    assert solution.memory_map.residencies == ()
+    assert solution.notes == ()
+    assert solution.wall_seconds < 4.0
+    empty = program_of({}, [])
+    assert MilpSolver().solve(SolveRequest(empty, time_limit_seconds=5.0)).latency_ticks == 0
