@@ -70,14 +70,16 @@ def test_returns_that_belong_to_other_games_teach_nothing(
     known: KnownOptimum, config: AgentConfig
 ) -> None:
     # Without games that repeat others': only what the network has learned can raise the mean.
-    play = replace(config.play, restart_fraction=0.0, follow_fraction=0.0)
-    taught, misled = (
-        saved(Trainer([known.program], replace(config, play=play, shuffle_returns=shuffle)), 24)
-        for shuffle in (False, True)
-    )
-    gain, drift = (np.mean(means[-6:]) - np.mean(means[:4]) for means in (taught, misled))
-    assert gain > 0.03
-    assert drift < gain / 2
+    alone = replace(config, play=replace(config.play, restart_fraction=0.0, follow_fraction=0.0))
+    at_random = replace(alone, shuffle_returns=True)
+    taught = saved(Trainer([known.program], alone), 24)
+    misled = [saved(Trainer([known.program], at_random, seed=seed), 24) for seed in range(4)]
+    gain = np.mean(taught[-6:]) - np.mean(taught[:4])
+    # A policy that is taught rubbish drifts, up or down by chance (0.1 either way in one run).
+    drifts = [np.mean(means[-6:]) - np.mean(means[:4]) for means in misled]
+    assert gain > 0.1
+    assert np.mean(drifts) < gain * 0.75
+    assert np.mean([means[-6:] for means in misled]) < np.mean(taught[-6:]) - 0.1
 
 
 def test_two_and_two_chunks_are_four(
