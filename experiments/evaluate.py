@@ -24,7 +24,7 @@ from typing import Any
 
 from experiments.files import write_atomically
 from experiments.folder import Run, code_digest, held, map_path, open_table, refuse_mixing
-from experiments.inputs import DEFAULT_CHIP, is_program_document
+from experiments.inputs import DEFAULT_CHIP, LoadedProgram, is_program_document
 from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import bundle as bundles
@@ -38,6 +38,9 @@ from solvers.solver import COPY_ORDERS, Progress
 
 OVERTIME_SECONDS = 60.0
 """What a task may take beyond its solver's limit (loading, checking, timing) before it is ended."""
+
+_UNDER_WAY = "under way"
+"""Status of a row that is not finished; no table has one."""
 
 LEAVING_SECONDS = 10.0
 """What a task's process may take to end once its row is there."""
@@ -335,15 +338,25 @@ def _check_code(directory: Path, row: Row) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
-    """A task at work, on processors of its own unless there are too few (None)."""
+    """A task at work, on processors of its own unless there are too few (None).
+
+    `known` has the columns that are known so far: soon what the program takes by itself.
+    """
 
     task: Task
     processors: frozenset[int] | None
     process: Any
     inbox: Connection
-    deadline: float
+    began: float
+    known: Row
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it has taken more than its solver's limit and what goes around it."""
+        limit = self.known.time_limit_seconds + OVERTIME_SECONDS
+        return time.monotonic() > self.began + limit
 
 
 def _run(
@@ -359,7 +372,7 @@ def _run(
                 running.append(_start(context, waiting.pop(0), settings, directory, free.pop(0)))
             wait([r.inbox for r in running], timeout=1.0)
             for one in list(running):
-                row = _collect(one, settings)
+                row = _collect(one)
                 if row is not None:
                     running.remove(one)
                     free.append(one.processors)
@@ -394,28 +407,33 @@ def _start(
     process = context.Process(target=_work, args=(task, settings, directory, processors, outbox))
     process.start()
     outbox.close()
-    limit = settings.time_limit_seconds + OVERTIME_SECONDS
-    return _Running(task, processors, process, inbox, time.monotonic() + limit)
+    known = _row_without_result(task, settings)
+    return _Running(task, processors, process, inbox, time.monotonic(), known)
 
 
-def _collect(running: _Running, settings: EvaluationSettings) -> Row | None:
+def _collect(running: _Running) -> Row | None:
     """The row of a task that ended, well or not; None if it still runs."""
-    if running.inbox.poll():
+    while running.inbox.poll():
         try:
             row = running.inbox.recv()
         except EOFError:
             _end(running.process)
-            row = _failure(
-                running.task, settings, f"its process ended with {running.process.exitcode}"
-            )
-        _end(running.process)
+            return _failed(running, f"its process ended with {running.process.exitcode}")
         assert isinstance(row, Row)
-        return row
-    if time.monotonic() > running.deadline:
+        if row.status != _UNDER_WAY:
+            _end(running.process)
+            return row if row.error is None else _failed(running, row.error)
+        running.known = row
+    if running.is_overdue:
         running.process.kill()
         running.process.join()
-        return _failure(running.task, settings, "did not return in time")
+        return _failed(running, "did not return in time")
     return None
+
+
+def _failed(running: _Running, why: str) -> Row:
+    seconds = time.monotonic() - running.began
+    return replace(running.known, status="failed", error=why, wall_seconds=seconds)
 
 
 def _end(process: Any) -> None:
@@ -439,19 +457,21 @@ def _work(
     if processors is not None:
         os.sched_setaffinity(0, processors)
     try:
-        row = _solve(task, settings, directory)
+        row = _solve(task, settings, directory, outbox)
     except Exception as error:  # the row says why; the evaluation goes on
-        row = _failure(task, settings, f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        row = replace(_row_without_result(task, settings), status="failed", error=why)
     outbox.send(row)
     outbox.close()
 
 
-def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
-    from experiments.benchmarks.production import model_error
+def _solve(task: Task, settings: EvaluationSettings, directory: Path, outbox: Connection) -> Row:
     from experiments.inputs import load_program
     from experiments.solve import solve
 
     loaded = load_program(task.source.path, times=settings.times, busy=settings.busy)
+    known = _row_of_program(task, settings, loaded)
+    outbox.send(known)  # In case there is no result.
     program = loaded.program
     curve: list[tuple[float, float | None, float | None]] = []
 
@@ -472,19 +492,11 @@ def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
         on_progress=note,
     )
     row = replace(
-        _row_without_result(task, settings),
-        chip=program.machine.chip,
-        capacity_bytes=program.capacity_bytes,
+        known,
         status=result.solution.status.value,
         latency_seconds=result.latency_seconds,
         stall_seconds=result.simulation.stall_seconds,
-        all_slow_seconds=result.all_slow_latency_seconds,
-        production_seconds=result.production_latency_seconds,
-        production_stall_seconds=(
-            None if result.production is None else result.production.stall_seconds
-        ),
         lower_bound_seconds=result.lower_bound_seconds,
-        model_error=model_error(loaded, task.source.bundle),
         peak_fast_bytes=result.simulation.peak_fast_bytes,
         bus_bytes=result.simulation.bus_bytes,
         num_copies=result.simulation.num_copies,
@@ -496,8 +508,22 @@ def _solve(task: Task, settings: EvaluationSettings, directory: Path) -> Row:
     return row
 
 
-def _failure(task: Task, settings: EvaluationSettings, why: str) -> Row:
-    return replace(_row_without_result(task, settings), status="failed", error=why)
+def _row_of_program(task: Task, settings: EvaluationSettings, loaded: LoadedProgram) -> Row:
+    """With the columns that depend on the program alone."""
+    from experiments.benchmarks.production import model_error
+    from malloc_game.simulate import simulate
+
+    program, production = loaded.program, loaded.production_map
+    theirs = None if production is None else simulate(program, production, settings.copy_order)
+    return replace(
+        _row_without_result(task, settings),
+        chip=program.machine.chip,
+        capacity_bytes=program.capacity_bytes,
+        all_slow_seconds=program.all_slow_ticks * program.tick_seconds,
+        production_seconds=None if theirs is None else theirs.latency_seconds,
+        production_stall_seconds=None if theirs is None else theirs.stall_seconds,
+        model_error=model_error(loaded, task.source.bundle),
+    )
 
 
 def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
@@ -528,7 +554,7 @@ def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
         time_limit_seconds=settings.time_limit_seconds,
         workers_per_task=settings.workers_per_task,
         code=code_digest(),
-        status="unknown",
+        status=_UNDER_WAY,
     )
 
 

@@ -82,7 +82,7 @@ class Row:
       bus_bytes: of the map.
       num_copies: of the map.
       games_played: maps or games evaluated on the way.
-      wall_seconds: the solver's.
+      wall_seconds: the solver's; of a failed row the task's.
       error: why it failed, None if it did not.
       source_digest: of the program's files, 12 hex digits; None in the corpus, and where it was
         not kept.

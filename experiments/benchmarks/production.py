@@ -78,10 +78,16 @@ def check_production(name: str) -> ProductionCheck:
 
 
 def model_error(loaded: LoadedProgram, bundle: bundles.Bundle | None) -> float | None:
-    """Simulated over compiler time at production's placement, minus one; None if not known."""
+    """Simulated over compiler time at production's placement, minus one; None if not known.
+
+    Nor if the times were fitted to that placement, for want of another with fast memory.
+    """
     if loaded.production_map is None or loaded.lowered is None:
         return None
     if bundle is None or bundle.cycles is None:
+        return None
+    has_other = bundle.points is not None or bundles.read_cycles(bundle.cycles).huge is not None
+    if loaded.program.times == "calibrated" and not has_other:
         return None
     stated, compiler, _ = _times(loaded, bundle)
     return stated / compiler - 1 if compiler else None

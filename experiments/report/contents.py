@@ -17,6 +17,7 @@ from experiments.report.statistics import (
     compare,
     program_results,
     regressions,
+    retimed_programs,
     shared_results,
     summarise,
 )
@@ -53,11 +54,13 @@ class Comparison:
     Attributes:
       settings: of the other table.
       num_compared: programs and solvers that both have.
+      retimed: programs left out, since they take another time by themselves than they did there.
       regressions: those that became slower.
     """
 
     settings: TableSettings
     num_compared: int
+    retimed: tuple[str, ...]
     regressions: tuple[Change, ...]
 
     @property
@@ -148,8 +151,10 @@ def _comparison(other: Path, rows: Sequence[Row], model: TimeModel) -> Compariso
             f"{other}: its maps are timed as {settings.model.label}, these as {model.label}: "
             "their latencies do not compare"
         )
-    changes = compare(read_rows(other), rows)
-    return Comparison(settings, len(changes), tuple(regressions(changes)))
+    before = read_rows(other)
+    changes = compare(before, rows)
+    retimed = retimed_programs(before, rows)
+    return Comparison(settings, len(changes), retimed, tuple(regressions(changes)))
 
 
 def counted(number: int, noun: str) -> str:

@@ -71,6 +71,12 @@ def _regression_lines(comparison: Comparison) -> list[str]:
         f"The other: {comparison.limits} each, {comparison.settings.model.label}.",
         "",
     ]
+    if comparison.retimed:
+        lines += [
+            "Left out, since their own times (all slow, or production's map) are others now: "
+            f"{', '.join(comparison.retimed)}.",
+            "",
+        ]
     if not comparison.num_compared:
         return [*lines, "Nothing to compare: no program, solver and time limit is in both."]
     if not comparison.regressions:

@@ -109,10 +109,10 @@ def _environment() -> Environment:
 
 
 def _assets(data: object) -> dict[str, str]:
-    """What a page carries along; `</` in data would end the script that holds it."""
+    """What a page carries along; no `<` in data, which could end the script that holds it."""
     folder = resources.files("experiments.report")
     return {
         "style": (folder / "style.css").read_text(encoding="utf-8"),
         "viewer": (folder / "viewer.js").read_text(encoding="utf-8"),
-        "data": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
+        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     }

@@ -13,7 +13,13 @@ from experiments.report.explain import SlowAccess, slow_accesses
 from hlo_graphs.program import Program
 from malloc_game.copies import Direction
 from malloc_game.memory_map import MemoryMap, Residency
-from malloc_game.simulate import Simulation, fast_accesses, held_bytes, simulate
+from malloc_game.simulate import (
+    Simulation,
+    fast_accesses,
+    held_bytes,
+    scope_repeat,
+    simulate,
+)
 
 NUM_SLOW_SHOWN = 25
 """Rows of the table of costly slow accesses."""
@@ -55,7 +61,7 @@ def map_document(program: Program, pictured: PicturedMap) -> dict[str, Any]:
             for residency in memory_map.residencies
             for piece in _pieces(program, residency, saved)
         ],
-        "copies": _copies(simulation),
+        "copies": _copies(program, simulation),
         "elapsed": simulation.elapsed_ticks.tolist(),
         "idle": simulation.idle_ticks.tolist(),
         "stalls": [
@@ -100,8 +106,8 @@ def _saved_ticks(program: Program, memory_map: MemoryMap) -> dict[tuple[int, int
     return saved
 
 
-def _copies(simulation: Simulation) -> list[list[Any]]:
-    """[buffer, issue, deadline, into fast memory?, bytes, stall ticks] per copy."""
+def _copies(program: Program, simulation: Simulation) -> list[list[Any]]:
+    """[buffer, issue, deadline, into fast memory?, bytes, stall ticks per trip, trips] each."""
     return [
         [
             service.copy.buffer,
@@ -110,6 +116,7 @@ def _copies(simulation: Simulation) -> list[list[Any]]:
             service.copy.direction is Direction.PREFETCH,
             service.copy.size_bytes,
             service.stall_ticks,
+            scope_repeat(program, service.copy.loop),
         ]
         for service in simulation.services
     ]

@@ -110,7 +110,7 @@ class Summary:
 def program_results(
     rows: Iterable[Row], label: Callable[[Row], str] | None = None
 ) -> list[ProgramResult]:
-    """Per program and solver. Left out are programs that no solver could do.
+    """Per program and solver. Left out are programs that no task could load.
 
     Args:
       rows: of one table.
@@ -119,7 +119,7 @@ def program_results(
     rows = list(rows)
     bounds = best_bounds(rows)
     label = label or labels(rows)
-    known = {row.program: row for row in rows if row.latency_seconds is not None}
+    known = rows_with_times(rows)
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.program, label(row)), []).append(row)
@@ -128,6 +128,11 @@ def program_results(
         for (program, solver), group in groups.items()
     )
     return sorted((r for r in results if r is not None), key=lambda r: (r.program, r.solver))
+
+
+def rows_with_times(rows: Iterable[Row]) -> dict[str, Row]:
+    """Per program a row that says what it takes with everything slow, and under production."""
+    return {row.program: row for row in rows if row.all_slow_seconds is not None}
 
 
 def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
@@ -156,10 +161,10 @@ def best_bounds(rows: Iterable[Row]) -> dict[str, float]:
 def _result(
     solver: str, rows: Sequence[Row], bound: float | None, known: Row | None
 ) -> ProgramResult | None:
-    """One result from a solver's rows of one program, of which `known` is any solved row."""
+    """One result from a solver's rows of one program, whose own times `known` says."""
     solved = [row for row in rows if row.latency_seconds is not None]
     failures = len(rows) - len(solved)
-    if not solved and known is not None and known.all_slow_seconds is not None:
+    if not solved and known is not None:
         solved = [_all_slow(rows[0], known)]
     if not solved:
         return None
@@ -204,6 +209,7 @@ def _all_slow(failed: Row, known: Row) -> Row:
     return replace(
         failed,
         latency_seconds=known.all_slow_seconds,
+        all_slow_seconds=known.all_slow_seconds,
         production_seconds=known.production_seconds,
         model_error=known.model_error,
     )
@@ -316,15 +322,21 @@ def anytime_curves(
 ) -> list[AnytimeLine]:
     """Per solver with curves the median gap at each moment, over some programs.
 
-    A row without a curve of its own has found nothing better than everything slow.
+    A row without a curve of its own, as of a task that failed, has found nothing better than
+    everything slow.
     """
     rows = list(rows)
     bounds = best_bounds(rows)
+    known = rows_with_times(rows)
     label = labels(rows)
     by_solver: dict[str, list[Row]] = {}
     for row in rows:
-        if row.program in programs and row.latency_seconds is not None and bounds.get(row.program):
+        if row.program not in programs or not bounds.get(row.program):
+            continue
+        if row.latency_seconds is not None:
             by_solver.setdefault(label(row), []).append(row)
+        elif row.program in known:
+            by_solver.setdefault(label(row), []).append(_all_slow(row, known[row.program]))
     return [
         AnytimeLine(
             solver,
@@ -361,9 +373,34 @@ class Change:
         return _ratio(self.after_seconds, self.before_seconds)
 
 
+def retimed_programs(before: Iterable[Row], after: Iterable[Row]) -> tuple[str, ...]:
+    """Programs that take another time now with everything slow, or under production's map.
+
+    The program, its cost model or the simulator has changed: no solver's doing.
+    """
+    old, new = rows_with_times(before), rows_with_times(after)
+    return tuple(
+        sorted(
+            name
+            for name in old.keys() & new.keys()
+            if _own_times(old[name]) != _own_times(new[name])
+        )
+    )
+
+
+def _own_times(row: Row) -> tuple[float | None, float | None]:
+    return row.all_slow_seconds, row.production_seconds
+
+
 def compare(before: Iterable[Row], after: Iterable[Row]) -> list[Change]:
-    """Programs and solvers in both tables with the same limits, the worst regression first."""
+    """Programs and solvers in both tables with the same limits, the worst regression first.
+
+    Without those whose own times have changed.
+    """
     before, after = list(before), list(after)
+    retimed = retimed_programs(before, after)
+    before = [row for row in before if row.program not in retimed]
+    after = [row for row in after if row.program not in retimed]
     label = labels([*before, *after])
     old = {(r.program, r.solver): r.latency_seconds for r in program_results(before, label)}
     changes = [

@@ -1,5 +1,5 @@
 "use strict";
-// Draws memory maps: steps across, addresses up; copies, idle bandwidth and stalls below.
+// Draws memory maps: steps across, addresses up; copies, what steps leave of the bus, and stalls below.
 // One pair of canvases per picture; both halves (ours, production's) share zoom and pan.
 
 const COLOURS = { produced: "#4c78a8", copied: "#54a24b", carried: "#b279a2" };
@@ -10,10 +10,10 @@ const ROWS = 13;
 
 function sizeText(bytes) {
   for (const unit of ["B", "KiB", "MiB"]) {
-    if (bytes < 1024) return `${unit === "B" ? bytes : bytes.toPrecision(3)} ${unit}`;
+    if (bytes < 1024) return `${unit === "B" ? bytes : Number(bytes.toPrecision(3))} ${unit}`;
     bytes /= 1024;
   }
-  return `${bytes.toPrecision(3)} GiB`;
+  return `${Number(bytes.toPrecision(3))} GiB`;
 }
 
 function timeText(seconds) {
@@ -77,7 +77,7 @@ class MapView {
       pen.fillText(sizeText((this.program.capacity * part) / 4), LEFT - 6, bottom - (MEMORY * part) / 4 + 4);
     }
     pen.fillText("copies", LEFT - 6, bottom + GAP + COPIES / 2);
-    pen.fillText("idle bus", LEFT - 6, bottom + 2 * GAP + COPIES + BUS / 2);
+    pen.fillText("bus left", LEFT - 6, bottom + 2 * GAP + COPIES + BUS / 2);
     pen.textAlign = "center";
     const [low, high] = this.range, stride = niceStride((high - low) / 10);
     for (let step = Math.ceil(low / stride) * stride; step <= high; step += stride) {
@@ -154,10 +154,10 @@ class MapView {
     if (!instruction) return [...lines, `step ${step}: the end`];
     const [name, opcode, shape, repeat] = instruction, tick = this.program.tick;
     lines.push(`step ${step}: ${opcode} ${name}${repeat === 1 ? "" : `, ${repeat} times`}`, shape);
-    lines.push(`takes ${timeText(this.map.elapsed[step] * tick)}, bus idle ${timeText(this.map.idle[step] * tick)}`);
+    lines.push(`takes ${timeText(this.map.elapsed[step] * tick)}, leaves copies ${timeText(this.map.idle[step] * tick)} of the bus`);
     lines.push(`fast memory held: ${sizeText(this.map.held[step])}`);
     const stall = this.map.stalls.find(([at]) => at === step);
-    if (stall) lines.push(`stalls ${timeText(stall[1] * tick)} before it`);
+    if (stall) lines.push(`stalls ${timeText(stall[1] * tick)} before it${repeat === 1 ? "" : ", all trips"}`);
     return lines;
   }
 
@@ -176,12 +176,12 @@ class MapView {
   describeCopy(step, py) {
     const top = this.panels()[1][0], lane = Math.floor((py - top) / (COPIES / ROWS));
     const index = this.map.copies.findIndex(([, issue, deadline], i) =>
-      this.lanes[i] === lane && issue <= step && step <= deadline);
+      this.lanes[i] === lane && issue <= step && (step < deadline || step === issue));
     if (index < 0) return [];
-    const [buffer, issue, deadline, inward, bytes, stall] = this.map.copies[index];
+    const [buffer, issue, deadline, inward, bytes, stall, trips] = this.map.copies[index];
     const lines = [`${inward ? "prefetch" : "eviction"} of ${this.program.buffers[buffer][0]}`,
       `${sizeText(bytes)}, issued at ${issue}, due before ${deadline}`];
-    if (stall) lines.push(`stalls ${timeText(stall * this.program.tick)}`);
+    if (stall) lines.push(`stalls ${timeText(stall * trips * this.program.tick)}${trips === 1 ? "" : ", all trips"}`);
     return [...lines, ""];
   }
 }

@@ -30,6 +30,7 @@ from experiments.report.statistics import (
     performance_profile,
     program_results,
     regressions,
+    retimed_programs,
     summarise,
 )
 from experiments.results import TABLE, Row, TimeModel, read_rows
@@ -135,6 +136,34 @@ def test_a_solver_that_always_fails_leaves_the_program_slow() -> None:
     assert by_solver["s"].geometric_mean == pytest.approx(0.5)
     (found,) = regressions(compare([row("a", "s", 0.8), rows[1]], rows))
     assert found.solver == "s"
+
+
+def test_a_program_that_no_solver_could_do_stays_slow_too() -> None:
+    failed = row("b", "s", 0.0, all_slow_seconds=2.0, status="failed", error="killed")
+    failed = replace(failed, latency_seconds=None, lower_bound_seconds=None, wall_seconds=61.0)
+    (summary,) = summarise(program_results([row("a", "s", 0.8), failed]))
+    assert summary.num_programs == 2
+    assert summary.geometric_mean == pytest.approx(math.sqrt(1.25 * 0.5))
+    assert (summary.wins, summary.losses, summary.failures) == (1, 1, 1)
+    assert summary.median_wall_seconds == 31.0
+
+
+def test_what_was_solved_and_fails_now_is_a_regression() -> None:
+    before = [row("a", "s", 0.8, all_slow_seconds=2.0)]
+    failed = replace(before[0], latency_seconds=None, status="failed", error="killed")
+    (found,) = regressions(compare(before, [failed]))
+    assert (found.before_seconds, found.after_seconds) == (0.8, 2.0)
+
+
+def test_a_program_that_takes_another_time_by_itself_is_no_solvers_doing() -> None:
+    before = [row(name, "s", 0.8, all_slow_seconds=2.0) for name in ("a", "b", "c")]
+    after = [
+        replace(before[0], all_slow_seconds=3.0, latency_seconds=0.9),
+        replace(before[1], production_seconds=1.5, latency_seconds=0.9),
+        replace(before[2], latency_seconds=0.9),
+    ]
+    assert retimed_programs(before, after) == ("a", "b")
+    assert [change.program for change in compare(before, after)] == ["c"]
 
 
 def test_a_win_is_not_safe_where_the_models_error_is_not_known() -> None:
@@ -261,6 +290,20 @@ def test_curves_are_of_the_programs_that_all_solvers_ran_on() -> None:
     assert lines["s"] == pytest.approx((1.0, 0.5))
     assert lines["t"] == pytest.approx((1.0, 0.6))
     assert anytime_curves(rows[1:2], {"a"}, [1.0]) == []
+
+
+def test_curves_of_a_solver_that_fails_are_of_no_easier_programs() -> None:
+    curve = ((0.0, 0.6, None),)
+    rows = [
+        row(program, solver, 0.6, all_slow_seconds=1.0, curve=curve)
+        for solver in ("s", "t")
+        for program in ("a", "b", "c")
+    ]
+    for index in (4, 5):
+        rows[index] = replace(rows[index], latency_seconds=None, curve=(), error="killed")
+    lines = {line.solver: line.gaps for line in anytime_curves(rows, {"a", "b", "c"}, [1.0])}
+    assert lines["s"] == pytest.approx((0.2,))
+    assert lines["t"] == pytest.approx((1.0,))
 
 
 def test_programs_without_a_bound_are_said_to_have_none() -> None:
