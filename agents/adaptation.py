@@ -84,10 +84,11 @@ class AdaptationConfig:
 
 
 CROSS_ENTROPY = AdaptationConfig(
-    windows_turns=(None,), elite_share=0.1, opening_period=None, patience=None, walk_share=0.0
+    windows_turns=(None,), elite_share=0.1, opening_period=None, patience=20, walk_share=0.0
 )
 """A control: the cross-entropy method as in PROBLEM.md section 4, begun anew around its best game
-once it has made up its mind."""
+once it has made up its mind, or its games have got no better for 20 rounds, as the solver
+`cross-entropy` is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ A round plays games whose wishes are drawn turn by turn, and moves the probabili
 what the best tenth played. Turns that did not come up in those games keep theirs. From uniform
 probabilities this beat the production compiler's map in the study that PROBLEM.md section 4
 reports (200 games a round, best tenth); here it starts from given maps too, and starts anew
-around the best game once it has made up its mind. Reference: Rubinstein and Kroese, The
+around the best game once it has made up its mind, or its games have stopped getting better: turns
+that make no difference never settle. Reference: Rubinstein and Kroese, The
 Cross-Entropy Method (Springer, 2004).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +35,7 @@ class CrossEntropySolver(ActionSolver):
       start_weight: probability of the start's action at first, where there is a start; the rest
         is shared evenly. 1/3 starts from uniform.
       decided: mean of the largest probabilities at which the search starts anew.
+      patience: rounds without a game better than all since the start, after which it does so too.
     """
 
     name: str = "cross-entropy"
@@ -42,9 +45,10 @@ class CrossEntropySolver(ActionSolver):
     least_probability: float = 0.003
     start_weight: float = 0.6
     decided: float = 0.985
+    patience: int = 20
 
     def play(self, search: ActionSearch) -> None:
-        """Games by density, then rounds, anew whenever the probabilities have decided."""
+        """Games by density, then rounds, anew whenever nothing more comes of the probabilities."""
         start_from_densities(search)
         while not search.finished:
             self._converge(search, self._start(search))
@@ -53,7 +57,7 @@ class CrossEntropySolver(ActionSolver):
         """Part of another solver's run, until its progress reaches `until`."""
         table = self._start(search)
         while not search.finished and search.progress < until:
-            table = self._round(search, table)
+            table, _ = self._round(search, table)
 
     def _start(self, search: ActionSearch) -> Floats:
         """`[num_turns, NUM_ACTIONS]`: mostly the best game's wishes, the rest evenly."""
@@ -65,19 +69,23 @@ class CrossEntropySolver(ActionSolver):
         return np.asarray(table / table.sum(axis=1, keepdims=True), dtype=np.float64)
 
     def _converge(self, search: ActionSearch, table: Floats) -> None:
-        """Rounds until the probabilities have made up their mind or the time is over."""
-        while not search.finished:
+        """Rounds until the probabilities have decided, games get no better, or time is over."""
+        fastest, idle_rounds = math.inf, 0
+        while not search.finished and idle_rounds < self.patience:
             if search.hear_news():
-                table = (table + self._start(search)) / 2
-            table = self._round(search, table)
+                table, idle_rounds = (table + self._start(search)) / 2, 0
+            table, ticks = self._round(search, table)
+            idle_rounds = 0 if ticks < fastest else idle_rounds + 1
+            fastest = min(fastest, ticks)
             if table.max(axis=1).mean() >= self.decided:
                 return
 
-    def _round(self, search: ActionSearch, table: Floats) -> Floats:
-        """Plays games and moves the probabilities towards the best of them."""
+    def _round(self, search: ActionSearch, table: Floats) -> tuple[Floats, float]:
+        """Plays games; probabilities moved towards the best of them, and the fastest's latency."""
         num_elite = max(1, round(self.games_per_round * self.elite_share))
         latencies, taken = search.sample(table, self.games_per_round)
-        return self._moved(table, taken[np.argpartition(latencies, num_elite - 1)[:num_elite]])
+        elite = taken[np.argpartition(latencies, num_elite - 1)[:num_elite]]
+        return self._moved(table, elite), float(latencies.min())
 
     def _moved(self, table: Floats, elite: Actions) -> Floats:
         counts = np.stack([(elite == action).sum(axis=0) for action in range(NUM_ACTIONS)], axis=1)

@@ -11,11 +11,12 @@ import pytest
 
 from hlo_graphs.program import Program
 from malloc_game.fast_game import Action, FastGame
+from malloc_game.fast_game_kernels import Floats
 from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import fast_accesses, simulate
 from malloc_game.validate import validate
-from solvers.action_search import density_wishes, plan_of_map
+from solvers.action_search import ActionSearch, density_wishes, plan_of_map
 from solvers.cross_entropy import CrossEntropySolver
 from solvers.evolution import EvolutionSolver
 from solvers.greedy import construct
@@ -220,3 +221,21 @@ def test_densities_give_better_games_than_nothing() -> None:
     game = FastGame(random_program(20, family="training", num_accesses=200))
     latencies = [game.latency_ticks(wishes) for wishes in density_wishes(game)]
     assert min(latencies) < game.latency_ticks(game.wishes())
+
+
+def test_cross_entropy_begins_anew_when_its_games_get_no_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Turns that make no difference keep the probabilities from deciding."""
+    program = random_program(17, family="training", num_accesses=80, pressure=3.0)
+    starts: list[float] = []
+    start = CrossEntropySolver._start
+
+    def counted(self: CrossEntropySolver, search: ActionSearch) -> Floats:
+        starts.append(search.best_ticks)
+        return start(self, search)
+
+    monkeypatch.setattr(CrossEntropySolver, "_start", counted)
+    CrossEntropySolver(decided=2.0).solve(request(program, max_games=30_000))
+    assert len(starts) > 2
+    assert starts == sorted(starts, reverse=True)
