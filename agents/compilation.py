@@ -59,6 +59,8 @@ class Needs:
 
     Attributes:
       games_bytes: states of the games under way.
+      moves_bytes: what is remembered of them, if all are near their ends.
+      elites_bytes: the elite games, and once more as rows to draw from.
       tree_bytes: of the search, at its largest.
       replay_bytes: once it is full.
       parameters: numbers in the weights; with the optimiser three times as many are kept.
@@ -67,6 +69,8 @@ class Needs:
     """
 
     games_bytes: int
+    moves_bytes: int
+    elites_bytes: int
     tree_bytes: int
     replay_bytes: int
     parameters: int
@@ -75,11 +79,14 @@ class Needs:
     @property
     def total_bytes(self) -> int:
         """All together."""
-        return self.games_bytes + self.tree_bytes + self.replay_bytes + 12 * self.parameters
+        games = self.games_bytes + self.moves_bytes + self.elites_bytes
+        return games + self.tree_bytes + self.replay_bytes + 12 * self.parameters
 
     def __str__(self) -> str:
         parts = {
             "games": self.games_bytes,
+            "their moves": self.moves_bytes,
+            "elites": self.elites_bytes,
             "search trees": self.tree_bytes,
             "replay when full": self.replay_bytes,
             "weights and optimiser": 12 * self.parameters,
@@ -96,13 +103,17 @@ def needs_of(trainer: Trainer) -> Needs:
     config: AgentConfig = trainer.config
     games = trainer.self_play.num_bytes
     actors, nodes = config.play.actors, config.search.simulations + 1
+    turns = [member.table.num_turns for member in trainer.programs.members]
+    decision = trainer.self_play.decision_bytes
     latent = config.search.model is ModelKind.LEARNED
     embedding = 4 * config.network.width if latent else games // actors
     return Needs(
         games_bytes=games,
+        moves_bytes=actors * max(turns) * decision,
+        elites_bytes=2 * config.learn.elite_games * sum(turns) * decision,
         tree_bytes=actors * nodes * (_NODE_BYTES + embedding) if nodes > 1 else 0,
         # Room to move in: `agents.rows.RowStore` is some two times what it holds.
-        replay_bytes=2 * config.replay.capacity_decisions * trainer.self_play.decision_bytes,
+        replay_bytes=2 * config.replay.capacity_decisions * decision,
         parameters=trainer.learner.num_parameters,
         compile_seconds=_COMPILE_SECONDS[config.search.model],
     )

@@ -37,6 +37,7 @@ def demonstration_of(member: PlayedProgram, memory_map: MemoryMap, num_items: in
     """`memory_map`, which must be valid, as a plan of `num_items` (the bucket's)."""
     replay = actions_from_map(member.program, memory_map, member.fast_game)
     actions = np.full(num_items, NO_ACTION, dtype=np.int8)
-    came_up = replay.taken != NOT_ASKED
-    actions[member.item_of_turn[came_up]] = replay.taken[came_up]
+    # A turn that did not come up has a wish all the same: so plans of whole games are known.
+    played = np.where(replay.taken == NOT_ASKED, replay.wishes, replay.taken)
+    actions[member.item_of_turn] = played
     return Demonstration(Plan(actions, Source.DEMONSTRATION), replay.latency_ticks, replay.loss)

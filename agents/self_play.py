@@ -169,7 +169,8 @@ class SelfPlay:
         moves = jax.device_get(moves)
         statistics = PlayStatistics.of(moves)
         for actor, lane in enumerate(self._lanes):
-            lane.pieces.append(jax.tree.map(lambda leaf, a=actor: leaf[:, a], moves))
+            # A view would keep all actors' moves for as long as this one's game lasts.
+            lane.pieces.append(jax.tree.map(lambda leaf, a=actor: leaf[:, a].copy(), moves))
         ends = np.asarray(self.programs.arrays.num_items)[self._index()]
         finished = np.flatnonzero(np.asarray(states.cursor) >= ends)
         games = [self._game(self._lanes[actor], birth_update) for actor in finished.tolist()]

@@ -68,6 +68,7 @@ from experiments.generalist import (
     train_generalist,
     variant,
 )
+from experiments.inputs import load_program
 from experiments.metrics import METRICS, VALIDATION
 from experiments.solvers_by_name import AGENTS, WITH_AGENT, any_solver_named
 from hlo_graphs import corpus
@@ -78,6 +79,7 @@ from malloc_game.known_optimum import KnownOptimum, known_optimum_program
 from malloc_game.simulate import simulate
 from malloc_game.turn_table import turn_table
 from malloc_game.validate import check
+from solvers.greedy import GreedySolver
 from solvers.portfolio import PortfolioSolver
 from solvers.solver import SolveRequest
 
@@ -456,6 +458,18 @@ def test_a_table_near_a_game_is_never_behind_it(known: KnownOptimum) -> None:
     wishes = member.wishes(shown.plan.actions)
     rounds = near(member, wishes, AdaptationConfig(), np.random.default_rng(0))
     assert next(rounds).latency_ticks == shown.latency_ticks == known.optimal_ticks
+
+
+def test_a_demonstration_is_a_plan_of_the_whole_game() -> None:
+    """Though some of its turns do not come up: by that it is known when games begin anew."""
+    member = PlayedProgram.of(load_program("lstm_forward").program)
+    greedy = GreedySolver().solve(SolveRequest(member.program)).memory_map
+    shown = demonstration_of(member, greedy, member.table.num_items)
+    wishes = member.wishes(shown.plan.actions)
+    record = member.fast_game.play(wishes)
+    assert (record.taken == NOT_ASKED).any()
+    assert (shown.plan.actions[member.item_of_turn] != NO_ACTION).all()
+    assert member.fast_game.latency_ticks(wishes) == shown.latency_ticks
 
 
 def test_a_table_around_a_game() -> None:
