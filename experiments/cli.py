@@ -346,7 +346,7 @@ def evaluate(
     ),
 ) -> None:
     """Run every solver on every program; what is finished is kept and not done again."""
-    from experiments.evaluate import EvaluationSettings, programs_of, shell_command
+    from experiments.evaluate import EvaluationSettings, failed_of, programs_of, shell_command
     from experiments.evaluate import evaluate as run
 
     settings = EvaluationSettings(
@@ -360,7 +360,7 @@ def evaluate(
         busy=busy,
     )
     rows = run(settings, output, parallel=workers, command=shell_command(), on_row=print_row)
-    failed = [row for row in rows if row.error is not None]
+    failed = failed_of(settings, rows)
     print(f"{len(rows)} rows in {output}, {len(failed)} failed")
     raise typer.Exit(5 if failed else 0)
 

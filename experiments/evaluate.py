@@ -179,6 +179,17 @@ def evaluate(
         return _filled(settings, sources, directory, parallel, command, on_row)
 
 
+def failed_of(settings: EvaluationSettings, rows: Iterable[Row]) -> list[Row]:
+    """The failed rows of a table that these settings ask for."""
+    asked = {
+        _key(Task(source_of(text), solver, seed), settings)
+        for text in settings.programs
+        for solver in settings.solvers
+        for seed in settings.seeds
+    }
+    return [row for row in rows if row.error is not None and row.key in asked]
+
+
 def _filled(
     settings: EvaluationSettings,
     sources: Sequence[Source],
@@ -318,7 +329,9 @@ def _check_agrees(directory: Path, known: Iterable[Row], row: Row) -> None:
     program, the cost model or the simulator has changed, and the rows would not compare.
     """
     for other in known:
-        if other.program != row.program or None in (other.all_slow_seconds, row.all_slow_seconds):
+        if other.program != row.program or other.error is not None:
+            continue
+        if None in (other.all_slow_seconds, row.all_slow_seconds):
             continue
         before = (other.all_slow_seconds, other.production_seconds)
         now = (row.all_slow_seconds, row.production_seconds)
@@ -422,7 +435,8 @@ def _collect(running: _Running) -> Row | None:
         assert isinstance(row, Row)
         if row.status != _UNDER_WAY:
             _end(running.process)
-            return row if row.error is None else _failed(running, row.error)
+            failed = row.error is not None
+            return replace(_failed(running, str(row.error)), code=row.code) if failed else row
         running.known = row
     if running.is_overdue:
         running.process.kill()

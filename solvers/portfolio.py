@@ -91,7 +91,8 @@ DEFAULT_SCHEDULE = (
 """Members in the order in which workers take them up; it is gone through again while time lasts."""
 
 _EXTRA_SHARE = 0.4
-"""Of the time, for a solver from outside: with one worker the others would never begin else."""
+"""Of the time, for a solver from outside: with one worker the others would never begin else (nor
+do they where members keep their workers to the end)."""
 
 _MAX_ROUNDS = 20
 

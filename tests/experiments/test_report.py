@@ -18,12 +18,13 @@ import pytest
 from hypothesis import assume, given, settings
 
 from experiments.evaluate import evaluate
+from experiments.folder import read_settings
 from experiments.inputs import load_program
 from experiments.report.charts import charts
 from experiments.report.contents import report_of, sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
 from experiments.report.page import MARKDOWN, PAGE, write_report
-from experiments.report.retimings import ranking, retime
+from experiments.report.retimings import ranking, retime, retimed_rows
 from experiments.report.statistics import (
     anytime_curves,
     compare,
@@ -391,6 +392,29 @@ def test_retimed_means_are_those_of_the_stored_maps(
             assert standing.losses == (speedups[solver] <= 0.995)
             better = [s for s in speedups.values() if f"{s:.4f}" > f"{speedups[solver]:.4f}"]
             assert standing.rank == 1 + len(better)
+
+
+def test_a_failed_row_has_the_programs_times_under_each_model(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(evaluated, tmp_path / "table")
+    rows = read_rows(evaluated)
+    failed = replace(
+        next(row for row in rows if row.solver == "greedy"),
+        latency_seconds=None,
+        lower_bound_seconds=None,
+        curve=(),
+        status="failed",
+        error="killed",
+    )
+    kept = [row for row in rows if row.key != failed.key]
+    model = read_settings(evaluated).model
+    analytic = TimeModel("analytic", "deadline", "bytes")
+    tables = retimed_rows(tmp_path / "table", [*kept, failed], (model, analytic))
+    (again,) = (row for row in tables[analytic] if row.key == failed.key)
+    program = load_program(failed.source, times="analytic").program
+    assert again.all_slow_seconds == program.all_slow_ticks * program.tick_seconds
+    assert again.all_slow_seconds != failed.all_slow_seconds
 
 
 def test_a_latency_that_is_not_reproduced_is_named(evaluated: Path) -> None:
