@@ -15,6 +15,7 @@ from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
+from solvers import portfolio
 from solvers.greedy import GreedySolver
 from solvers.portfolio import Member, PortfolioSolver
 from solvers.solver import Progress, Solution, SolveRequest, Status
@@ -58,6 +59,21 @@ class Knowing:
     def solve(self, request: SolveRequest) -> Solution:
         ticks = simulate(request.program, self.memory_map).latency_ticks
         return Solution(self.memory_map, ticks, None, Status.FEASIBLE, self.name, 0.0, 1)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A member that finds nothing in all the time it is given, and stays in this process."""
+
+    name: str = "patient"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("stays here")
+
+    def solve(self, request: SolveRequest) -> Solution:
+        time.sleep(request.time_limit_seconds)
+        ticks = request.program.all_slow_ticks
+        return Solution(MemoryMap(), ticks, None, Status.FEASIBLE, self.name, 0.0)
 
 
 def checked(solution: Solution) -> Solution:
@@ -105,6 +121,18 @@ def test_a_solver_handed_in_from_outside_takes_part() -> None:
     solver = PortfolioSolver((), extra=(Knowing(good),))
     solution = solver.solve(SolveRequest(program, time_limit_seconds=4.0))
     assert solution.latency_ticks <= simulate(program, good).latency_ticks
+
+
+def test_with_one_worker_the_others_begin_after_a_solver_from_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what they did when time was up is counted."""
+    monkeypatch.setattr(portfolio, "_SHARING_FROM_SECONDS", 0.0)
+    program = random_program(0, num_accesses=150, pressure=3.0, max_size_units=32)
+    solver = PortfolioSolver((Member("large-neighbourhood"),), extra=(Patient(),))
+    solution = solver.solve(SolveRequest(program, time_limit_seconds=12.0, workers=1))
+    assert solution.status is Status.FEASIBLE
+    assert solution.games_played > 10
 
 
 def test_maps_handed_in_are_never_made_worse() -> None:
