@@ -75,8 +75,13 @@ class PlayedProgram:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the program's JSON: programs of one name may still differ."""
-        return hashlib.sha256(self.program.to_json().encode()).hexdigest()
+        """SHA-256 of the program's JSON: programs of one name may still differ.
+
+        Without what the game does not ask for.
+        """
+        steps = tuple(replace(step, compute_ticks=None) for step in self.program.instructions)
+        played = replace(self.program, instructions=steps)
+        return hashlib.sha256(played.to_json().encode()).hexdigest()
 
     @cached_property
     def is_decided(self) -> bool:

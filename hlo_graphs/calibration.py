@@ -156,7 +156,7 @@ class CalibratedTimes(TwoLaneTimes):
         stated = self.stated.get(instruction)
         if stated is None or set(stated.keys) != set(plain.leaves):
             return _streaming(plain, self.form)
-        return self._pipeline(stated)
+        return replace(self._pipeline(stated), compute_seconds=plain.compute_seconds)
 
     def _pipeline(self, stated: StatedInstruction) -> StepTimes:
         """Worked out once for all instructions that are costed alike (and so share everything)."""

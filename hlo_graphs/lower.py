@@ -311,6 +311,7 @@ class _Lowering:
             accesses=tuple(sorted(accesses, key=lambda a: (_KIND_ORDER[a.kind], a.buffer))),
             async_copy=self._is_plain_copy(time),
             stated_cycles=seconds.stated,
+            compute_ticks=round(seconds.compute_seconds / tick_seconds),
         )
 
     def _access(

@@ -104,6 +104,8 @@ class Instruction:
       async_copy: this is a plain copy or slice that the copy engine could do instead
         (PROBLEM.md section 7).
       stated_cycles: the times come from the compiler, not from the analytic model.
+      compute_ticks: the compute units' own time by the roofline, operations over their peak: what
+        XLA's heuristic goes by. No part of the times above; None where it is not known.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Instruction:
     accesses: tuple[Access, ...]
     async_copy: bool = False
     stated_cycles: bool = False
+    compute_ticks: int | None = None
 
     def elapsed_ticks(self, slow: Sequence[Access]) -> int:
         """Duration of one execution with exactly the accesses in `slow` served slowly."""
@@ -458,6 +461,8 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
         raise InputError(
             f"{where}: base_ticks {instruction.base_ticks}, more than {MAX_INSTRUCTION_TICKS}"
         )
+    if not 0 <= (instruction.compute_ticks or 0) <= MAX_INSTRUCTION_TICKS:
+        raise InputError(f"{where}: compute_ticks is {instruction.compute_ticks}")
     if not instruction.repeat >= 0:
         raise InputError(f"{where}: repeat is {instruction.repeat}, must be >= 0")
     touched = [access.buffer for access in instruction.accesses]
@@ -552,6 +557,7 @@ def _to_document(program: Program) -> dict[str, Any]:
                 "base_ticks": i.base_ticks,
                 "async_copy": i.async_copy,
                 "stated_cycles": i.stated_cycles,
+                **({} if i.compute_ticks is None else {"compute_ticks": i.compute_ticks}),
                 "accesses": [
                     [a.buffer, a.kind.value, a.size_bytes, a.bus_ticks, *a.lane_ticks]
                     for a in i.accesses
@@ -620,6 +626,8 @@ def _instruction(row: dict[str, Any]) -> Instruction:
             require_integers(where, ticks=tick)
     made = Instruction(**{**row, "base_ticks": tuple(row["base_ticks"]), "accesses": accesses})
     require_booleans(where, async_copy=made.async_copy, stated_cycles=made.stated_cycles)
+    if made.compute_ticks is not None:
+        require_integers(where, compute_ticks=made.compute_ticks)
     return made
 
 

@@ -50,11 +50,13 @@ class StepTimes:
       base_seconds: per lane, the time with every leaf in fast memory.
       leaves: every array leaf of the operands and outputs.
       stated: the figures come from the compiler's cycles.
+      compute_seconds: the compute units' own time, operations over their peak.
     """
 
     base_seconds: tuple[float, ...]
     leaves: Mapping[LeafKey, LeafTimes]
     stated: bool = False
+    compute_seconds: float = 0.0
 
     def elapsed_seconds(self, slow: Collection[LeafKey]) -> float:
         """Duration with exactly the leaves `slow` in slow memory."""
@@ -166,7 +168,7 @@ class AnalyticTimes(TwoLaneTimes):
         compute = compute_seconds(cost, self.chip)
         fast = sum(self._fast_seconds(key, size) for key, size in sizes.items())
         times = {key: self._leaf(key, size) for key, size in sizes.items()}
-        return StepTimes((compute, fast), times)
+        return StepTimes((compute, fast), times, compute_seconds=compute)
 
     def _fast_seconds(self, key: LeafKey, size_bytes: int) -> float:
         if key[0] == "operand":

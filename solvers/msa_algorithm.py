@@ -261,7 +261,7 @@ class _Assignment:
         if self._options.default_cross_program_prefetch_heuristic:
             return order_key(buffer, self._options)
         priority = _priority(buffer, self._options.sort_order_overrides)
-        size, used = -buffer.size_bytes, -buffer.use_bytes
+        size, used = -buffer.content_bytes, -buffer.result_elements
         return (priority, size, used, buffer.latest_use_time, buffer.id)
 
     def _carry(self, buffer: MsaBuffer) -> bool:
@@ -343,14 +343,14 @@ def order_key(buffer: MsaBuffer, options: MsaOptions) -> tuple[float, ...]:
     duration = buffer.end - buffer.start
     priority = _priority(buffer, options.sort_order_overrides)
     if options.order is BufferOrder.SIZE:
-        return (priority, -buffer.size_bytes, -duration, buffer.id)
+        return (priority, -buffer.content_bytes, -duration, buffer.id)
     boundedness = buffer.boundedness
     if options.large_buffer_scaling == "SQRT":
-        boundedness /= math.sqrt(max(buffer.size_bytes, 1))
+        boundedness /= math.sqrt(max(buffer.content_bytes, 1))
     return (
         priority,
         -boundedness,
-        -buffer.size_bytes,
+        -buffer.content_bytes,
         -duration,
         buffer.latest_use_time,
         buffer.start,
@@ -428,7 +428,7 @@ def inefficient_sites(attempt: Attempt, ratio: float) -> frozenset[tuple[int, in
     used: dict[int, int] = {}
     sites: dict[int, set[tuple[int, int]]] = {}
     values = attempt.buffer.values
-    copied_bytes = attempt.buffer.copied_bytes or attempt.buffer.size_bytes
+    copied_bytes = attempt.buffer.content_bytes
     for index, sequence in enumerate(attempt.sequences):
         for allocation in sequence:
             held = allocation if allocation.fast else allocation.source

@@ -468,10 +468,11 @@ class Attempt:
         end = self._eviction_end(scope, previous, end)
         if end <= after or after + 1 in shared.problem.inside.get(scope, ()):
             return Result.OUT_OF_ASYNC_COPIES
-        last_retry = self._retry == shared.options.max_retries - 1
-        work = 0 if last_retry else buffer.copy_ticks
+        work = buffer.copy_ticks
         if not shared.evictions.fits(after, end, work):
-            return Result.VIOLATES_COPY_RESOURCE
+            if self._retry < shared.options.max_retries - 1:
+                return Result.VIOLATES_COPY_RESOURCE
+            work = 0
         limit = shared.options.max_outstanding_evictions
         if 0 <= limit <= shared.outstanding_evictions.overlapping(after, end):
             return Result.OUT_OF_ASYNC_COPIES

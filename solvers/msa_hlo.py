@@ -405,6 +405,9 @@ class _Builder:
             name=user.name,
             operand=use.operand_number,
             size_bytes=round(costs.operand_bytes(*arguments)),
+            result_elements=sum(
+                shape.num_elements for _, shape in user.shape.subshapes() if shape.is_array
+            ),
             reduction_ticks=costs.operand_reduction(*arguments),
             required_default=allowed is not None and not allowed(user.name, use.operand_number),
             aliases=tuple(self._aliases_of(use, user)),

@@ -29,32 +29,13 @@ class PickerKind(enum.StrEnum):
     INSTRUCTION_COUNT = "instruction-count"
 
 
-class BenefitModel(enum.StrEnum):
-    """What one access gains by fast memory, where a Program's times say more than XLA's model.
-
-    XLA: memory time saved if memory takes longer than compute, else a negative number.
-    """
-
-    LANES = "lanes"
-    """Memory time is the longest lane of calibrated times."""
-    BYTES = "bytes"
-    """Memory time is bytes over bandwidth."""
-    COMPUTE_LANE = "compute-lane"
-    """Memory time is bytes over bandwidth; compute is by how much the longest lane's floor
-    exceeds the shortest's: the floors of calibrated times hold fast memory's own time too."""
-    BYTES_ALONE = "bytes-alone"
-    """Bytes over bandwidth, whatever compute takes."""
-    ELAPSED = "elapsed"
-    """By how much the step gets shorter when only this access is fast."""
-
-
 class ElapsedModel(enum.StrEnum):
     """How long steps take, to the pickers and the copies' bandwidth."""
 
     PROGRAM = "program"
     """As the Program says, everything slow."""
     ROOFLINE = "roofline"
-    """The longer of compute (as `BenefitModel.COMPUTE_LANE` reads it) and bytes over bandwidth."""
+    """The longer of compute, operations over peak, and bytes over bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +112,7 @@ class MsaOptions:
 
     Attributes:
       order: of buffers.
-      benefit_model: what a gain is, on a Program.
       elapsed_model: how long steps take, on a Program.
-      compute_scaling: of compute times where they are compared with memory times.
       large_buffer_scaling: divide the benefit by the square root of the size ("SQRT"), or not.
       while_execution_count: trips assumed per loop level by picker and benefit.
       async_copy_bandwidth_scaling: share of the bandwidth that copies are taken to reach.
@@ -141,8 +120,8 @@ class MsaOptions:
       picker: of prefetch intervals.
       max_outstanding_prefetches, max_outstanding_evictions: negative is unlimited, 0 disables.
       while_use_extra_outstanding_prefetch_limit: added to the former for uses by loops.
-      max_retries: attempts per buffer; each lets evictions take longer, the last ignores their
-        bandwidth.
+      max_retries: attempts per buffer; each lets evictions take longer, the last ignores the
+        bandwidth that they lack.
       max_repacks: calls of the repacker in the whole run.
       repack_after_every_allocation: for testing.
       verify: check at the end that nothing overlaps.
@@ -164,9 +143,7 @@ class MsaOptions:
     """
 
     order: BufferOrder = BufferOrder.MEMORY_BOUNDEDNESS
-    benefit_model: BenefitModel = BenefitModel.COMPUTE_LANE
     elapsed_model: ElapsedModel = ElapsedModel.ROOFLINE
-    compute_scaling: float = 1.0
     large_buffer_scaling: str = "SQRT"
     while_execution_count: int = 5
     async_copy_bandwidth_scaling: float = 1.0

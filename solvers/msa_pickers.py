@@ -233,7 +233,7 @@ class CostAnalysisPicker:
                 later = self._at_level(later + 1, latest, window.nest)
 
     def _step_back(self, start: int, earliest: int, window: Window, sparse: bool) -> int:
-        step = self._max_elapsed / EXPLORED_DECREASING_INTERVALS
+        step = self._clock.between(earliest, window.end) / EXPLORED_DECREASING_INTERVALS
         target = self._clock.between(start, window.end) + step if sparse else 0.0
         start -= 1
         while start >= earliest and (
@@ -257,6 +257,8 @@ class CostAnalysisPicker:
             return self._last[1]
         latest = self._latest(window)
         earliest = self._first_within(window, self._max_elapsed, latest)
+        if latest >= window.earliest:  # which is tried, however long the step after it takes
+            earliest = min(earliest, latest)
         self._last = window, (earliest, latest)
         return earliest, latest
 

@@ -22,6 +22,7 @@ class MsaUse:
       name: of the using instruction.
       operand: operand number; for hints and reports.
       size_bytes: bytes it reads.
+      result_elements: of the using instruction's result.
       reduction_ticks: by which its instruction gets faster when it is served fast.
       required_default: it may not be served from fast memory.
       aliases: (value, time) of definitions and positions that share its place.
@@ -37,6 +38,7 @@ class MsaUse:
     name: str
     operand: int = 0
     size_bytes: int = 0
+    result_elements: int = 0
     reduction_ticks: float = 0.0
     required_default: bool = False
     aliases: tuple[tuple[int, int], ...] = ()
@@ -89,7 +91,8 @@ class MsaBuffer:
       values: by time.
       boundedness: time saved by fast memory, before scaling by the size.
       copy_ticks: of one copy of it.
-      copied_bytes: what one copy moves, for the inefficient ratio; 0: all of `size_bytes`.
+      unrounded_bytes: its size before that was rounded up to the alignment, which it is ordered
+        and weighed by; 0: `size_bytes`.
       allowed: whether it may be in fast memory at all.
       cross_program: a parameter that could be left in place for the next run.
     """
@@ -102,7 +105,7 @@ class MsaBuffer:
     values: tuple[MsaValue, ...]
     boundedness: float = 0.0
     copy_ticks: int = 0
-    copied_bytes: int = 0
+    unrounded_bytes: int = 0
     allowed: bool = True
     cross_program: bool = False
 
@@ -112,9 +115,14 @@ class MsaBuffer:
         return max((use.time for value in self.values for use in value.uses), default=self.end)
 
     @property
-    def use_bytes(self) -> int:
-        """Bytes that its uses read."""
-        return sum(use.size_bytes for value in self.values for use in value.uses)
+    def content_bytes(self) -> int:
+        """What there is to copy."""
+        return self.unrounded_bytes or self.size_bytes
+
+    @property
+    def result_elements(self) -> int:
+        """Elements of the results that it is used for."""
+        return sum(use.result_elements for value in self.values for use in value.uses)
 
 
 @dataclass(frozen=True)

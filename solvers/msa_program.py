@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Access, AccessKind, Program
+from hlo_graphs.shape_text import parse_shape
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.msa_algorithm import MsaResult, Placed
 from solvers.msa_attempt import Allocation
@@ -112,12 +115,23 @@ def _buffer(
         values=values,
         boundedness=_boundedness(program, costs, accesses, options),
         copy_ticks=copy_ticks,
-        # Accesses count the bytes before sizes were rounded up to the alignment.
-        copied_bytes=max(buffer.size_bytes - program.machine.alignment_bytes + 1, 1),
+        unrounded_bytes=_unrounded_bytes(program, index),
         cross_program=(
             buffer.is_parameter and not buffer.live_out and _looks_like_a_weight(program, accesses)
         ),
     )
+
+
+def _unrounded_bytes(program: Program, index: int) -> int:
+    """A buffer's size before that was rounded up to the alignment, as far as accesses show it.
+
+    Writes are of the whole buffer, reads may be.
+    """
+    size = program.buffers[index].size_bytes
+    least = max(size - program.machine.alignment_bytes + 1, 1)
+    accesses = program.accesses_of_buffer[index]
+    moved = [a.size_bytes for _, a in accesses if a.kind is not AccessKind.UPDATE]
+    return min(max([least, *moved]), size)
 
 
 def _looks_like_a_weight(program: Program, accesses: Sequence[tuple[int, Access]]) -> bool:
@@ -142,15 +156,17 @@ def _boundedness(
 ) -> float:
     """XLA's memory boundedness: gains of memory-bound uses add up, others count at most once.
 
-    It starts with the gain of the definition, which is nothing for a parameter. A gain below 0
-    says how far from memory bound a step is, which more trips do not change.
+    It starts with the gain of the definition, which is nothing for a parameter; what later writes
+    gain does not count. A gain below 0 says how far from memory bound a step is, which more trips
+    do not change.
     """
-    gains = [_gain(program, costs, step, access, options) for step, access in accesses]
-    if accesses[0][1].kind is not AccessKind.WRITE:
-        gains.insert(0, 0.0)
-    total = gains[0]
-    for gain in gains[1:]:
-        total = total + gain if total > 0 and gain > 0 else max(total, gain)
+    step, access = accesses[0]
+    is_defined = access.kind is AccessKind.WRITE
+    total = _gain(program, costs, step, access, options) if is_defined else 0.0
+    for step, access in accesses:
+        if access.kind.reads:
+            gain = _gain(program, costs, step, access, options)
+            total = total + gain if total > 0 and gain > 0 else max(total, gain)
     return total
 
 
@@ -161,6 +177,11 @@ def _gain(
     gain = costs[step].benefit(access)
     levels = _depth(program, program.loop_of_step[step], True)
     return gain * options.while_execution_count**levels if gain > 0 else gain
+
+
+def _one_way_bytes(access: Access) -> int:
+    """What is read, or else written: half of what an update moves."""
+    return access.size_bytes // 2 if access.kind is AccessKind.UPDATE else access.size_bytes
 
 
 class _Builder:
@@ -250,7 +271,7 @@ class _Builder:
             updates = access.kind is AccessKind.UPDATE
             self._use(current, step, step, access, updates)
         if access.kind.writes:
-            return self._draft(lane, name, step, covered, size_bytes=access.size_bytes)
+            return self._draft(lane, name, step, covered, size_bytes=_one_way_bytes(access))
         assert current is not None
         return current
 
@@ -286,11 +307,14 @@ class _Builder:
         item: Item | None = None,
     ) -> None:
         program = self._program
-        name = program.instructions[time].name if time < program.num_steps else "end"
+        name, elements = "end", 0
+        if time < program.num_steps:
+            user = program.instructions[time]
+            name, elements = user.name, _num_elements(user.shape)
         reduction, moved = 0.0, 0
         if access is not None:
-            reduction = float(self._costs[time].reduction(access))
-            moved = access.size_bytes
+            reduction = self._costs[time].reduction(access)
+            moved = _one_way_bytes(access)
         if item is not None:
             moved = sum(a.size_bytes for _, a in item.uses)
         # What shares the place is the value drafted next.
@@ -303,6 +327,7 @@ class _Builder:
                 hold_until=hold_until,
                 name=name,
                 size_bytes=moved,
+                result_elements=elements,
                 reduction_ticks=reduction,
                 required_default=required,
                 aliases=aliases,
@@ -310,6 +335,16 @@ class _Builder:
                 first_inside=first,
             )
         )
+
+
+@cache
+def _num_elements(shape: str) -> int:
+    """Of all arrays of a shape; 0 where a Program, which says it for people, has no HLO text."""
+    try:
+        parts = parse_shape(shape).subshapes()
+    except InputError:
+        return 0
+    return sum(part.num_elements for _, part in parts if part.is_array)
 
 
 # -- the answer -------------------------------------------------------------------------------

@@ -1,17 +1,17 @@
 """What a step of a `Program` costs in the eyes of memory-space assignment.
 
-XLA's assignment decides by its own roofline (XLA_MSA.md B.2): compute time against bytes over
-bandwidth. A Program's calibrated times say how long steps really take; how much of a step's floor
-is compute must be read out of them: floors hold fast memory's own time in every lane, so compute
-is by how much the longest lane's floor exceeds the shortest's.
+XLA's assignment decides by its own roofline (XLA_MSA.md B.2), not by how long steps really take:
+compute time, operations over the units' peak, against bytes over bandwidth. Where a Program does
+not state the former it is read out of its lanes: floors hold fast memory's own time in every
+lane, so compute is by how much the longest lane's floor exceeds the shortest's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hlo_graphs.program import Access, Instruction
-from solvers.msa_options import BenefitModel, ElapsedModel, MsaOptions
+from hlo_graphs.program import Access, AccessKind, Instruction
+from solvers.msa_options import ElapsedModel, MsaOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +40,38 @@ class StepCost:
         base = instruction.base_ticks
         lanes = [(0,) * len(base), *(access.lane_ticks for access in instruction.accesses)]
         bus = sum(access.bus_ticks for access in instruction.accesses)
-        compute = max(base) - (min(base) if len(base) > 1 else 0)
+        compute = instruction.compute_ticks
+        if compute is None:
+            compute = max(base) - (min(base) if len(base) > 1 else 0)
         elapsed = max(compute, bus)
         if options.elapsed_model is ElapsedModel.PROGRAM:
             elapsed = instruction.elapsed_ticks(instruction.accesses)
         summed = tuple(map(sum, zip(*lanes, strict=True)))
         return StepCost(bus, summed, base, compute, elapsed, options)
 
-    def reduction(self, access: Access) -> int:
-        """By how much the step gets shorter with one access fast."""
-        longest = self.bus_ticks - access.bus_ticks
+    def reduction(self, access: Access) -> float:
+        """By how much the step gets shorter with what one access reads, or else writes, fast."""
         if self.options.elapsed_model is ElapsedModel.ROOFLINE:
-            return self.elapsed_ticks - max(self.compute_ticks, longest)
+            left = self.bus_ticks - _one_way_ticks(access)
+            return self.elapsed_ticks - max(self.compute_ticks, left)
+        longest = self.bus_ticks - access.bus_ticks
         lanes = zip(self.base_ticks, self.lane_ticks, access.lane_ticks, strict=True)
         for base, ticks, less in lanes:
             longest = max(longest, base + ticks - less)
         return self.elapsed_ticks - longest
 
     def benefit(self, access: Access) -> float:
-        """Time fast memory saves at one access; negative: how far from memory bound it is."""
-        model = self.options.benefit_model
-        if model is BenefitModel.ELAPSED:
-            return float(self.reduction(access))
-        if model is BenefitModel.BYTES_ALONE:
-            return float(access.bus_ticks)
-        compute, memory, gain = max(self.base_ticks), self.bus_ticks, access.bus_ticks
-        if model is BenefitModel.COMPUTE_LANE:
-            compute = self.compute_ticks
-        if model is BenefitModel.LANES:
-            memory = max(memory, *self.lane_ticks)
-            gain = max(gain, *access.lane_ticks)
-        scaled = compute * self.options.compute_scaling
-        return float(gain if memory > scaled else memory - scaled)
+        """Time that fast memory saves what an access reads, or else writes.
+
+        If the step is memory bound; else how far it is from that, a negative number. XLA:
+        `GetAlternateMemoryBenefit`.
+        """
+        if self.bus_ticks <= self.compute_ticks:
+            return float(self.bus_ticks - self.compute_ticks)
+        return _one_way_ticks(access)
+
+
+def _one_way_ticks(access: Access) -> float:
+    """What is read, or else written: half of what an update moves."""
+    ticks = float(access.bus_ticks)
+    return ticks / 2 if access.kind is AccessKind.UPDATE else ticks

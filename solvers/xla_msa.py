@@ -14,13 +14,11 @@ from hlo_graphs.errors import InputError
 from malloc_game.validate import validate
 from solvers.incumbent import Incumbent
 from solvers.msa_algorithm import assign
-from solvers.msa_options import BenefitModel, MsaOptions, PickerOptions
+from solvers.msa_options import MsaOptions, PickerOptions
 from solvers.msa_program import memory_map_of, problem_of
 from solvers.solver import Solution, SolveRequest
 
 TUNED = MsaOptions(
-    benefit_model=BenefitModel.COMPUTE_LANE,
-    compute_scaling=0.8,
     picker=PickerOptions(min_overlap=0.1, preferred_overlap=1.0, max_overlap=8.0),
     max_retries=2,
     inefficient_use_to_copy_ratio=0.7,

@@ -215,3 +215,15 @@ def test_loops_of_unknown_trips_survive_the_file() -> None:
     for loop in older["loops"]:
         del loop["trips_known"]
     assert Program.from_json(json.dumps(older)) == nested()
+
+
+def test_compute_that_is_stated_survives_the_file_and_is_in_range() -> None:
+    program = nested()
+    first = replace(program.instructions[0], compute_ticks=7)
+    stated = replace(program, instructions=(first, *program.instructions[1:]))
+    assert Program.from_json(stated.to_json()) == stated
+    assert "compute_ticks" not in program.to_json()
+    for wrong in (-1, 2**60):
+        steps = (replace(first, compute_ticks=wrong), *program.instructions[1:])
+        with pytest.raises(InputError, match="compute_ticks"):
+            replace(program, instructions=steps)

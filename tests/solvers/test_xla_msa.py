@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.benchmarks.xla_msa import ranked_alike, references
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Loop, Program
 from malloc_game.memory_map import MemoryMap, Source
@@ -295,3 +296,19 @@ def test_a_wrong_permutation_is_refused() -> None:
     options = replace(COUNTING, autotuning_config=(0, 1))
     with pytest.raises(InputError, match="permutation"):
         map_of(program, options)
+
+
+@pytest.mark.parametrize("name", ["resnet50_infer.v5e", "llama_decode.v5e"])
+def test_buffers_are_ranked_as_in_productions_own_table(name: str) -> None:
+    (reference,) = references([name])
+    problem = problem_of(reference.program, TUNED)
+    assert len(reference.benefits) > 0.9 * len(problem.buffers)
+    assert ranked_alike(problem, reference.benefits) > 0.8
+
+
+def test_a_shape_that_is_no_hlo_text_is_no_error() -> None:
+    program = program_of({"p": 4, "a": 4}, [(0, "rp wa"), (0, "ra")])
+    step = replace(program.instructions[0], shape="a matrix")
+    program = replace(program, instructions=(step, program.instructions[1]))
+    solution = XlaMsaSolver().solve(SolveRequest(program))
+    assert validate(program, solution.memory_map) == ()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from hlo_graphs.costs import analyse_costs
 from hlo_graphs.parser import parse_module
 from hlo_graphs.program import Access, AccessKind, Instruction
 from hlo_graphs.shapes import byte_size_of
 from solvers.msa_hlo_costs import TICKS_PER_SECOND, RooflineHloCosts
-from solvers.msa_options import BenefitModel, ElapsedModel, MsaOptions
+from solvers.msa_options import ElapsedModel, MsaOptions
 from solvers.msa_step_costs import StepCost
 
 READ = Access(0, AccessKind.READ, 40, 40, (10, 60))
@@ -24,25 +22,22 @@ def cost(instruction: Instruction, **changes: object) -> StepCost:
     return StepCost.of(instruction, replace(MsaOptions(), **changes))  # type: ignore[arg-type]
 
 
-def test_compute_is_what_only_one_lane_has() -> None:
+def test_compute_is_what_only_one_lane_has_where_it_is_not_stated() -> None:
     assert cost(MATMUL).compute_ticks == 80
     assert cost(COPY).compute_ticks == 0
     assert cost(MATMUL).benefit(READ) == 60 - 80
     assert cost(COPY).benefit(READ) == 40
-    assert cost(MATMUL, compute_scaling=0.5).benefit(READ) == 40
 
 
-@pytest.mark.parametrize(
-    ("model", "gain"),
-    [
-        (BenefitModel.BYTES, 60 - 100),
-        (BenefitModel.BYTES_ALONE, 40),
-        (BenefitModel.LANES, 90 - 100),
-        (BenefitModel.ELAPSED, 0),
-    ],
-)
-def test_other_readings_of_a_gain(model: BenefitModel, gain: int) -> None:
-    assert cost(MATMUL, benefit_model=model).benefit(READ) == gain
+def test_compute_that_is_stated_decides_what_is_memory_bound() -> None:
+    assert cost(replace(MATMUL, compute_ticks=50)).benefit(READ) == 40
+    assert cost(replace(MATMUL, compute_ticks=70)).benefit(READ) == 60 - 70
+    assert cost(replace(MATMUL, compute_ticks=50)).elapsed_ticks == 60
+
+
+def test_half_of_an_update_is_read() -> None:
+    update = replace(READ, kind=AccessKind.UPDATE)
+    assert cost(replace(COPY, accesses=(update, WRITE))).benefit(update) == 20
 
 
 def test_elapsed_by_roofline_or_by_the_program() -> None:
