@@ -16,7 +16,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -181,12 +181,8 @@ def evaluate(
 
 def failed_of(settings: EvaluationSettings, rows: Iterable[Row]) -> list[Row]:
     """The failed rows of a table that these settings ask for."""
-    asked = {
-        _key(Task(source_of(text), solver, seed), settings)
-        for text in settings.programs
-        for solver in settings.solvers
-        for seed in settings.seeds
-    }
+    sources = [source_of(text) for text in settings.programs]
+    asked = {_key(task, settings) for task in _tasks(settings, sources)}
     return [row for row in rows if row.error is not None and row.key in asked]
 
 
@@ -270,13 +266,15 @@ def _missing(
 ) -> list[Task]:
     """The tasks that have no row yet, or failed."""
     done = {row.key for row in known if row.error is None}
-    tasks = (
-        Task(source, solver, seed)
-        for seed in settings.seeds
-        for source in sources
-        for solver in settings.solvers
-    )
-    return [task for task in tasks if _key(task, settings) not in done]
+    return [task for task in _tasks(settings, sources) if _key(task, settings) not in done]
+
+
+def _tasks(settings: EvaluationSettings, sources: Sequence[Source]) -> Iterator[Task]:
+    """All that the settings ask for, a seed before the next."""
+    for seed in settings.seeds:
+        for source in sources:
+            for solver in settings.solvers:
+                yield Task(source, solver, seed)
 
 
 def _key(task: Task, settings: EvaluationSettings) -> Key:
@@ -333,12 +331,11 @@ def _check_agrees(directory: Path, known: Iterable[Row], row: Row) -> None:
             continue
         if None in (other.all_slow_seconds, row.all_slow_seconds):
             continue
-        before = (other.all_slow_seconds, other.production_seconds)
-        now = (row.all_slow_seconds, row.production_seconds)
-        if before != now:
+        if other.own_times != row.own_times:
             raise InputError(
-                f"{directory}: {row.program} takes {now} s now (all in slow memory, production's "
-                f"map), {before} s in the table: its times have changed; choose another folder"
+                f"{directory}: {row.program} takes {row.own_times} s now (all in slow memory, "
+                f"production's map), {other.own_times} s in the table: its times have changed; "
+                "choose another folder"
             )
 
 
@@ -435,8 +432,9 @@ def _collect(running: _Running) -> Row | None:
         assert isinstance(row, Row)
         if row.status != _UNDER_WAY:
             _end(running.process)
-            failed = row.error is not None
-            return replace(_failed(running, str(row.error)), code=row.code) if failed else row
+            if row.error is None:
+                return row
+            return replace(_failed(running, row.error), code=row.code)
         running.known = row
     if running.is_overdue:
         running.process.kill()

@@ -122,6 +122,11 @@ class Row:
     curve: tuple[tuple[float, float | None, float | None], ...] = ()
 
     @property
+    def own_times(self) -> tuple[float | None, float | None]:
+        """What the program takes by itself: with everything slow, and under production's map."""
+        return self.all_slow_seconds, self.production_seconds
+
+    @property
     def key(self) -> Key:
         """What makes a row one of its table."""
         return (

@@ -81,6 +81,10 @@ class ValueName:
     index: tuple[int, ...]
     is_phi: bool
 
+    def __str__(self) -> str:
+        """As `Buffer.values` of a `Program` has it."""
+        return f"{self.instruction}{{{','.join(map(str, self.index))}}}"
+
 
 @dataclass(frozen=True, slots=True)
 class BufferUse:

@@ -135,6 +135,7 @@ class CalibratedTimes(TwoLaneTimes):
       analytic: stands in, and gives the bytes.
       stated: by instruction name.
       form: the shared coefficients.
+      knows_production: whether production's own cycles are among what was fitted.
     """
 
     name = "calibrated"
@@ -144,8 +145,11 @@ class CalibratedTimes(TwoLaneTimes):
         analytic: AnalyticTimes,
         stated: Mapping[str, StatedInstruction],
         form: PipelineForm,
+        *,
+        knows_production: bool,
     ) -> None:
         super().__init__()
+        self.knows_production = knows_production
         self.analytic = analytic
         self.stated = stated
         self.form = form
@@ -193,12 +197,18 @@ def calibrated_times(
     _check_chip(table, chip)
     analytic = analytic_times(module, chip)
     used = [table.none, *([table.huge] if table.huge else []), *points]
+    has_other = len(used) > 1
     if with_production:
         used.append(table.production)
-    elif len(used) == 1:
+    elif not has_other:
         used.append(replace(table.production, placements=None))
     stated = list(_read_stated(analytic, table.none, used, chip))
-    return CalibratedTimes(analytic, {item.name: item for item in _pooled(stated)}, form)
+    return CalibratedTimes(
+        analytic,
+        {item.name: item for item in _pooled(stated)},
+        form,
+        knows_production=with_production or not has_other,
+    )
 
 
 def _check_chip(table: CycleTable, chip: Chip) -> None:

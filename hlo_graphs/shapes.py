@@ -68,6 +68,11 @@ def byte_size_of(shape: Shape, pointer_size_bytes: int = POINTER_SIZE_BYTES) -> 
     return _byte_size_of_handle(shape, pointer_size_bytes)
 
 
+def elements_in(shape: Shape) -> int:
+    """Elements of all arrays in a shape (ShapeUtil::ElementsInRecursive)."""
+    return sum(part.num_elements for _, part in shape.subshapes() if part.is_array)
+
+
 def padded_size_bytes(shape: Shape) -> int:
     """Bytes the value takes in memory, padded to its layout (ShapeUtil::ArraySize).
 

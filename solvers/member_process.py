@@ -97,7 +97,7 @@ def _work(
     sender.start()
     reader = _Reader(board)
     member = solver_named(solver) if isinstance(solver, str) else solver
-    # No system promises that its processes share this clock, all do.
+    # That processes share this clock is so everywhere, but not promised: hence the limits.
     late = min(max(time.monotonic() - began, 0.0), request.time_limit_seconds)
     connected = replace(
         request,

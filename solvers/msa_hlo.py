@@ -16,7 +16,7 @@ from hlo_graphs.call_graph import control_flow_calls
 from hlo_graphs.dataflow import HloValue, Use
 from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.live_range import FlatSchedule, flatten_schedule, live_ranges
-from hlo_graphs.shapes import byte_size_of
+from hlo_graphs.shapes import byte_size_of, elements_in
 from solvers.msa_algorithm import MsaResult, Placed, assign
 from solvers.msa_attempt import Allocation
 from solvers.msa_hlo_costs import HloCosts, UncostedHlo
@@ -405,9 +405,7 @@ class _Builder:
             name=user.name,
             operand=use.operand_number,
             size_bytes=round(costs.operand_bytes(*arguments)),
-            result_elements=sum(
-                shape.num_elements for _, shape in user.shape.subshapes() if shape.is_array
-            ),
+            result_elements=elements_in(user.shape),
             reduction_ticks=costs.operand_reduction(*arguments),
             required_default=allowed is not None and not allowed(user.name, use.operand_number),
             aliases=tuple(self._aliases_of(use, user)),

@@ -17,6 +17,7 @@ from functools import cache
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Access, AccessKind, Program
 from hlo_graphs.shape_text import parse_shape
+from hlo_graphs.shapes import elements_in
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.msa_algorithm import MsaResult, Placed
 from solvers.msa_attempt import Allocation
@@ -341,10 +342,9 @@ class _Builder:
 def _num_elements(shape: str) -> int:
     """Of all arrays of a shape; 0 where a Program, which says it for people, has no HLO text."""
     try:
-        parts = parse_shape(shape).subshapes()
+        return elements_in(parse_shape(shape))
     except InputError:
         return 0
-    return sum(part.num_elements for _, part in parts if part.is_array)
 
 
 # -- the answer -------------------------------------------------------------------------------

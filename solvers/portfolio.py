@@ -65,11 +65,13 @@ class Member:
       share: of the time that is left when it starts; 1 is all of it. With little time left
         every member gets all of it.
       seed: added to the request's seed.
+      share_alone: in place of `share` where there is one worker.
     """
 
     solver: str | Solver
     share: float = 1.0
     seed: int = 0
+    share_alone: float | None = None
 
     @property
     def name(self) -> str:
@@ -91,8 +93,8 @@ DEFAULT_SCHEDULE = (
 """Members in the order in which workers take them up; it is gone through again while time lasts."""
 
 _EXTRA_SHARE = 0.4
-"""Of the time, for a solver from outside: with one worker the others would never begin else (nor
-do they where members keep their workers to the end)."""
+"""Of the time, for a solver from outside if there is one worker: the others would never begin
+else (nor do they where members keep their worker to the end)."""
 
 _MAX_ROUNDS = 20
 
@@ -112,7 +114,8 @@ class PortfolioSolver:
         schedule: Sequence[Member] = DEFAULT_SCHEDULE,
         extra: Sequence[Solver] = (),
     ) -> None:
-        self.schedule = (*(Member(solver, share=_EXTRA_SHARE) for solver in extra), *schedule)
+        members = (Member(solver, share_alone=_EXTRA_SHARE) for solver in extra)
+        self.schedule = (*members, *schedule)
 
     def solve(self, request: SolveRequest) -> Solution:
         """The best map any member found, with the best certified bound."""
@@ -269,7 +272,10 @@ class _PortfolioRun:
 
     def _start(self, member: Member) -> None:
         left = self.deadline.remaining_seconds
-        seconds = max(left * member.share if left >= _SHARING_FROM_SECONDS else left, 0.05)
+        share = member.share
+        if self.request.workers == 1 and member.share_alone is not None:
+            share = member.share_alone
+        seconds = max(left * share if left >= _SHARING_FROM_SECONDS else left, 0.05)
         request = replace(
             self.request,
             time_limit_seconds=seconds,

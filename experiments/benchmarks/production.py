@@ -22,6 +22,7 @@ import numpy as np
 from experiments.inputs import LoadedProgram, load_program
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
+from hlo_graphs.calibration import CalibratedTimes
 from hlo_graphs.parser import read_module
 from malloc_game.production import marked_fast
 from malloc_game.simulate import fast_accesses, simulate
@@ -80,14 +81,14 @@ def check_production(name: str) -> ProductionCheck:
 def model_error(loaded: LoadedProgram, bundle: bundles.Bundle | None) -> float | None:
     """Simulated over compiler time at production's placement, minus one; None if not known.
 
-    Nor if the times were fitted to that placement, for want of another with fast memory.
+    Nor if the times were fitted to it, for want of another placement with fast memory.
     """
     if loaded.production_map is None or loaded.lowered is None:
         return None
     if bundle is None or bundle.cycles is None:
         return None
-    has_other = bundle.points is not None or bundles.read_cycles(bundle.cycles).huge is not None
-    if loaded.program.times == "calibrated" and not has_other:
+    times = loaded.lowered.times
+    if isinstance(times, CalibratedTimes) and times.knows_production:
         return None
     stated, compiler, _ = _times(loaded, bundle)
     return stated / compiler - 1 if compiler else None

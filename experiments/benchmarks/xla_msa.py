@@ -102,13 +102,11 @@ def production_benefits(program: Program, bundle: Bundle) -> dict[int, float]:
     if bundle.bufferinfo is None:
         return {}
     buffer_of = {name: b for b, buffer in enumerate(program.buffers) for name in buffer.values}
-    found: dict[int, float] = {}
-    for row in read_bufferinfo(bundle.bufferinfo):
-        if row.name is not None and not row.is_scoped:
-            name = f"{row.name.instruction}{{{','.join(map(str, row.name.index))}}}"
-            if name in buffer_of:
-                found[buffer_of[name]] = row.benefit
-    return found
+    return {
+        buffer_of[str(row.name)]: row.benefit
+        for row in read_bufferinfo(bundle.bufferinfo)
+        if not row.is_scoped and str(row.name) in buffer_of
+    }
 
 
 def ranked_alike(problem: MsaProblem, benefits: Mapping[int, float]) -> float:

@@ -381,15 +381,9 @@ def retimed_programs(before: Iterable[Row], after: Iterable[Row]) -> tuple[str, 
     old, new = rows_with_times(before), rows_with_times(after)
     return tuple(
         sorted(
-            name
-            for name in old.keys() & new.keys()
-            if _own_times(old[name]) != _own_times(new[name])
+            name for name in old.keys() & new.keys() if old[name].own_times != new[name].own_times
         )
     )
-
-
-def _own_times(row: Row) -> tuple[float | None, float | None]:
-    return row.all_slow_seconds, row.production_seconds
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> list[Change]:
