@@ -127,6 +127,11 @@ class StatedInstruction:
             self.matrix_seconds,
         )
 
+    @property
+    def is_seen_all_fast(self) -> bool:
+        """Whether a compile shows it with nothing slow: then its floor needs no likeness."""
+        return any(not any(seen.slow) for seen in self.observations)
+
 
 class CalibratedTimes(TwoLaneTimes):
     """The compiler's figures where it states them, the analytic ones elsewhere.
@@ -164,10 +169,10 @@ class CalibratedTimes(TwoLaneTimes):
 
     def _pipeline(self, stated: StatedInstruction) -> StepTimes:
         """Worked out once for all instructions that are costed alike (and so share everything)."""
-        signature = stated.signature
-        if signature not in self._alike:
-            self._alike[signature] = pipeline_times(stated, self.form)
-        return self._alike[signature]
+        shared = (stated.signature, stated.floor_seconds)
+        if shared not in self._alike:
+            self._alike[shared] = pipeline_times(stated, self.form)
+        return self._alike[shared]
 
 
 def calibrated_times(
@@ -286,7 +291,10 @@ def slow_leaves(placement: Placement) -> tuple[bool, ...]:
 
 
 def _pooled(stated: Sequence[StatedInstruction]) -> Iterable[StatedInstruction]:
-    """Instructions that are costed alike share their floor and their observations."""
+    """Instructions that are costed alike share their observations, and the least floor.
+
+    What is seen all fast keeps its own: unlike work may agree in all that is told here.
+    """
     groups: dict[tuple[object, ...], list[StatedInstruction]] = defaultdict(list)
     for item in stated:
         groups[item.signature].append(item)
@@ -294,7 +302,8 @@ def _pooled(stated: Sequence[StatedInstruction]) -> Iterable[StatedInstruction]:
         floor_seconds = min(item.floor_seconds for item in group)
         seen = tuple(dict.fromkeys(seen for item in group for seen in item.observations))
         for item in group:
-            yield replace(item, floor_seconds=floor_seconds, observations=seen)
+            own_seconds = item.floor_seconds if item.is_seen_all_fast else floor_seconds
+            yield replace(item, floor_seconds=own_seconds, observations=seen)
 
 
 # --- the pipeline of one instruction -------------------------------------------------------------

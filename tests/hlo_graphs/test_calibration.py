@@ -209,15 +209,18 @@ def point(name: str, cycles: dict[str, int], placements: dict[str, Placement]) -
     return CyclePoint(name, cycles, placements)
 
 
-def layer_table(huge_cycles: dict[str, int] | None) -> CycleTable:
-    fast = Placement("1", "1")
+FAST = Placement("1", "1")
+
+
+def layer_table(huge_cycles: dict[str, int] | None, second: Placement = FAST) -> CycleTable:
+    """With f2 placed as `second` where memory is huge, and f1 fast."""
     huge = None
     if huge_cycles is not None:
-        huge = point("huge", huge_cycles, {"f1": fast, "f2": fast})
+        huge = point("huge", huge_cycles, {"f1": FAST, "f2": second})
     return CycleTable(
         unit="cycles",
         none=point("none", {"f1": 3000, "f2": 3000}, {}),
-        production=point("production", {"f1": 500, "f2": 3000}, {"f1": fast}),
+        production=point("production", {"f1": 500, "f2": 3000}, {"f1": FAST}),
         production_size_bytes=112 * 2**20,
         huge=huge,
         huge_failure=None if huge else "it failed",
@@ -231,10 +234,16 @@ def layer_times(table: CycleTable, *, with_production: bool = False) -> Calibrat
 
 
 def test_equal_layers_share_their_floor() -> None:
-    times = layer_times(layer_table({"f1": 1000, "f2": 2900}))
+    times = layer_times(layer_table({"f1": 1000, "f2": 2900}, Placement("1", "0")))
     for name in ("f1", "f2"):
         assert times.step("e", name).all_fast_seconds == pytest.approx(V5E.seconds(1000))
         assert times.step("e", name).all_slow_seconds == pytest.approx(V5E.seconds(3000))
+
+
+def test_what_is_seen_all_fast_keeps_its_own_floor() -> None:
+    times = layer_times(layer_table({"f1": 1000, "f2": 2900}))
+    assert times.step("e", "f1").all_fast_seconds == pytest.approx(V5E.seconds(1000))
+    assert times.step("e", "f2").all_fast_seconds == pytest.approx(V5E.seconds(2900))
 
 
 def test_production_is_not_looked_at_unless_asked() -> None:
