@@ -341,6 +341,10 @@ def evaluate(
     busy: Annotated[
         str, typer.Option("--busy", help="bytes, or slow: a slow access keeps the bus busy")
     ] = "bytes",
+    any_processor: Annotated[
+        bool,
+        typer.Option("--any-processor", help="Add to a table begun on another processor, too"),
+    ] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the table")] = Path(
         "results"
     ),
@@ -359,7 +363,14 @@ def evaluate(
         copy_order=copy_order,
         busy=busy,
     )
-    rows = run(settings, output, parallel=workers, command=shell_command(), on_row=print_row)
+    rows = run(
+        settings,
+        output,
+        parallel=workers,
+        any_processor=any_processor,
+        command=shell_command(),
+        on_row=print_row,
+    )
     failed = failed_of(settings, rows)
     print(f"{len(rows)} rows in {output}, {len(failed)} failed")
     raise typer.Exit(5 if failed else 0)

@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import write_atomically
-from experiments.folder import Run, code_digest, held, map_path, open_table, refuse_mixing
+from experiments.folder import (
+    Run,
+    code_digest,
+    held,
+    map_path,
+    open_table,
+    processor,
+    refuse_mixing,
+)
 from experiments.inputs import DEFAULT_CHIP, LoadedProgram, is_program_document
 from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import any_solver_named
@@ -157,6 +165,7 @@ def evaluate(
     directory: Path,
     *,
     parallel: int = 1,
+    any_processor: bool = False,
     command: str = "",
     on_row: Callable[[Row, int, int], None] | None = None,
 ) -> list[Row]:
@@ -166,6 +175,7 @@ def evaluate(
       settings: what to run.
       directory: of the table; made if need be, extended if it has one already.
       parallel: tasks at a time.
+      any_processor: add to a table that was begun on another processor, too.
       command: kept beside the table, for whoever wants to make it again.
       on_row: told of each finished row, with how many are done and how many there are.
 
@@ -176,7 +186,15 @@ def evaluate(
     """
     sources = _checked(settings, parallel)
     with held(directory):
-        return _filled(settings, sources, directory, parallel, command, on_row)
+        known = read_rows(directory) if has_rows(directory) else []
+        _refuse_other_programs(directory, known, sources)
+        tasks = _missing(settings, sources, known)
+        again = {_key(task, settings) for task in tasks}
+        known = [row for row in known if row.key not in again]  # failed rows
+        refuse_mixing(directory, known, {task.solver for task in tasks})
+        run = _run_of(settings, sources, parallel, command)
+        open_table(directory, settings.model, run, any_processor=any_processor)
+        return _filled(settings, tasks, known, directory, parallel, on_row)
 
 
 def failed_of(settings: EvaluationSettings, rows: Iterable[Row]) -> list[Row]:
@@ -188,20 +206,13 @@ def failed_of(settings: EvaluationSettings, rows: Iterable[Row]) -> list[Row]:
 
 def _filled(
     settings: EvaluationSettings,
-    sources: Sequence[Source],
+    tasks: Sequence[Task],
+    known: list[Row],
     directory: Path,
     parallel: int,
-    command: str,
     on_row: Callable[[Row, int, int], None] | None,
 ) -> list[Row]:
-    """All rows, of a folder that nobody else writes into."""
-    known = read_rows(directory) if has_rows(directory) else []
-    _refuse_other_programs(directory, known, sources)
-    tasks = _missing(settings, sources, known)
-    again = {_key(task, settings) for task in tasks}
-    known = [row for row in known if row.key not in again]  # failed rows
-    refuse_mixing(directory, known, {task.solver for task in tasks})
-    open_table(directory, settings.model, _run_of(settings, sources, parallel, command))
+    """All rows, once the tasks have run; of a folder that nobody else writes into."""
     total = len(known) + len(tasks)
     try:
         for row in _run(tasks, settings, directory, parallel):
@@ -567,6 +578,7 @@ def _row_without_result(task: Task, settings: EvaluationSettings) -> Row:
         workers_per_task=settings.workers_per_task,
         code=code_digest(),
         status=_UNDER_WAY,
+        processor=processor(),
     )
 
 

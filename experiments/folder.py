@@ -4,7 +4,7 @@
 and lists the runs that filled it. A table may be extended by other programs, solvers, seeds, time
 limits and processes per solver. What would make its rows mean different things is refused: other
 times, another machine or other packages, and a solver of which the table has rows already made by
-other code.
+other code. Another processor is taken on demand: then each row tells its own.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class TableSettings:
-    """What `settings.json` says: `model` and `machine` hold for all rows, `runs` made them."""
+    """What `settings.json` says: `model` and `machine` hold for all rows, `runs` made them.
+
+    Of `machine` the processor and the number of cores are those of the first run; other runs may
+    have been allowed others.
+    """
 
     model: TimeModel
     machine: dict[str, Any]
@@ -96,8 +100,10 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def open_table(directory: Path, model: TimeModel, run: Run) -> None:
+def open_table(directory: Path, model: TimeModel, run: Run, *, any_processor: bool = False) -> None:
     """Makes the folder, or notes that another run adds to it; call `refuse_mixing` before.
+
+    With `any_processor` the table may have been begun on another processor.
 
     Raises:
       InputError: if the folder's table was made with other times or elsewhere, or only its CSV
@@ -112,7 +118,9 @@ def open_table(directory: Path, model: TimeModel, run: Run) -> None:
     if (directory / SETTINGS).exists() or has_rows(directory):
         known = read_settings(directory)
         _check_model(directory, known.model, model)
-        _check_machine(directory, known.machine, here)
+        may_differ = {"processor", "cores"} if any_processor else set[str]()
+        _check_machine(directory, known.machine, here, may_differ)
+        here |= {name: known.machine[name] for name in may_differ & known.machine.keys()}
         here = _with_known_versions(here, known.machine)
         runs = known.runs if run in known.runs else (*known.runs, run)
     else:
@@ -131,17 +139,22 @@ def _check_model(directory: Path, known: TimeModel, model: TimeModel) -> None:
         )
 
 
-def _check_machine(directory: Path, known: dict[str, Any], here: dict[str, Any]) -> None:
+def _check_machine(
+    directory: Path, known: dict[str, Any], here: dict[str, Any], may_differ: set[str]
+) -> None:
     there, here = _flat(known), _flat(here)
-    differing = [
-        f"{name} {there[name]!r} there, {here[name]!r} here"
-        for name in sorted(there.keys() & here.keys())
+    differing = {
+        name: f"{name} {there[name]!r} there, {here[name]!r} here"
+        for name in sorted((there.keys() & here.keys()) - may_differ)
         if there[name] != here[name]
-    ]
+    }
     if differing:
+        way_out = "choose another folder"
+        if differing.keys() <= {"processor", "cores"}:
+            way_out += ", or allow it with --any-processor"
         raise InputError(
-            f"{directory}: its rows were made elsewhere ({'; '.join(differing)}): solvers with a "
-            "time limit would not compare; choose another folder"
+            f"{directory}: its rows were made elsewhere ({'; '.join(differing.values())}): solvers "
+            f"with a time limit would not compare; {way_out}"
         )
 
 
@@ -179,13 +192,14 @@ def machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "packages": {name: _version(name) for name in packages},
     }
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
     """The processor's name where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -70,6 +70,7 @@ class Row:
       time_limit_seconds: given to the solver.
       workers_per_task: processes the solver could use.
       code: digest of the sources and weights that made the row (`experiments.folder.code_digest`).
+      processor: that it was made on, by name; None in tables older than this column.
       status: as in `solvers.solver.Status`, or "failed".
       latency_seconds: of the map, stalls included.
       stall_seconds: of the map.
@@ -105,6 +106,7 @@ class Row:
     workers_per_task: int
     code: str
     status: str
+    processor: str | None = None
     latency_seconds: float | None = None
     stall_seconds: float | None = None
     all_slow_seconds: float | None = None

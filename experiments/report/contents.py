@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class Report:
       settings: what its table was made with.
       num_programs: in the table.
       codes: digests of the sources that made its rows.
+      processors: those its rows were made on, each with its solvers.
       sections: summaries over groups of programs.
       retiming: the maps under other times.
       charts: drawn.
@@ -89,6 +91,7 @@ class Report:
     settings: TableSettings
     num_programs: int
     codes: tuple[str, ...]
+    processors: Mapping[str, tuple[str, ...]]
     sections: tuple[Section, ...]
     retiming: Retiming
     charts: tuple[Chart, ...]
@@ -118,6 +121,7 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
         settings=settings,
         num_programs=len({row.program for row in rows}),
         codes=tuple(sorted({row.code for row in rows})),
+        processors=_processors(rows, settings),
         sections=tuple(sections(results)),
         retiming=retime(directory, rows, results, settings.model, say),
         charts=tuple(charts(rows, results)),
@@ -126,6 +130,14 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
         failures=tuple(row for row in rows if row.error is not None),
         comparison=comparison,
     )
+
+
+def _processors(rows: Sequence[Row], settings: TableSettings) -> Mapping[str, tuple[str, ...]]:
+    """Which solvers' rows were made on which processor; older rows tell none, their table does."""
+    solvers = defaultdict[str, set[str]](set)
+    for row in rows:
+        solvers[row.processor or settings.machine["processor"]].add(row.solver)
+    return {name: tuple(sorted(found)) for name, found in sorted(solvers.items())}
 
 
 def side_by_side(results: Sequence[ProgramResult]) -> SideBySide:
@@ -164,9 +176,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def limits_of(settings: TableSettings) -> str:
-    """The time limits of all runs, for people: "5 s" or "5 and 10 s"."""
-    limits = sorted({run.time_limit_seconds for run in settings.runs})
-    return " and ".join(f"{limit:g}" for limit in limits) + " s"
+    """The time limits of all runs, for people: "5 s" or "5, 10 and 60 s"."""
+    *others, last = sorted({run.time_limit_seconds for run in settings.runs})
+    first = ", ".join(f"{limit:g}" for limit in others)
+    return f"{first} and {last:g} s" if first else f"{last:g} s"
 
 
 def sections(results: Sequence[ProgramResult]) -> list[Section]:

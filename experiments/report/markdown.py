@@ -18,6 +18,9 @@ def markdown(report: Report) -> str:
         + ", ".join(f"`{run.command}`" for run in report.settings.runs)
         + ".",
     ]
+    if len(report.processors) > 1:
+        kinds = (f"{name} ({', '.join(solvers)})" for name, solvers in report.processors.items())
+        lines += ["", f"The rows were made on several processors: {'; '.join(kinds)}."]
     for section in report.sections:
         lines += ["", f"## {section.title}", "", section.note, "", *_summary_table(section)]
     lines += _retiming_lines(report.retiming)

@@ -116,6 +116,27 @@ def test_a_table_is_of_one_machine(copied: Path) -> None:
         evaluate(replace(SETTINGS, seeds=(2,)), copied)
 
 
+def test_another_processor_is_taken_on_demand_and_rows_tell_theirs(copied: Path) -> None:
+    document = json.loads((copied / SETTINGS_FILE).read_text())
+    (here,) = {row.processor for row in read_rows(copied)}
+    assert document["machine"]["processor"] == here
+    document["machine"] |= {"processor": "Of old", "cores": 999}
+    (copied / SETTINGS_FILE).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"processor 'Of old' there, .* --any-processor"):
+        evaluate(replace(SETTINGS, seeds=(2,)), copied)
+    rows = evaluate(replace(SETTINGS, seeds=(2,)), copied, any_processor=True)
+    assert [row.processor for row in rows if row.seed == 2] == [here]
+    assert read_settings(copied).machine == document["machine"]
+
+
+def test_other_packages_are_refused_on_any_processor(copied: Path) -> None:
+    document = json.loads((copied / SETTINGS_FILE).read_text())
+    document["machine"] |= {"processor": "Of old", "python": "3.0"}
+    (copied / SETTINGS_FILE).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"python '3.0' there, .*; choose another folder$"):
+        evaluate(replace(SETTINGS, seeds=(2,)), copied, any_processor=True)
+
+
 def test_a_solver_is_not_mixed_with_what_it_was_before(copied: Path) -> None:
     _plant(copied, code="0123456789ab")
     with pytest.raises(InputError, match="greedy's rows there were made by other code"):

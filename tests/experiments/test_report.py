@@ -34,7 +34,7 @@ from experiments.report.statistics import (
     retimed_programs,
     summarise,
 )
-from experiments.results import TABLE, Row, TimeModel, read_rows
+from experiments.results import RESULTS, TABLE, Row, TimeModel, append_row, read_rows
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Loop, Program
@@ -547,6 +547,26 @@ def test_the_markdown_has_every_result(evaluated: Path) -> None:
     for program in PROGRAMS:
         for solver in ("greedy", "large-neighbourhood"):
             assert f"| {program} | {solver} |" in text
+
+
+def test_a_table_of_several_processors_says_which_made_what(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    (here,) = report_of(evaluated).processors
+    assert here not in (evaluated / MARKDOWN).read_text()
+    other = Path(shutil.copytree(evaluated, tmp_path / "other"))
+    settings = json.loads((other / "settings.json").read_text())
+    settings["machine"]["processor"] = "Of old"
+    (other / "settings.json").write_text(json.dumps(settings))
+    old = [replace(r, processor=None) for r in read_rows(other) if r.solver == "greedy"]
+    new = [replace(r, processor="Of late") for r in read_rows(other) if r.solver != "greedy"]
+    (other / RESULTS).unlink()
+    for r in (*old, *new):
+        append_row(other, r)
+    write_report(other)
+    words = "several processors: Of late (large-neighbourhood); Of old (greedy)."
+    assert words in (other / MARKDOWN).read_text()
+    assert words in (other / PAGE).read_text()
 
 
 def test_the_page_needs_nothing_but_itself(evaluated: Path) -> None:
