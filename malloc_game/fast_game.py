@@ -209,7 +209,9 @@ class FastGame:
 
     @property
     def placed(self) -> Integers:
-        """`[num_turns]` where the buffer was at each turn, in alignment units, -1 for slow.
+        """`[num_turns]` where the buffer is once each turn is played, in alignment units.
+
+        -1 if it is not in fast memory; what leaves after its step is still there.
 
         Of the game played last as far as it went: a hint for searches, not a record.
         """

@@ -192,8 +192,8 @@ class Tables(NamedTuple):
       offers: `[num_loops, NUM_OFFER_COLUMNS]` how a trip's idle time counts outside.
       hints: `[num_turns]` offset to prefer to best fit where it is free, -1 for none. Not a rule
         of the game: for searches, and the one table that changes between games.
-      placed: `[num_turns]` where the buffer was at the turn in the latest game that came by, -1
-        for slow accesses.
+      placed: `[num_turns]` where the buffer is once the turn is played, in the latest game that
+        came by; -1 if it is not in fast memory.
     """
 
     limits: Integers
@@ -777,7 +777,6 @@ def _fetch(tables: Tables, state: State, event: Integers) -> bool:
     offset, row, evictions = _plan(tables, state, event)
     if offset < 0:
         return False
-    tables.placed[event[EVENT_TURN]] = offset
     buffer = event[EVENT_BUFFER]
     step = event[EVENT_STEP]
     loop = event[EVENT_LOOP]
@@ -831,9 +830,7 @@ def _access(tables: Tables, state: State, event: Integers, wanted: int) -> int:
     else:
         if flags & FLAG_WRITES:
             state.earliest[buffer] = step + 1
-        tables.placed[event[EVENT_TURN]] = -1
         return DROP
-    tables.placed[event[EVENT_TURN]] = mine[BUF_OFFSET]
     _make_fast(tables, state, event)
     if taken >= KEEP:
         mine[BUF_LEAVING] = 0
@@ -896,7 +893,6 @@ def _carry(tables: Tables, state: State, event: Integers, wanted: int) -> int:
     offset = _place(tables, state, tables.sizes[buffer, 0], 0, event[EVENT_TURN])
     if offset < 0:
         return DROP
-    tables.placed[event[EVENT_TURN]] = offset
     _occupy(tables, state, buffer, offset, 0, 0, SOURCE_CARRIED, -1)
     state.buffers[buffer, BUF_HELD] = HELD_ALWAYS
     state.counters[CNT_CARRIED] += 1
@@ -974,6 +970,8 @@ def run(
             taken[turn] = _carry(tables, state, event, actions[turn])
         else:
             _finish(tables, state)
+        if kind <= KIND_EXIT:
+            tables.placed[turn] = state.buffers[event[EVENT_BUFFER], BUF_OFFSET]
 
 
 @compiled

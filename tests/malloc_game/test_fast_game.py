@@ -36,6 +36,7 @@ from malloc_game.memory_map import Eviction, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from tests.malloc_game import reference_game as slow
+from tests.malloc_game.small import program_of
 
 KINDS = {
     slow.TurnKind.ACCESS: TurnKind.ACCESS,
@@ -526,6 +527,27 @@ def test_a_walk_agrees_with_whole_games() -> None:
         best = game.latency_ticks(walk.best_wishes)
         assert best == pytest.approx(walk.best_latency_ticks, rel=1e-12)
         game.hints[:] = -1
+
+
+def test_where_each_turn_left_its_buffer_is_of_this_game_alone() -> None:
+    program = program_of(
+        {"a": 2, "b": 4},
+        [(9, "wb wa"), (9, "rb"), (9, "ra"), (9, "ra")],
+        loops=[Loop(start_step=2, end_step=3, trip_count=3)],
+    )
+    game = FastGame(program)
+    kinds = [(turn.kind, "ab"[turn.buffer]) for turn in game.turns]
+    access, entry, leave = TurnKind.ACCESS, TurnKind.ENTRY, TurnKind.EXIT
+    assert kinds[:3] == [(access, "b"), (access, "a"), (access, "b")]
+    assert kinds[3:] == [(entry, "a"), (access, "a"), (leave, "a"), (access, "a")]
+    game.play(game.wishes(Action.KEEP))
+    assert game.placed.tolist() == [0, 4, 0, 4, 4, 4, 4]
+    fetched = game.wishes()
+    fetched[3] = Action.KEEP
+    game.play(fetched)
+    assert game.placed.tolist() == [-1, -1, -1, 0, 0, -1, -1]
+    game.play(game.wishes())
+    assert game.placed.tolist() == [-1] * 7
 
 
 def test_a_game_costs_in_proportion_to_its_turns() -> None:
