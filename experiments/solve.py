@@ -18,7 +18,7 @@ from experiments.solvers_by_name import any_solver_named
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap, to_document
-from malloc_game.simulate import Simulation, simulate
+from malloc_game.simulate import Simulation, compulsory_bus_bytes, simulate
 from malloc_game.validate import check
 from solvers.solver import (
     Progress,
@@ -116,6 +116,7 @@ class SolveResult:
             "stall_seconds": self.simulation.stall_seconds,
             "peak_fast_bytes": self.simulation.peak_fast_bytes,
             "bus_bytes": self.simulation.bus_bytes,
+            "compulsory_bus_bytes": compulsory_bus_bytes(self.program),
             "num_copies": self.simulation.num_copies,
             "games_played": self.solution.games_played,
             "wall_seconds": self.wall_seconds,

@@ -30,8 +30,8 @@ BEFORE_PROGRAM = -1
 """`Buffer.origin` of what exists before step 0 (parameters and constants)."""
 
 
-MAX_UNITS = 2**31 - 1
-"""Alignment units of fast memory that addresses are counted in."""
+MAX_UNITS = 2**31 - 2
+"""Most alignment units of fast memory: addresses and gaps are counted in 32 bits, one to spare."""
 
 MAX_SIZE_BYTES = 2**50
 """Largest buffer, so that sums over a program stay exact in 64 bits."""
@@ -495,6 +495,12 @@ def _check_buffer(program: Program, index: int, buffer: Buffer) -> None:
         raise InputError(
             f"{where}: {buffer.shape} takes {buffer.size_bytes} bytes, more than {MAX_SIZE_BYTES}: "
             "no machine has that memory; is the shape right?"
+        )
+    copy_ticks = buffer.size_bytes / program.machine.slow_bytes_per_second / program.tick_seconds
+    if not copy_ticks <= MAX_INSTRUCTION_TICKS:
+        raise InputError(
+            f"{where}: a copy of its {buffer.size_bytes} bytes takes {copy_ticks:.3g} ticks, more "
+            f"than {MAX_INSTRUCTION_TICKS}"
         )
     if not BEFORE_PROGRAM <= buffer.origin < max(program.num_steps, 1):
         raise InputError(f"{where}: origin {buffer.origin} is not a step")

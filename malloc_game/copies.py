@@ -34,7 +34,6 @@ class Copy:
       issue: it may be served from the beginning of this step.
       deadline: it must be complete before this step.
       loop: the loop on whose every trip it happens, None: once.
-      replaced_step: the step that it replaces, None for prefetches and evictions.
     """
 
     direction: Direction
@@ -45,7 +44,6 @@ class Copy:
     issue: int
     deadline: int
     loop: int | None
-    replaced_step: int | None = None
 
 
 def copies_of(program: Program, memory_map: MemoryMap) -> tuple[Copy, ...]:
@@ -125,7 +123,6 @@ def _replacements(
                 issue=issue,
                 deadline=replaced.done,
                 loop=program.loop_of_step[replaced.step],
-                replaced_step=replaced.step,
             )
 
 

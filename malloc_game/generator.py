@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hlo_graphs.errors import InputError
+from hlo_graphs.errors import InputError, require_integers
 from hlo_graphs.program import (
     BEFORE_PROGRAM,
     Access,
@@ -75,7 +75,8 @@ class GeneratorSettings:
       intensity: typical compute time over the time of a step's bytes on the bus: small values
         leave no idle time, large ones leave nothing to gain.
       max_size_units: largest buffer, in `UNIT_BYTES`.
-      max_loop_depth: deepest nest of loops; 0 leaves loops and branches out of mixed programs.
+      max_loop_depth: deepest nest of loops, in whose bodies there may be branches besides; 0 leaves
+        loops and branches out of mixed programs.
       max_trip_count: most trips of a loop.
       num_lanes: 1 is the plain roofline; more add lanes in which slow accesses add up beyond
         their bytes, as calibrated times do.
@@ -95,12 +96,20 @@ class GeneratorSettings:
     copy_share: float = 0.1
 
     def __post_init__(self) -> None:
+        require_integers(
+            "generator setting",
+            num_accesses=self.num_accesses,
+            max_size_units=self.max_size_units,
+            max_loop_depth=self.max_loop_depth,
+            max_trip_count=self.max_trip_count,
+            num_lanes=self.num_lanes,
+        )
         positive = ("num_accesses", "pressure", "max_size_units", "max_trip_count", "num_lanes")
         for name in positive:
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"generator setting {name} is {getattr(self, name)}, must be > 0")
         for name in ("intensity", "max_loop_depth"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"generator setting {name} is {getattr(self, name)}, must be >= 0")
         for name in ("forbidden_share", "copy_share"):
             if not 0 <= getattr(self, name) <= 1:
@@ -143,9 +152,17 @@ def random_program(
         forbidden_share=forbidden_share,
         copy_share=copy_share,
     )
-    draft = _Draft(np.random.default_rng(seed), settings)
+    draft = _Draft(generator_of(seed), settings)
     _emit_family(draft)
     return draft.program(f"{chosen}-{seed}")
+
+
+def generator_of(seed: int) -> np.random.Generator:
+    """Random numbers for `seed`; raises InputError if it is none."""
+    require_integers("generator", seed=seed)
+    if seed < 0:
+        raise InputError(f"generator: seed is {seed}, must be >= 0")
+    return np.random.default_rng(seed)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from malloc_game.generator import (
     TICK_SECONDS,
     TICKS_PER_UNIT,
     UNIT_BYTES,
+    generator_of,
 )
 from malloc_game.memory_map import MemoryMap, Residency, Source
 
@@ -63,7 +64,7 @@ def known_optimum_program(seed: int, *, kind: str = "packing", size: int = 12) -
         raise InputError(f"no kind {kind!r} of known optima; choose one of {', '.join(KINDS)}")
     if size < 2:
         raise InputError(f"size {size} of a known-optimum program: must be at least 2")
-    rng = np.random.default_rng(seed)
+    rng = generator_of(seed)
     name = f"{kind}-{seed}"
     return (
         packing_program(rng, name, size) if kind == "packing" else knapsack_program(rng, name, size)

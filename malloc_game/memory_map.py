@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hlo_graphs.errors import InputError, require_integers
 
@@ -171,14 +171,31 @@ def from_document(document: Any) -> MemoryMap:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise InputError(f"not a memory map: schema is {found!r}, this version reads {SCHEMA!r}")
-    try:
-        return MemoryMap(
-            residencies=tuple(_residency(row) for row in document["residencies"]),
-            evictions=tuple(_eviction(row) for row in document["evictions"]),
-            replaced_copies=tuple(_replaced(row) for row in document["replaced_copies"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not a memory map: {type(error).__name__}: {error}") from error
+    return MemoryMap(
+        residencies=_rows(document, "residencies", _residency),
+        evictions=_rows(document, "evictions", _eviction),
+        replaced_copies=_rows(document, "replaced_copies", _replaced),
+    )
+
+
+_Row = TypeVar("_Row")
+
+
+def _rows(
+    document: dict[str, Any], name: str, read: Callable[[dict[str, Any]], _Row]
+) -> tuple[_Row, ...]:
+    """The rows of one list of the document; errors name the row."""
+    rows = document.get(name)
+    if not isinstance(rows, list):
+        raise InputError(f"not a memory map: {name} is {type(rows).__name__}, not a list")
+    found = []
+    for index, row in enumerate(rows):
+        where = f"not a memory map: {name}[{index}]"
+        try:
+            found.append(read(row))
+        except (TypeError, ValueError, InputError) as error:
+            raise InputError(f"{where}: {error}") from error
+    return tuple(found)
 
 
 def _residency_row(residency: Residency) -> dict[str, Any]:
@@ -195,7 +212,24 @@ def _residency_row(residency: Residency) -> dict[str, Any]:
     }
 
 
+_RESIDENCY_FIELDS = (
+    *("buffer", "offset_bytes", "start", "end", "source", "ready"),
+    *("loop", "parts", "holes"),
+)
+
+
+def _require_fields(row: Any, names: tuple[str, ...]) -> None:
+    if not isinstance(row, dict):
+        raise InputError(f"is {type(row).__name__}, not an object")
+    missing, unknown = set(names) - row.keys(), row.keys() - set(names)
+    if missing:
+        raise InputError(f"lacks {', '.join(sorted(missing))}")
+    if unknown:
+        raise InputError(f"has {', '.join(sorted(unknown))}, which mean nothing here")
+
+
 def _residency(row: dict[str, Any]) -> Residency:
+    _require_fields(row, _RESIDENCY_FIELDS)
     fields = {**row, "source": Source(row["source"])}
     fields["parts"] = tuple(Part(*part) for part in row["parts"])
     fields["holes"] = tuple((start, end) for start, end in row["holes"])
@@ -219,10 +253,12 @@ def _residency(row: dict[str, Any]) -> Residency:
 
 
 def _eviction(row: dict[str, Any]) -> Eviction:
+    _require_fields(row, ("buffer", "issue", "done"))
     require_integers("eviction", **row)
     return Eviction(**row)
 
 
 def _replaced(row: dict[str, Any]) -> ReplacedCopy:
+    _require_fields(row, ("step", "issue", "done"))
     require_integers("replaced copy", **row)
     return ReplacedCopy(**row)

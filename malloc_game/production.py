@@ -380,7 +380,8 @@ def _updated_in_place(residencies: Iterable[Residency]) -> list[Residency]:
             and later.source is Source.PRODUCED
             and later.start < earlier.end
         ):
-            joined[-1] = replace(earlier, end=max(earlier.end, later.end))
+            end, holes = max(earlier.end, later.end), (*earlier.holes, *later.holes)
+            joined[-1] = replace(earlier, end=end, holes=holes)
         else:
             joined.append(later)
     return joined

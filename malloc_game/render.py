@@ -31,7 +31,7 @@ _COLOURS = {Source.PRODUCED: "#4c78a8", Source.COPIED: "#f58518", Source.CARRIED
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A residency as far as it is known: a rectangle over steps and bytes."""
+    """A residency as far as it is known, or part of it: a rectangle over steps and bytes."""
 
     buffer: int
     low_byte: int
@@ -47,7 +47,8 @@ def boxes_of_state(table: TurnTable, state: State) -> tuple[Box, ...]:
     game = PlayedGame.of(table, state)
     now = present_step(table, state)
     born = np.flatnonzero(game.births[:, 1] != NOBODY)
-    return tuple(_box(table.program, _so_far(game, state, int(item), now)) for item in born)
+    held = (_so_far(game, state, int(item), now) for item in born)
+    return tuple(box for residency in held for box in _boxes(table.program, residency))
 
 
 def _so_far(game: PlayedGame, state: State, item: int, now: int) -> Residency:
@@ -69,16 +70,23 @@ def present_step(table: TurnTable, state: State) -> int:
     return int(table.items[cursor, Column.POSITION])
 
 
-def _box(program: Program, residency: Residency) -> Box:
-    return Box(
-        buffer=residency.buffer,
-        low_byte=residency.offset_bytes,
-        high_byte=residency.offset_bytes + program.buffers[residency.buffer].size_bytes,
-        start=residency.start,
-        ready=residency.ready,
-        end=residency.end,
-        source=residency.source,
-    )
+def _boxes_of_map(program: Program, memory_map: MemoryMap) -> list[Box]:
+    return [box for held in memory_map.residencies for box in _boxes(program, held)]
+
+
+def _boxes(program: Program, residency: Residency) -> Iterator[Box]:
+    """One for each stretch of steps over which it holds the same bytes: slices and holes apart."""
+    size_bytes = program.buffers[residency.buffer].size_bytes
+    for start, end, low_byte, high_byte in residency.occupied(size_bytes):
+        yield Box(
+            buffer=residency.buffer,
+            low_byte=low_byte,
+            high_byte=high_byte,
+            start=start,
+            ready=residency.ready,
+            end=end,
+            source=residency.source,
+        )
 
 
 def draw_state(table: TurnTable, state: State, *, width: int = 72, height: int = 16) -> str:
@@ -89,7 +97,7 @@ def draw_state(table: TurnTable, state: State, *, width: int = 72, height: int =
 
 def draw_map(program: Program, memory_map: MemoryMap, *, width: int = 72, height: int = 16) -> str:
     """A memory map as text."""
-    boxes = [_box(program, residency) for residency in memory_map.residencies]
+    boxes = _boxes_of_map(program, memory_map)
     return draw_boxes(program, boxes, width=width, height=height)
 
 
@@ -168,7 +176,7 @@ def svg_of_state(table: TurnTable, state: State) -> str:
 
 def svg_of_map(program: Program, memory_map: MemoryMap) -> str:
     """A memory map as an SVG document."""
-    boxes = [_box(program, residency) for residency in memory_map.residencies]
+    boxes = _boxes_of_map(program, memory_map)
     return svg_of_boxes(program, boxes, program.name)
 
 

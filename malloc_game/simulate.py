@@ -76,7 +76,6 @@ class Simulation:
       num_copies: copies in the map (slices counted apart), each counted once.
       peak_fast_bytes: most bytes that residencies hold at one step.
       bus_bytes: bytes over the slow memory's bus, by slow accesses and copies, weighted.
-      compulsory_bus_bytes: of those, what every map without carried residencies moves at least.
       num_fast_accesses: accesses served from fast memory, each counted once.
     """
 
@@ -91,7 +90,6 @@ class Simulation:
     num_copies: int
     peak_fast_bytes: int
     bus_bytes: int
-    compulsory_bus_bytes: int
     num_fast_accesses: int
 
 
@@ -133,7 +131,6 @@ def simulate(program: Program, memory_map: MemoryMap, copy_order: str = "deadlin
         num_copies=len(copies),
         peak_fast_bytes=int(held_bytes(program, memory_map).max(initial=0)),
         bus_bytes=_bus_bytes(program, slow, copies),
-        compulsory_bus_bytes=compulsory_bus_bytes(program),
         num_fast_accesses=int(fast.sum()),
     )
 

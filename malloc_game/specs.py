@@ -45,11 +45,6 @@ class ArraySpec:
             )
         return array
 
-    def generate_value(self) -> NDArray[np.generic]:
-        """Some array that fits, for shapes: all at the value nearest to 0."""
-        value = min(max(0.0, self.minimum), self.maximum)
-        return np.full(self.shape, value, dtype=self.dtype)
-
 
 @dataclass(frozen=True)
 class DiscreteSpec:
@@ -71,7 +66,3 @@ class DiscreteSpec:
         if not 0 <= int(array) < self.num_values:
             raise InputError(f"{self.name}: {int(array)} is not in 0..{self.num_values - 1}")
         return int(array)
-
-    def generate_value(self) -> int:
-        """The first choice."""
-        return 0

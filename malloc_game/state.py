@@ -19,10 +19,10 @@ from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.turn_features import copy_scale_ticks, idle_curve, turn_features
 from malloc_game.turn_table import (
+    MAX_DEPTH,
     NEVER,
     NUM_COLUMNS,
     Column,
-    Flush,
     ItemKind,
     TurnTable,
     turn_table,
@@ -37,9 +37,6 @@ the eviction queued in `item` is done."""
 
 NOBODY = -1
 """No item: the buffer is not resident, nothing is queued."""
-
-MAX_DEPTH = 16
-"""Deepest nest of loops, the program itself included."""
 
 SEARCH_CHUNK = 16
 """Segments looked at in one round of the search for a place."""
@@ -221,18 +218,7 @@ class State:
 
 
 def bucket_for(table: TurnTable) -> Bucket:
-    """The smallest bucket that holds the program: powers of two and their halves above.
-
-    Raises:
-      InputError: if loops nest deeper than `MAX_DEPTH`.
-    """
-    entries = table.items[:, Column.FLUSH] == Flush.LOOP_ENTRY
-    exits = table.items[:, Column.FLUSH] == Flush.TRIP_END
-    depth = 1 + int((np.cumsum(entries) - np.cumsum(exits)).max(initial=0))
-    if depth > MAX_DEPTH:
-        raise InputError(
-            f"{table.program.name}: loops nest {depth - 1} deep, the game knows {MAX_DEPTH - 1}"
-        )
+    """The smallest bucket that holds the program: powers of two and their halves above."""
     begin = np.isin(
         table.items[:, Column.KIND], (ItemKind.ACCESS, ItemKind.ENTRY, ItemKind.CARRIED)
     )

@@ -22,6 +22,9 @@ from hlo_graphs.program import Access, Loop, Program
 MAX_CARRIED = 1
 """Carried parameters allowed (PROBLEM.md section 2, rule 6)."""
 
+MAX_DEPTH = 16
+"""Deepest nest of loops that the JAX game knows, the program itself included."""
+
 CARRIED_CANDIDATES = 8
 """Parameters that get a turn before step 0: those with the largest savings."""
 
@@ -139,8 +142,10 @@ def turn_table(
     """The static part of `program`'s game.
 
     Raises:
-      InputError: if the program's times or sizes leave the range of 32 bits.
+      InputError: if loops nest deeper than `MAX_DEPTH - 1`, or the program's times or sizes leave
+        the range of 32 bits.
     """
+    _check_depth(program)  # First: the time it takes to see what is needed doubles with each loop.
     writer = _Writer(program)
     for buffer in _carried_candidates(program, carried_candidates):
         writer.turn(ItemKind.CARRIED, 0, buffer, None)
@@ -313,6 +318,16 @@ def _as_int32(program: Program, rows: Sequence[Sequence[int]]) -> NDArray[np.int
 
 def _with_minus_one(values: Sequence[int | None]) -> NDArray[np.int32]:
     return np.array([-1 if value is None else value for value in values], dtype=np.int32)
+
+
+def _check_depth(program: Program) -> None:
+    nests = (sum(1 for _ in program.loops_around(index)) for index in range(len(program.loops)))
+    depth = max(nests, default=0)
+    if depth >= MAX_DEPTH:
+        raise InputError(
+            f"{program.name}: loops nest {depth} deep, the game knows {MAX_DEPTH - 1}: use a "
+            "solver that does not play it (portfolio, milp)"
+        )
 
 
 def _check_ranges(table: TurnTable) -> None:

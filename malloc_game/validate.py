@@ -391,6 +391,8 @@ def _malformed_copy(program: Program, copy: ReplacedCopy) -> str | None:
         return f"({instruction.name}) is no copy that the copy engine could do"
     if any(access.kind is AccessKind.UPDATE for access in instruction.accesses):
         return f"({instruction.name}) updates in place"
+    if not any(access.kind is AccessKind.WRITE for access in instruction.accesses):
+        return f"({instruction.name}) writes nothing that could be copied"
     if not 0 <= copy.issue <= copy.done <= program.num_steps or copy.issue == program.num_steps:
         return f"is replaced in [{copy.issue}, {copy.done}), not a range of steps"
     return None

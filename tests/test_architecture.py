@@ -31,7 +31,6 @@ JAX_ALLOWED = (
     "malloc_game/env.py",
     "malloc_game/gym.py",
     "malloc_game/observation.py",
-    "malloc_game/replay.py",
     "malloc_game/rules.py",
     "malloc_game/state.py",
 )

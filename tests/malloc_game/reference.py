@@ -211,6 +211,7 @@ def _replaced_copies_keep_their_meaning(program: Program, memory_map: MemoryMap)
         instruction = program.instructions[copy.step]
         kinds = {access.kind for access in instruction.accesses}
         _require(instruction.async_copy and AccessKind.UPDATE not in kinds, "not a copy")
+        _require(AccessKind.WRITE in kinds, "writes nothing")
         _require(0 <= copy.issue <= copy.done <= program.num_steps, "range of a copy")
         _require(copy.issue < program.num_steps, "range of a copy")
         loop = program.loop_of_step[copy.step]

@@ -14,7 +14,7 @@ from experiments.play import PolicyName, play, policy_of, watch
 from hlo_graphs.errors import InputError
 from malloc_game.env import MallocGame
 from malloc_game.gym import MallocGameEnv
-from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.memory_map import MemoryMap, Part, Residency, Source
 from malloc_game.render import boxes_of_state, draw_map, draw_state, svg_of_map, svg_of_state
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
@@ -88,6 +88,21 @@ def test_svg_has_a_shape_for_every_residency() -> None:
     assert len(titles) == 4  # the copied one is drawn in two shades
     assert sum("copied" in title for title in titles) == 2
     assert any("a: produced, steps 0 to 2, bytes 0 to 3" in title for title in titles)
+
+
+def test_holes_and_slices_leave_what_they_do_not_hold_to_others() -> None:
+    steps = [(5, "wa"), (5, "ra"), (5, "wb"), (5, "rb"), (5, "wa"), (5, "ra")]
+    program = program_of({"a": 4, "b": 4}, steps, capacity=4)
+    holed = Residency(0, 0, 0, 6, Source.PRODUCED, 0, holes=((2, 4),))
+    inside = Residency(1, 0, 2, 4, Source.PRODUCED, 2)
+    both = MemoryMap((holed, inside))
+    assert validate(program, both) == ()
+    assert draw_map(program, both, height=1).splitlines()[1] == "|aabbaa|"
+    program = program_of({"p": 4, "q": 2}, [(5, "rq"), (5, "rq"), (5, "rq"), (5, "rp")], capacity=4)
+    sliced = Residency(0, 0, 0, 4, Source.COPIED, 3, parts=(Part(0, 2, 0), Part(2, 2, 2)))
+    above = MemoryMap((sliced, Residency(1, 2, 0, 2, Source.COPIED, 0)))
+    assert validate(program, above) == ()
+    assert draw_map(program, above, height=2).splitlines()[1:3] == ["|bb.a|", "|...a|"]
 
 
 def test_pictures_of_a_state_grow_into_that_of_the_map() -> None:

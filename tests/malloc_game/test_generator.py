@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import AccessKind, Program
 from malloc_game.generator import TICKS_PER_UNIT, UNIT_BYTES, Family, random_program
+from malloc_game.known_optimum import known_optimum_program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
@@ -121,9 +124,17 @@ def test_copies_take_whole_ticks(units: int) -> None:
         ({"num_accesses": 0}, "num_accesses is 0"),
         ({"pressure": -1.0}, "pressure is -1.0"),
         ({"intensity": -0.5}, "intensity is -0.5"),
+        ({"intensity": float("inf")}, "intensity is inf"),
+        ({"max_trip_count": 0.5}, "max_trip_count is 0.5, not an integer"),
         ({"forbidden_share": 1.5}, "forbidden_share is 1.5"),
     ],
 )
 def test_settings_out_of_range(settings_: dict[str, object], named: str) -> None:
     with pytest.raises(InputError, match=named):
         random_program(0, **settings_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("draw", [random_program, known_optimum_program])
+def test_a_seed_is_no_negative_number(draw: Callable[[int], object]) -> None:
+    with pytest.raises(InputError, match="seed is -1, must be >= 0"):
+        draw(-1)

@@ -57,9 +57,13 @@ def broken(change: Callable[[Any], object]) -> str:
         ("{", "invalid JSON"),
         ("[]", f"schema is 'list', this version reads '{SCHEMA}'"),
         (broken(lambda d: d.update(schema="other/1")), "schema is 'other/1'"),
-        (broken(lambda d: d.pop("evictions")), "KeyError: 'evictions'"),
-        (broken(lambda d: d["residencies"][0].update(source="magic")), "'magic'"),
-        (broken(lambda d: d["evictions"][0].pop("done")), "done"),
+        (broken(lambda d: d.pop("evictions")), "evictions is NoneType, not a list"),
+        (broken(lambda d: d["residencies"][1].update(source="magic")), "residencies[1]: 'magic'"),
+        (broken(lambda d: d["residencies"][2].pop("source")), "residencies[2]: lacks source"),
+        (broken(lambda d: d["residencies"][0].update(offset_bytes=1.5)), "residencies[0]: "),
+        (broken(lambda d: d["evictions"][0].pop("done")), "evictions[0]: lacks done"),
+        (broken(lambda d: d["evictions"][0].update(size=4)), "evictions[0]: has size, which"),
+        (broken(lambda d: d.update(replaced_copies=[7])), "replaced_copies[0]: is int, not an"),
     ],
 )
 def test_what_is_no_map(text: str, named: str) -> None:

@@ -16,8 +16,8 @@ from hlo_graphs.lower import Lowered, LoweringOptions, lower
 from hlo_graphs.parser import parse_module, read_module
 from hlo_graphs.program import Program
 from malloc_game.compiled import ProductionError
-from malloc_game.memory_map import MemoryMap, Source
-from malloc_game.production import marked_fast, read_production_map
+from malloc_game.memory_map import MemoryMap, Residency, Source
+from malloc_game.production import _updated_in_place, marked_fast, read_production_map
 from malloc_game.simulate import fast_accesses, simulate
 from malloc_game.validate import validate
 from tests.shared_data import shared_data_path
@@ -142,3 +142,10 @@ def test_a_module_of_another_program_is_refused() -> None:
     text = "HloModule other, is_scheduled=true\nENTRY e { ROOT p = f32[8] parameter(0) }\n"
     with pytest.raises(ProductionError, match="nothing there does the work of"):
         read_production_map(example("mlp6").lowered, parse_module(text, "other.hlo"), ())
+
+
+def test_what_is_joined_keeps_the_holes_of_both() -> None:
+    earlier = Residency(0, 0, 0, 3, Source.COPIED, 1, holes=((1, 2),))
+    later = Residency(0, 0, 2, 9, Source.PRODUCED, 2, holes=((4, 6),))
+    (joined,) = _updated_in_place([earlier, later])
+    assert joined == Residency(0, 0, 0, 9, Source.COPIED, 1, holes=((1, 2), (4, 6)))

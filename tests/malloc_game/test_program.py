@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import SCHEMA, Access, AccessKind, Instruction, Loop, Program
 from malloc_game.generator import random_program
+from malloc_game.turn_table import turn_table
 from tests.malloc_game.small import program_of
 from tests.strategies import programs
 
@@ -227,3 +228,19 @@ def test_compute_that_is_stated_survives_the_file_and_is_in_range() -> None:
         steps = (replace(first, compute_ticks=wrong), *program.instructions[1:])
         with pytest.raises(InputError, match="compute_ticks"):
             replace(program, instructions=steps)
+
+
+def test_a_bus_too_slow_to_count_ticks_of_is_refused() -> None:
+    program = nested()
+    with pytest.raises(InputError, match=r"a copy of its \d+ bytes takes \S+ ticks, more than"):
+        replace(program, machine=replace(program.machine, slow_bytes_per_second=1e-300))
+
+
+def test_the_game_refuses_loops_it_has_no_room_for_before_it_looks_at_them() -> None:
+    def nest(depth: int) -> Program:
+        loops = [Loop(0, 1, 1, parent=k - 1 if k else None) for k in range(depth)]
+        return program_of({"a": 1}, [(5, "ra")], loops=loops)
+
+    assert turn_table(nest(3)).num_turns > 0
+    with pytest.raises(InputError, match="loops nest 40 deep, the game knows 15"):
+        turn_table(nest(40))

@@ -386,7 +386,7 @@ def test_what_holds_of_every_valid_map(pair: tuple[Program, MemoryMap]) -> None:
         assert simulation.num_fast_accesses == len(fast)
         assert simulation.peak_fast_bytes <= program.capacity_bytes
         if not any(r.source is CARRIED for r in memory_map.residencies):
-            assert simulation.bus_bytes >= simulation.compulsory_bus_bytes
+            assert simulation.bus_bytes >= compulsory_bus_bytes(program)
         for service in simulation.services:
             if service.first_step is not None and service.end_step is not None:
                 assert service.copy.issue <= service.first_step < service.end_step
@@ -507,4 +507,4 @@ def test_nothing_must_come_in_of_what_holds_nothing_at_the_start() -> None:
     program = replace(program, buffers=(empty,))
     simulation = simulate(program, MemoryMap((Residency(0, 0, 0, 2, PRODUCED, 0),)))
     assert simulation.bus_bytes == 0
-    assert simulation.compulsory_bus_bytes == 0
+    assert compulsory_bus_bytes(program) == 0

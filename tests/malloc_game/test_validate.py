@@ -337,6 +337,11 @@ def test_replaced_copies() -> None:
     assert rules(program, replaced_copies=(too_late,)) == {Rule.REPLACED_COPY}
     no_copy = ReplacedCopy(0, 0, 1)
     assert rules(program, replaced_copies=(no_copy,)) == {Rule.REPLACED_COPY}
+    reads_only = with_copy().instructions[1]
+    reads_only = replace(reads_only, accesses=reads_only.accesses[:1])
+    steps = (program.instructions[0], reads_only, *program.instructions[2:])
+    for_nothing = replace(program, instructions=steps)
+    assert Rule.REPLACED_COPY in rules(for_nothing, replaced_copies=(ReplacedCopy(1, 1, 3),))
     starts_late = produced(1, 2, 4)
     assert Rule.REPLACED_COPY in rules(
         program, starts_late, replaced_copies=(ReplacedCopy(1, 1, 3),)
