@@ -6,6 +6,7 @@ become loops, and the seconds of a cost model become integer ticks.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from hlo_graphs.call_graph import CallGraph
 from hlo_graphs.chips import Chip
 from hlo_graphs.dataflow import HloValue
 from hlo_graphs.errors import InputError
-from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
+from hlo_graphs.hlo import COMBINED_TILE_DIMENSION, HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.in_flight import buffers_in_flight
 from hlo_graphs.live_range import FlatSchedule, flatten_schedule
 from hlo_graphs.program import (
@@ -337,7 +338,9 @@ class _Lowering:
         if any(access.buffer in self.in_flight for access in self.accesses[time]):
             return False  # The engine would begin early, beside the operation under way.
         source = self.module.computations[computation].instruction(instruction.operands[0]).shape
-        return _is_slow_array(source) and source.layout == instruction.shape.layout
+        if not _is_slow_array(source) or source.layout != instruction.shape.layout:
+            return False
+        return instruction.opcode == "copy" or _is_of_whole_tiles(source, instruction)
 
     def _buffer(
         self,
@@ -467,6 +470,25 @@ def _merge(
             [*keys, access.leaf],
         )
     return merged
+
+
+_RANGE = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*(?::\s*(\d+)\s*)?\]", re.ASCII)
+
+
+def _is_of_whole_tiles(source: Shape, piece: HloInstruction) -> bool:
+    """Whether a slice takes no part of a tile: then elements lie in the result as in the source."""
+    tile = source.layout.tiles[0] if source.layout is not None and source.layout.tiles else ()
+    order = source.layout.minor_to_major if source.layout is not None else ()
+    if COMBINED_TILE_DIMENSION in tile:
+        return False
+    tiled = dict(zip(order, reversed(tile), strict=False))
+    for dimension, found in enumerate(_RANGE.finditer(piece.attributes["slice"])):
+        start, limit, stride = (int(number or 1) for number in found.groups())
+        size = tiled.get(dimension, 1)
+        ends_whole = limit % size == 0 or limit == source.dimensions[dimension]
+        if stride != 1 or start % size or not ends_whole:
+            return False
+    return True
 
 
 def _is_slow_array(shape: Shape) -> bool:

@@ -313,6 +313,31 @@ def test_copies_beside_an_asynchronous_operation_are_not_done_early() -> None:
     assert engine(IN_FLIGHT.replace("add(d, y)", "copy(y)")) == [True]
 
 
+@pytest.mark.parametrize(
+    ("ranges", "result", "could"),
+    [
+        ("[8:16], [0:256]", "f32[8,256]", True),
+        ("[0:20], [128:256]", "f32[20,128]", True),
+        ("[16:20], [0:256]", "f32[4,256]", True),  # The last tile's rest is padding.
+        ("[4:12], [0:256]", "f32[8,256]", False),
+        ("[0:8], [127:128]", "f32[8,1]", False),
+        ("[0:8], [0:100]", "f32[8,100]", False),
+        ("[0:20:2], [0:256]", "f32[10,256]", False),
+    ],
+)
+def test_the_copy_engine_could_do_slices_of_whole_tiles(
+    ranges: str, result: str, could: bool
+) -> None:
+    text = f"""HloModule pieces, is_scheduled=true
+ENTRY main {{
+  p = f32[20,256]{{1,0:T(8,128)}} parameter(0)
+  ROOT s = {result}{{1,0:T(8,128)}} slice(p), slice={{{ranges}}}
+}}
+"""
+    (step,) = lowered(text).program.instructions
+    assert step.async_copy is could
+
+
 def test_wrapped_asynchronous_operations_are_in_flight_too() -> None:
     text = """HloModule wrapped, is_scheduled=true
 gather {
