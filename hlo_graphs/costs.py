@@ -3,9 +3,10 @@
 Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3), tested against the
 `HloCostAnalysis` inside jaxlib. Deliberate differences: a custom call counts its operands and
 outputs in full (XLA: -1 for everything); updates in place are recognised through bitcasts and
-nested fusions; gathers and scatters touch what they move inside any fusion (XLA: custom ones
-only); an `opt-barrier` moves nothing; a `ragged-dot` and a `reduce-window` over a whole
-dimension count the operations they do, where XLA's short cuts miscount.
+nested fusions; what a fusion only passes on, at its operand's memory, does not move; gathers and
+scatters touch what they move inside any fusion (XLA: custom ones only); an `opt-barrier` moves
+nothing; a `ragged-dot` and a `reduce-window` over a whole dimension count the operations they do,
+where XLA's short cuts miscount.
 
 Sizes come from a function, so that the same rules give XLA's unpadded bytes (`byte_size_of`, for
 the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`, for times).
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from hlo_graphs.attributes import computation_names
 from hlo_graphs.errors import InputError
-from hlo_graphs.fusion_costs import fusion_writes, parameter_reads
+from hlo_graphs.fusion_costs import fusion_writes, parameter_reads, passed_through
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.leaves import elements, leaves
 from hlo_graphs.shapes import padded_size_bytes
@@ -532,18 +533,20 @@ def _fusion(place: _Place) -> InstructionCost:
     work = analysis.work(inner.name)
     if not analysis.counts_bytes:
         return work
+    passed = passed_through(inner, instruction)
     operands: list[dict[ShapeIndex, float]] = [{} for _ in instruction.operands]
     constants = 0.0
     for parameter in inner.instructions:
         if parameter.opcode == "parameter" and parameter.parameter_number is not None:
-            operands[parameter.parameter_number] = parameter_reads(analysis, inner, parameter)
+            reads = parameter_reads(analysis, inner, parameter, passed)
+            operands[parameter.parameter_number] = reads
         elif parameter.opcode == "constant" and elements(parameter.shape) > 1:
             constants += analysis.size_of(parameter.shape)
-    outputs = fusion_writes(analysis, inner, instruction.shape)
-    reads = sum(sum(sizes.values()) for sizes in operands)
+    outputs = fusion_writes(analysis, inner, instruction.shape, passed)
+    read = sum(sum(sizes.values()) for sizes in operands)
     return replace(
         work,
-        total_bytes=reads + sum(outputs.values()) + constants,
+        total_bytes=read + sum(outputs.values()) + constants,
         operands=tuple(operands),
         outputs=outputs,
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
+from hlo_graphs.in_place import stated_aliasing
 from hlo_graphs.leaves import leaves
 
 
@@ -30,12 +31,37 @@ class SizedModule(Protocol):
         ...
 
 
+def passed_through(inner: HloComputation, fusion: HloInstruction) -> frozenset[ShapeIndex]:
+    """Output leaves that are a parameter of the fusion, at whose memory they stay: nothing moves.
+
+    Only a root tuple's elements, and only where `output_to_operand_aliasing` says so.
+    """
+    if inner.root.opcode != "tuple":
+        return frozenset()
+    found = set()
+    for pair in stated_aliasing(fusion):
+        if len(pair.output_index) != 1 or pair.operand_index:
+            continue
+        producer = inner.instruction(inner.root.operands[pair.output_index[0]])
+        while producer.opcode == "bitcast":
+            producer = inner.instruction(producer.operands[0])
+        if producer is inner.parameters[pair.operand_number]:
+            found.add(pair.output_index)
+    return frozenset(found)
+
+
 def fusion_writes(
-    analysis: SizedModule, inner: HloComputation, shape: Shape
+    analysis: SizedModule,
+    inner: HloComputation,
+    shape: Shape,
+    passed: frozenset[ShapeIndex] = frozenset(),
 ) -> dict[ShapeIndex, float]:
-    """Output leaves: their size, or the update's where the leaf is updated in place."""
+    """Output leaves: their size, the update's where the leaf is updated in place, 0 if `passed`."""
     written: dict[ShapeIndex, float] = {}
     for index, leaf in leaves(shape):
+        if index in passed:
+            written[index] = 0.0
+            continue
         producer = inner.root
         if len(index) == 1 and producer.opcode == "tuple":
             producer = inner.instruction(producer.operands[index[0]])
@@ -67,11 +93,14 @@ def _updates(inner: HloComputation, scatter: HloInstruction, position: int) -> H
 
 
 def parameter_reads(
-    analysis: SizedModule, inner: HloComputation, parameter: HloInstruction
+    analysis: SizedModule,
+    inner: HloComputation,
+    parameter: HloInstruction,
+    passed: frozenset[ShapeIndex] = frozenset(),
 ) -> dict[ShapeIndex, float]:
-    """Bytes a fusion reads of each leaf of one of its parameters."""
+    """Bytes a fusion reads of each leaf of one of its parameters; none for `passed` outputs."""
     if not parameter.shape.is_tuple:
-        return {(): _value_reads(analysis, inner, parameter)}
+        return {(): _value_reads(analysis, inner, parameter, passed)}
     reads = {index: 0.0 for index, _ in leaves(parameter.shape)}
     for value, index in _elements_of(analysis, inner, parameter, ()):
         if index in reads:
@@ -90,14 +119,24 @@ def _elements_of(
             yield from _elements_of(analysis, inner, user, below)
 
 
-def _value_reads(analysis: SizedModule, inner: HloComputation, value: HloInstruction) -> float:
+def _value_reads(
+    analysis: SizedModule,
+    inner: HloComputation,
+    value: HloInstruction,
+    passed: frozenset[ShapeIndex] = frozenset(),
+) -> float:
     """XLA's FusionParameterReadBytes: slices read their result, the others share one full read."""
-    read, shared = _reads(analysis, inner, value, float(analysis.size_of(value.shape)))
+    size = float(analysis.size_of(value.shape))
+    read, shared = _reads(analysis, inner, value, size, passed)
     return read + (float(analysis.size_of(value.shape)) if shared else 0.0)
 
 
 def _reads(
-    analysis: SizedModule, inner: HloComputation, value: HloInstruction, size: float
+    analysis: SizedModule,
+    inner: HloComputation,
+    value: HloInstruction,
+    size: float,
+    passed: frozenset[ShapeIndex],
 ) -> tuple[float, bool]:
     """Bytes read by users that read on their own, and whether any user shares a full read.
 
@@ -107,7 +146,7 @@ def _reads(
     for user, position in analysis.users(inner.name).get(value.name, ()):
         opcode = user.opcode
         if opcode == "bitcast" or (opcode == "fusion" and _only_forwards(analysis, user)):
-            below, below_shared = _reads(analysis, inner, user, size)
+            below, below_shared = _reads(analysis, inner, user, size, passed)
             read, shared = read + below, shared or below_shared
         elif opcode == "fusion":
             callee = analysis.module.computations[user.called_computations[0]]
@@ -116,6 +155,8 @@ def _reads(
             read += analysis.size_of(user.shape)
         elif opcode == "dynamic-update-slice" and position == 0:
             continue
+        elif opcode == "tuple" and user is inner.root:
+            shared = shared or (position,) not in passed
         elif opcode == "gather" and position == 0:
             read += analysis.size_of(user.shape)
         elif opcode == "scatter" and position < len(user.operands) // 2:

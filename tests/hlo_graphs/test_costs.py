@@ -375,6 +375,7 @@ DIFFERENT = ("custom-call", "opt-barrier", "ragged-dot", "infeed", " scan(", "<=
 QUIRKS = {
     "DUSLoopFusionWithBitcast": "an update in place behind a bitcast",
     "NestedFusionBodyAliasingThroughBitcast": "an update in place behind a bitcast",
+    "DUSFusionWithOutputOperandAliasing": "an operand that is passed on at its place",
     "NestedDUSFusion": "the index of a nested update is read: 4 bytes",
     "NestedLoopWithAliasingInDUSFusion": "the indices of a nested update",
     "NestedMultiOutputDUSFusion": "the indices of a nested update",
@@ -483,6 +484,32 @@ def test_costs_of_called_computations_are_not_counted_twice() -> None:
     )
     assert all(not leaves for leaves in loop.operands)
     assert loop.output_bytes() == 0
+
+
+def test_what_a_fusion_only_passes_on_at_its_place_does_not_move() -> None:
+    text = """
+HloModule m
+inner {
+  p = f32[100] parameter(0)
+  q = f32[10] parameter(1)
+  b = f32[10,10] bitcast(p)
+  n = f32[10] negate(q)
+  ROOT r = (f32[10], f32[10,10]) tuple(n, b)
+}
+ENTRY e {
+  a = f32[100] parameter(0)
+  c = f32[10] parameter(1)
+  ROOT f = (f32[10], f32[10,10]) fusion(a, c), kind=kLoop, calls=inner
+}
+"""
+    copied = root_cost(text)
+    assert (copied.operand_bytes(0), copied.output_bytes((1,))) == (400, 400)
+    aliased = "calls=inner, output_to_operand_aliasing={{1}: (0, {})}"
+    passed = root_cost(text.replace("calls=inner", aliased))
+    assert (passed.operand_bytes(0), passed.output_bytes((1,))) == (0, 0)
+    assert (passed.operand_bytes(1), passed.output_bytes((0,))) == (40, 40)
+    read_too = text.replace("negate(q)", "slice(p), slice={[0:10]}")
+    assert root_cost(read_too.replace("calls=inner", aliased)).operand_bytes(0) == 40
 
 
 def test_updates_in_place_are_seen_through_bitcasts() -> None:
