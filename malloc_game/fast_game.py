@@ -33,21 +33,19 @@ from typing import TypeVar
 import numpy as np
 
 from hlo_graphs.errors import InputError
-from hlo_graphs.program import Access, AccessKind, Program
+from hlo_graphs.program import AccessKind, Program
 from malloc_game import fast_game_kernels as kernels
 from malloc_game.fast_game_kernels import Actions, Floats, Integers
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+from malloc_game.turn_table import (
+    CARRIED_CANDIDATES,
+    FRACTION_DENOMINATOR,
+    MAX_CARRIED,
+    carried_candidates_of,
+    takes_turns,
+)
 
 _Result = TypeVar("_Result")
-
-DEFAULT_MAX_CARRIED = 1
-"""Carried parameters allowed by default (PROBLEM.md section 2 rule 6)."""
-
-DEFAULT_CARRIED_CANDIDATES = 8
-"""Parameters that get a turn before step 0: those whose residency saves most."""
-
-WEIGHT_DENOMINATOR = 1024
-"""Loop weights that are not whole numbers are rounded down to multiples of 1/1024."""
 
 
 class Action(enum.IntEnum):
@@ -138,8 +136,8 @@ class FastGame:
         self,
         program: Program,
         *,
-        max_carried: int = DEFAULT_MAX_CARRIED,
-        carried_candidates: int = DEFAULT_CARRIED_CANDIDATES,
+        max_carried: int = MAX_CARRIED,
+        carried_candidates: int = CARRIED_CANDIDATES,
         allow_clean: bool = False,
         threads: int = 1,
     ) -> None:
@@ -148,7 +146,7 @@ class FastGame:
         self.program = program
         self.max_carried = max_carried
         candidates = carried_candidates if max_carried > 0 else 0
-        self._script = _Script(program, _carried_candidates(program, candidates))
+        self._script = _Script(program, carried_candidates_of(program, candidates))
         self.tables = _tables(program, self._script, max_carried, allow_clean)
         self._state = new_state(self.tables)
         self.players = (self, *(self._twin() for _ in range(threads - 1)))
@@ -494,34 +492,6 @@ def new_state(tables: kernels.Tables, *, copies: int = 0) -> kernels.State:
     )
 
 
-def _takes_turns(program: Program, buffer: int) -> bool:
-    return program.may_be_resident(buffer) and program.buffers[buffer].size_bytes > 0
-
-
-def _carried_candidates(program: Program, limit: int) -> list[int]:
-    """Read-only parameters that would save most, at most `limit`, in order of first use."""
-    order: dict[int, None] = {}
-    for instruction in program.instructions:
-        for access in instruction.accesses:
-            order.setdefault(access.buffer)
-    savings: dict[int, float] = {}
-    for buffer in order:
-        accesses = program.accesses_of_buffer[buffer]
-        writes = any(access.kind.writes for _, access in accesses)
-        if program.buffers[buffer].is_parameter and not writes and _takes_turns(program, buffer):
-            savings[buffer] = math.fsum(_saving_alone(program, *use) for use in accesses)
-    best = set(sorted(savings, key=lambda buffer: -savings[buffer])[:limit])
-    return [buffer for buffer in savings if buffer in best]
-
-
-def _saving_alone(program: Program, step: int, access: Access) -> float:
-    """Ticks that the program is faster when only this access is fast."""
-    instruction = program.instructions[step]
-    others = [other for other in instruction.accesses if other is not access]
-    gain = instruction.elapsed_ticks(instruction.accesses) - instruction.elapsed_ticks(others)
-    return instruction.repeat * gain
-
-
 @dataclass(frozen=True, slots=True)
 class _Use:
     """A buffer's access, or a loop that uses it with its uses inside."""
@@ -541,7 +511,7 @@ class _Script:
         self.events: list[tuple[int, ...]] = []
         self.num_accesses = 0
         self._facts: dict[tuple[TurnKind, int, int, int], tuple[bool, bool]] = {}
-        self._allowed = [_takes_turns(program, b) for b in range(len(program.buffers))]
+        self._allowed = [takes_turns(program, b) for b in range(len(program.buffers))]
         for buffer, allowed in enumerate(self._allowed):
             if allowed:
                 live_out = program.buffers[buffer].live_out
@@ -727,7 +697,7 @@ def _offers(program: Program) -> Integers:
     for row, loop in zip(rows, program.loops, strict=True):
         weight = float(loop.weight)
         exact = weight.is_integer()
-        scale = 1 if exact or weight >= WEIGHT_DENOMINATOR else WEIGHT_DENOMINATOR
+        scale = 1 if exact or weight >= FRACTION_DENOMINATOR else FRACTION_DENOMINATOR
         row[kernels.OFFER_NUMERATOR] = math.floor(weight * scale)
         row[kernels.OFFER_DENOMINATOR] = scale
         row[kernels.OFFER_ROUNDING] = 0 if exact else loop.end_step - loop.start_step

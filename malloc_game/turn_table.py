@@ -147,7 +147,7 @@ def turn_table(
     """
     _check_depth(program)  # First: the time it takes to see what is needed doubles with each loop.
     writer = _Writer(program)
-    for buffer in _carried_candidates(program, carried_candidates):
+    for buffer in carried_candidates_of(program, carried_candidates):
         writer.turn(ItemKind.CARRIED, 0, buffer, None)
     for step in range(program.num_steps):
         _write_borders(writer, step)
@@ -392,7 +392,7 @@ def _first_uses(program: Program, start: int, end: int) -> list[int]:
     return list(found)
 
 
-def _carried_candidates(program: Program, limit: int) -> list[int]:
+def carried_candidates_of(program: Program, limit: int) -> list[int]:
     """Read-only parameters with the largest savings, in order of first use."""
     order = _first_uses(program, 0, program.num_steps)
     savings = [
