@@ -14,7 +14,9 @@ from hlo_graphs.hlo import Layout, Shape
 from hlo_graphs.opcodes import BINARY, UNARY, words
 from hlo_graphs.shapes import ELEMENT_BITS
 
-_CHANGES_TYPE = frozenset({"bitcast-convert", "convert", "real", "imag", "is-finite", "complex"})
+_CHANGES_TYPE = frozenset(
+    {"abs", "bitcast-convert", "convert", "real", "imag", "is-finite", "complex"}
+)
 _SHAPE_OF_OPERAND: dict[str, int] = {
     **dict.fromkeys((UNARY | BINARY) - _CHANGES_TYPE - {"compare"}, 0),
     **dict.fromkeys(
@@ -28,8 +30,7 @@ _SHAPE_OF_OPERAND: dict[str, int] = {
 }
 _RESULT_TYPES: dict[str, dict[str, str]] = {
     "complex": {"f32": "c64", "f64": "c128"},
-    "real": {"c64": "f32", "c128": "f64"},
-    "imag": {"c64": "f32", "c128": "f64"},
+    **{opcode: {"c64": "f32", "c128": "f64"} for opcode in ("abs", "imag", "real")},
     **dict.fromkeys(("compare", "is-finite"), dict.fromkeys(ELEMENT_BITS, "pred")),
 }
 """Element type of the result by that of the first operand; absent types stay."""
@@ -60,6 +61,8 @@ def infer_shape(
         return _row_major("u32", ())
     if opcode in _SHAPE_OF_ROOT and called_roots:
         return called_roots[0]
+    if opcode in BINARY and not _agree(operands):
+        return None
     place = _SHAPE_OF_OPERAND.get(opcode)
     if place is not None:
         return operands[place] if place < len(operands) else None
@@ -82,17 +85,23 @@ def _infer_from_first(
     if not all(operand.is_array for operand in operands):
         return None
     if opcode == "select":
-        # XLA takes the predicate's layout.
-        return replace(first, element_type=operands[1].element_type) if operands[1:] else None
+        return _selected(first, operands[1:])
     if opcode == "transpose":
         return _transposed(first, _integers(attributes, "dimensions"))
+    if any(operand.dynamic_dimensions for operand in operands):
+        return None
     if opcode == "reduce":
         return _reduced(operands[: len(operands) // 2], _integers(attributes, "dimensions"))
     if opcode == "concatenate":
         return _concatenated(operands, _integers(attributes, "dimensions"))
     if opcode == "pad":
-        return _padded(first, _PADDING.findall(attributes.get("padding", "")))
+        return _padded(operands, _PADDING.findall(attributes.get("padding", "")))
     return _dot(operands, attributes) if opcode == "dot" else None
+
+
+def _agree(shapes: Sequence[Shape]) -> bool:
+    """Whether all are one shape but for layouts: what XLA makes of others is not known here."""
+    return len({(s.element_type, s.dimensions, s.dynamic_dimensions) for s in shapes}) <= 1
 
 
 def _row_major(element_type: str, sizes: Iterable[int]) -> Shape:
@@ -112,6 +121,16 @@ def _element(shape: Shape, index: str) -> Shape | None:
 
 def _without(shape: Shape, removed: Sequence[int]) -> list[int]:
     return [size for place, size in enumerate(shape.dimensions) if place not in removed]
+
+
+def _selected(predicate: Shape, sides: Sequence[Shape]) -> Shape | None:
+    """A scalar predicate chooses between whole arrays; of an array's XLA takes the layout."""
+    if not sides or not _agree(sides):
+        return None
+    selected = replace(predicate, element_type=sides[0].element_type)
+    if _agree((selected, sides[0])):
+        return selected
+    return None if predicate.dimensions else sides[0]
 
 
 def _reduced(inputs: Sequence[Shape], removed: Sequence[int]) -> Shape | None:
@@ -139,13 +158,16 @@ def _concatenated(operands: Sequence[Shape], along: Sequence[int]) -> Shape | No
     first = operands[0]
     if len(along) != 1 or any(along[0] >= len(shape.dimensions) for shape in operands):
         return None
+    if len({(shape.element_type, *_without(shape, along)) for shape in operands}) > 1:
+        return None
     sizes = list(first.dimensions)
     sizes[along[0]] = sum(shape.dimensions[along[0]] for shape in operands)
     return _row_major(first.element_type, sizes)
 
 
-def _padded(shape: Shape, paddings: Sequence[tuple[str, str, str]]) -> Shape | None:
-    if len(paddings) != len(shape.dimensions):
+def _padded(operands: Sequence[Shape], paddings: Sequence[tuple[str, str, str]]) -> Shape | None:
+    shape = operands[0]
+    if len(paddings) != len(shape.dimensions) or operands[-1].element_type != shape.element_type:
         return None
     sizes = [
         size + int(low) + int(high) + max(size - 1, 0) * int(interior or 0)

@@ -144,6 +144,34 @@ def test_error_names_place_found_and_expected(
     assert error.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    "right_hand_side",
+    [
+        "add(h, a)",
+        "add(a, s)",
+        "add(a, d)",
+        "compare(a, d), direction=LT",
+        "complex(a, d)",
+        "select(p, a, d)",
+        "select(q, a, a)",
+        "concatenate(h, a), dimensions={0}",
+        "concatenate(a, w), dimensions={0}",
+        "concatenate(d, d), dimensions={1}",
+        "pad(h, s), padding=1_1x0_0",
+        "pad(d, s), padding=0_0x1_1",
+        "dot(d, a), lhs_contracting_dims={1}, rhs_contracting_dims={1}",
+    ],
+)
+def test_operands_that_differ_leave_the_shape_to_the_text(right_hand_side: str) -> None:
+    shapes = ("f32[2,3] a", "bf16[2,3] h", "f32[] s", "f32[<=2,3] d", "f32[2,4] w", "pred[] p")
+    lines = [
+        f"  {name} = {shape} parameter({number})\n"
+        for number, (shape, name) in enumerate(each.split() for each in (*shapes, "pred[3] q"))
+    ]
+    with pytest.raises(HloSyntaxError, match=r":10:7: .*it cannot be inferred here"):
+        parse_module(_module("".join(lines) + f"  r = {right_hand_side}\n"))
+
+
 def test_callees_take_what_they_are_given() -> None:
     callee = "HloModule m\nf { a = f32[4] parameter(0) }\nENTRY e {\n" + _P
     with pytest.raises(HloSyntaxError, match=r":5:.*2 parameters of 'f', which has 1"):
