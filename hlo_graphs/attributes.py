@@ -158,6 +158,8 @@ def _by(separator: str, item: str) -> str:
 
 
 _INTEGER = r"-?[0-9]{1,20}"
+_NUMBER = r"[0-9]{1,9}"
+_SHAPE_INDEX = _list_of(_NUMBER)
 _PAD = rf"{_INTEGER}_{_INTEGER}"
 _SIZES = _by("x", _INTEGER)
 _WINDOW_FIELD = (
@@ -234,6 +236,10 @@ _FORMS: dict[str, _Form] = {
         r"API_VERSION_(?:ORIGINAL|STATUS_RETURNING|STATUS_RETURNING_UNIFIED|TYPED_FFI|UNSPECIFIED)",
     ),
     "result_accuracy": _form("an accuracy {mode=...} or {tolerance={...}}", _ACCURACY),
+    "output_to_operand_aliasing": _form(
+        "aliases such as {{0}: (1, {})}",
+        _list_of(rf"{_SHAPE_INDEX}\s*:\s*\(\s*{_NUMBER}\s*,\s*{_SHAPE_INDEX}\s*\)"),
+    ),
     "buffer_donor": _form(
         "donors such as {(0, {1})}", _list_of(rf"\(\s*{_INTEGER}\s*,\s*{_list_of(_INTEGER)}\s*\)")
     ),

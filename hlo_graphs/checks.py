@@ -53,6 +53,7 @@ _LEAST_OPERANDS: dict[str, int] = {
 _REQUIRED_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "async-start": ("calls",),
     "concatenate": ("dimensions",),
+    "convolution": ("dim_labels",),
     "reverse": ("dimensions",),
     "transpose": ("dimensions",),
     "call": ("to_apply",),

@@ -216,7 +216,12 @@ def _read_tile(cursor: Cursor) -> tuple[int, ...]:
         if cursor.accept("*"):
             sizes.append(COMBINED_TILE_DIMENSION)
         else:
-            sizes.append(cursor.expect_size("a tile's size"))
+            cursor.skip_blanks()
+            start = cursor.position
+            size = cursor.expect_size("a tile's size")
+            if size == 0:
+                cursor.fail("a tile's size, at least 1", start, "'0'")
+            sizes.append(size)
     return tuple(sizes)
 
 

@@ -56,6 +56,20 @@ _CASES = [
         "'custom-call'",
         "an operand 5 to alias with",
     ),
+    *(
+        (
+            _module(
+                _P + '  q = f32[4] custom-call(p), custom_call_target="f", '
+                f"output_to_operand_aliasing={text}\n"
+            ),
+            4,
+            81,
+            text[:60],
+            "aliases such as {{0}: (1, {})}",
+        )
+        for text in ("{foo}", "{{}: (0, {a})}", f"{{{{}}: ({'1' * 5000}, {{}})}}")
+    ),
+    (_module(_P + "  q = f32[4] convolution(p, p)\n"), 4, 14, "'convolution'", "dim_labels="),
     (_module(_P + "  q = f32[4] ragged-all-to-all(p)\n"), 4, 14, "'ragged", "at least 2 operands"),
     (_module(_P + "  q = f32[4] negate(p#0)\n"), 4, 22, "'#'", "an element of 'p'"),
     (_module(_P + "  q = f32[4] negate(p#x)\n"), 4, 23, "'x'", "number of a tuple's element"),

@@ -238,6 +238,7 @@ def test_omitted_layout_is_row_major() -> None:
         ("f32[2,3]{0,0}", 10, "{0,0}", "each of the 2 dimensions once"),
         ("f32[2]{0:X(1)}", 10, "'X'", "a layout property"),
         ("f32[2]{0:T(8}", 13, "'}'", "','"),
+        ("f32[8,8]{1,0:T(0,128)}", 16, "'0'", "at least 1"),
         ("f32[2]{0:D(X)}", 12, "'X'", "dimension level"),
         ("f32[2]{0:P(f32[2])}", 8, "'0'", "sparse"),
         ("(f32[2] s32[])", 9, "'s32'", "','"),
