@@ -19,7 +19,14 @@ from hlo_graphs.call_graph import CallGraph
 from hlo_graphs.chips import Chip
 from hlo_graphs.dataflow import HloValue
 from hlo_graphs.errors import InputError
-from hlo_graphs.hlo import COMBINED_TILE_DIMENSION, HloInstruction, HloModule, Shape, ShapeIndex
+from hlo_graphs.hlo import (
+    COMBINED_TILE_DIMENSION,
+    UNBOUNDED_DIMENSION,
+    HloInstruction,
+    HloModule,
+    Shape,
+    ShapeIndex,
+)
 from hlo_graphs.in_flight import buffers_in_flight
 from hlo_graphs.live_range import FlatSchedule, flatten_schedule
 from hlo_graphs.program import (
@@ -127,9 +134,11 @@ def lower(
 
     Raises:
       InputError: if the module has no entry computation to schedule, has been through the
-        assignment already, runs a computation from two places, or its figures do not fit.
+        assignment already, has an array of unknown size, runs a computation from two
+        places, or its figures do not fit.
     """
     _require_unassigned(module, chip)
+    _require_bounded(module)
     aliases = analyse_aliases(module)
     _require_single_callers(aliases.dataflow.graph)
     schedule = flatten_schedule(module)
@@ -150,6 +159,18 @@ def _require_unassigned(module: HloModule, chip: Chip) -> None:
                     "assignment, in a TPU dump *after_optimizations_before_buffer_assignment.txt; "
                     "a program that itself asks for this memory cannot be read"
                 )
+
+
+def _require_bounded(module: HloModule) -> None:
+    """An array whose size only run time knows takes nobody knows how much memory."""
+    for computation in module.computations.values():
+        for instruction in computation.instructions:
+            for _, shape in instruction.shape.subshapes():
+                if UNBOUNDED_DIMENSION in shape.dimensions:
+                    raise InputError(
+                        f"{module.path}:{instruction.line}: {instruction.name} has shape {shape}: "
+                        "the size of a dimension '?' is unknown; give a bound"
+                    )
 
 
 def _require_single_callers(graph: CallGraph) -> None:
@@ -395,6 +416,8 @@ class _Lowering:
         """
         if all(shape.num_elements <= 1 for shape in shapes):
             return False
+        if any(self._is_barred(value) for value in values):
+            return False
         if considered is None:
             return True
         if any((v.instruction, v.index) in considered.listed for v in values):
@@ -403,6 +426,15 @@ class _Lowering:
             return True
         is_unlisted = size_bytes > ALWAYS_LISTED_BYTES
         return is_parameter and (is_unlisted or size_bytes in considered.unlisted_sizes_bytes)
+
+    def _is_barred(self, value: HloValue) -> bool:
+        """Whether it is anywhere that the compiler keeps out of fast memory (XLA_MSA.md A.4)."""
+        for position in self.aliases.dataflow.positions[value.id]:
+            computation = self.module.computations[position.computation]
+            instruction = computation.instruction(position.instruction)
+            if instruction.opcode == "add-dependency" or _is_host_transfer(instruction):
+                return True
+        return False
 
     @cached_property
     def _live_out(self) -> frozenset[int]:
@@ -489,6 +521,11 @@ def _is_of_whole_tiles(source: Shape, piece: HloInstruction) -> bool:
         if stride != 1 or start % size or not ends_whole:
             return False
     return True
+
+
+def _is_host_transfer(instruction: HloInstruction) -> bool:
+    is_transfer = instruction.opcode in ("send", "recv")
+    return is_transfer and instruction.attributes.get("is_host_transfer") == "true"
 
 
 def _is_slow_array(shape: Shape) -> bool:

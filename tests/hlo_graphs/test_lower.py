@@ -305,6 +305,35 @@ def test_what_an_asynchronous_operation_uses_stays_slow_while_other_steps_run() 
     assert may_be_fast(unfinished) == {"p{}", "q{}", "y{}", "r{}"}
 
 
+HOST = """HloModule host, is_scheduled=true
+ENTRY main {
+  p = f32[4096]{0} parameter(0)
+  x = f32[4096]{0} negate(p)
+  k = token[] after-all()
+  s = (f32[4096]{0}, u32[], token[]) send(x, k), channel_id=1, is_host_transfer=true
+  t = token[] send-done(s), channel_id=1, is_host_transfer=true
+  v = (f32[4096]{0}, u32[], token[]) recv(t), channel_id=2, is_host_transfer=true
+  w = (f32[4096]{0}, token[]) recv-done(v), channel_id=2, is_host_transfer=true
+  y = f32[4096]{0} get-tuple-element(w), index=0
+  z = f32[4096]{0} exponential(y)
+  a = f32[4096]{0} add-dependency(z, t)
+  ROOT r = f32[4096]{0} add(a, a)
+}
+"""
+
+
+def test_what_moves_to_or_from_the_host_or_waits_for_a_token_stays_slow() -> None:
+    assert may_be_fast(HOST) == {"p{}", "r{}"}
+    between_chips = HOST.replace("is_host_transfer=true", "is_host_transfer=false")
+    assert may_be_fast(between_chips) == {"p{}", "x{}", "v{0}", "r{}"}
+
+
+def test_an_array_of_unknown_size_is_refused_with_its_line() -> None:
+    unbounded = STRAIGHT.replace("f32[128]{0:T(128)}", "f32[?]{0:T(128)}")
+    with pytest.raises(InputError, match=r":8: z has shape f32\[\?\].*give a bound"):
+        lowered(unbounded)
+
+
 def test_copies_beside_an_asynchronous_operation_are_not_done_early() -> None:
     def engine(text: str) -> list[bool]:
         return [i.async_copy for i in lowered(text).program.instructions if i.opcode == "copy"]
