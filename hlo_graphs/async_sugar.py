@@ -7,11 +7,11 @@ may be `()` until the end, so a chain's computation is made when the caller is c
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hlo_graphs.checks import async_start_expected, missing_attribute
-from hlo_graphs.fresh_names import FreshNames
+from hlo_graphs.fresh_names import WRAPPED, FreshNames
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
 from hlo_graphs.opcodes import OPCODES, split_async_opcode
 
@@ -41,24 +41,26 @@ class _Chain:
 
 @dataclass(slots=True)
 class AsyncChains:
-    """The async chains of one computation under construction."""
+    """The async chains of one computation under construction.
 
+    Attributes:
+      names: of the computations to make, one for all of a module.
+    """
+
+    names: FreshNames
     _by_member: dict[str, _Chain] = field(default_factory=dict)
     _chains: dict[str, _Chain] = field(default_factory=dict)
-    _names: FreshNames = field(default_factory=FreshNames)
 
     def resolve(
         self,
         instruction: HloInstruction,
         known: Mapping[str, HloInstruction],
-        taken: Container[str],
     ) -> HloInstruction | str:
         """The instruction without sugar, or what was expected where it is wrong.
 
         Args:
           instruction: as read.
           known: the instructions above it.
-          taken: names of computations that exist.
         """
         if instruction.opcode in OPCODES:
             return self._resolve_plain(instruction, known)
@@ -67,7 +69,7 @@ class AsyncChains:
             return instruction
         wrapped, phase = split
         if phase == "start":
-            return self._begin(instruction, wrapped, taken)
+            return self._begin(instruction, wrapped)
         native = f"{wrapped}-start"
         if native in OPCODES:
             return f"{native} has no {phase}; an opcode"
@@ -85,15 +87,13 @@ class AsyncChains:
             return self._continue(instruction, None, known)
         return instruction
 
-    def _begin(
-        self, instruction: HloInstruction, wrapped: str, taken: Container[str]
-    ) -> HloInstruction | str:
+    def _begin(self, instruction: HloInstruction, wrapped: str) -> HloInstruction | str:
         expected = async_start_expected(instruction.shape.elements) or missing_attribute(
             wrapped, instruction.attributes
         )
         if expected is not None:
             return f"{expected}, before"
-        name = self._names.make("async_wrapped", taken)
+        name = self.names.make(WRAPPED)
         written = instruction.attributes
         kept = {key: written[key] for key in (*_ON_START, *_ONLY_ON_START) if key in written}
         chain = _Chain(

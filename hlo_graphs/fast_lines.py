@@ -138,7 +138,7 @@ class FastLines:
         if missing_part(instruction, scope.by_name, self._computations) is not None:
             return None
         if instruction.opcode.startswith("async-"):
-            result = scope.chains.resolve(instruction, scope.by_name, self._computations)
+            result = scope.chains.resolve(instruction, scope.by_name)
             return result if isinstance(result, HloInstruction) else None
         return instruction
 

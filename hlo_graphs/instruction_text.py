@@ -7,9 +7,10 @@ taken by `fast_lines` first. Source: XLA_MSA.md section G.3 (`HloParserImpl`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
+from hlo_graphs.async_sugar import AsyncChains
 from hlo_graphs.attributes import (
     CALLING_ATTRIBUTES,
     Attribute,
@@ -21,7 +22,7 @@ from hlo_graphs.attributes import (
 from hlo_graphs.checks import compatible, expected_parameters, missing_part
 from hlo_graphs.errors import did_you_mean
 from hlo_graphs.fast_lines import FastLines
-from hlo_graphs.fresh_names import FreshNames
+from hlo_graphs.fresh_names import IN_PLACE, FreshNames
 from hlo_graphs.hlo import HloComputation, HloInstruction, Shape
 from hlo_graphs.lexer import NAME, Cursor
 from hlo_graphs.literals import check_literal
@@ -47,6 +48,7 @@ class BodyReader:
       cursor: stands behind the opening brace whenever `read` is called.
       shapes: the shapes known so far.
       computations: those defined so far; bodies written in place are added to it.
+      taken: names that are not to be made up.
       use_fast_lines: whether to try the regular expressions first.
     """
 
@@ -55,6 +57,7 @@ class BodyReader:
         cursor: Cursor,
         shapes: ShapeReader,
         computations: dict[str, HloComputation],
+        taken: Container[str],
         use_fast_lines: bool = True,
     ) -> None:
         self._cursor = cursor
@@ -62,7 +65,7 @@ class BodyReader:
         self._computations = computations
         self._fast_lines = FastLines(cursor, shapes, computations)
         self._use_fast_lines = use_fast_lines
-        self._names = FreshNames()
+        self._names = FreshNames(taken)
 
     def read(self, name: str, is_entry: bool, depth: int = 0) -> HloComputation:
         """The computation whose body begins at the cursor, up to and with the closing brace."""
@@ -70,7 +73,7 @@ class BodyReader:
         if depth > MAX_NESTING:
             cursor.fail(f"computations nested at most {MAX_NESTING} deep")
         start = cursor.position
-        scope = Scope()
+        scope = Scope(AsyncChains(self._names))
         while True:
             if self._use_fast_lines:
                 self._fast_lines.read(scope)
@@ -259,8 +262,8 @@ class BodyReader:
     def _computation_in_place(self, depth: int) -> str:
         """Reads one body in braces; returns the name made up for it."""
         self._cursor.expect("{", "before a computation in place")
-        computation = self.read("_", False, depth + 1)
-        name = self._names.make("_", self._computations)
+        computation = self.read(IN_PLACE, False, depth + 1)
+        name = self._names.make(IN_PLACE)
         self._computations[name] = replace(computation, name=name)
         return name
 
@@ -307,7 +310,7 @@ class BodyReader:
         missing = missing_part(instruction, scope.by_name, self._computations)
         if missing is not None:
             self._cursor.fail(missing, start)
-        result = scope.chains.resolve(instruction, scope.by_name, self._computations)
+        result = scope.chains.resolve(instruction, scope.by_name)
         if isinstance(result, str):
             self._cursor.fail(f"{result} {instruction.opcode}", start)
         return result

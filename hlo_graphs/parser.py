@@ -18,6 +18,7 @@ from types import MappingProxyType
 from hlo_graphs.attributes import read_attribute
 from hlo_graphs.checks import compatible
 from hlo_graphs.errors import InputError
+from hlo_graphs.fresh_names import NamesInText
 from hlo_graphs.hlo import HloComputation, HloModule, InputOutputAlias, Shape, ShapeIndex
 from hlo_graphs.instruction_text import BodyReader
 from hlo_graphs.lexer import Cursor
@@ -112,23 +113,24 @@ def require_scheduled(module: HloModule) -> HloModule:
 
 def _modules(text: str, path: str, use_fast_lines: bool) -> Iterator[HloModule]:
     cursor = Cursor(text, path)
+    names = NamesInText(text)
     ends: list[int] = []
     if _SEPARATOR_DASHES in text:
         ends = [match.start() for match in _SEPARATOR.finditer(text)]
     for end in [*ends, len(text)]:
         cursor.end = end
         while not cursor.at_end():
-            yield _ModuleReader(cursor, use_fast_lines).read()
+            yield _ModuleReader(cursor, names, use_fast_lines).read()
 
 
 class _ModuleReader:
     """Reads one module from the cursor on."""
 
-    def __init__(self, cursor: Cursor, use_fast_lines: bool) -> None:
+    def __init__(self, cursor: Cursor, names: NamesInText, use_fast_lines: bool) -> None:
         self._cursor = cursor
         self._shapes = ShapeReader()
         self._computations: dict[str, HloComputation] = {}
-        self._bodies = BodyReader(cursor, self._shapes, self._computations, use_fast_lines)
+        self._bodies = BodyReader(cursor, self._shapes, self._computations, names, use_fast_lines)
         self._attributes: dict[str, str] = {}
         self._aliases: tuple[InputOutputAlias, ...] = ()
         self._aliases_start = 0

@@ -18,15 +18,18 @@ class Scope:
     """Instructions so far.
 
     Attributes:
-      by_name: in the order of the text.
       chains: the async chains begun.
+      by_name: in the order of the text.
       root: name of the instruction marked ROOT.
     """
 
+    chains: AsyncChains
     by_name: dict[str, HloInstruction] = field(default_factory=dict)
-    chains: AsyncChains = field(default_factory=AsyncChains)
     root: str | None = None
-    _names: FreshNames = field(default_factory=FreshNames)
+    _names: FreshNames = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._names = FreshNames(self.by_name)
 
     def add(self, instruction: HloInstruction) -> None:
         """Appends to the schedule."""
@@ -36,7 +39,7 @@ class Scope:
 
     def fresh_name(self, wanted: str) -> str:
         """`wanted`, with a number behind it where it is taken."""
-        return self._names.make(wanted, self.by_name)
+        return self._names.make(wanted)
 
     def wrapped_computations(self) -> Mapping[str, HloComputation]:
         """Those that async sugar stands for, once the computation is complete."""

@@ -152,6 +152,47 @@ def test_list_of_computations_in_place() -> None:
     assert list(module.computations) == ["_", "_.1", "e"]
 
 
+def test_made_up_names_leave_those_of_the_text_alone() -> None:
+    body = "{ a = f32[] parameter(0)\n ROOT c = f32[] negate(a) }"
+    start = "s = ((f32[4]), f32[2], u32[]) slice-start(p), slice={[0:2]}"
+    nested = f"{{ p = f32[4] parameter(0)\n {start}\n ROOT d = f32[2] slice-done(s) }}"
+    module = parse_module(
+        f"""HloModule m
+_.1 {{ a = f32[] parameter(0)
+  ROOT c = f32[] call(a), to_apply={body} }}
+_ {body}
+async_wrapped {{ p = f32[4] parameter(0)
+  {start}
+  e = f32[2] call(p), to_apply={nested}
+  ROOT d = f32[2] slice-done(s) }}
+ENTRY e {{ p = f32[4] parameter(0)
+  ROOT x = f32[2] call(p), to_apply=async_wrapped }}
+"""
+    )
+    made = {name: c.root.opcode for name, c in module.computations.items()}
+    assert made == {
+        "_.2": "negate",
+        "_.1": "call",
+        "_": "negate",
+        "async_wrapped.2": "slice",
+        "_.3": "async-done",
+        "async_wrapped.1": "slice",
+        "async_wrapped": "async-done",
+        "e": "call",
+    }
+    assert module.computations["_.1"].root.called_computations == ("_.2",)
+
+
+def test_a_made_up_name_cannot_be_called() -> None:
+    body = "{ a = f32[] parameter(0)\n ROOT c = f32[] negate(a) }"
+    with pytest.raises(HloSyntaxError, match="found '_', expected the name of a computation"):
+        _entry(
+            "a = f32[] parameter(0)",
+            f"b = f32[] call(a), to_apply={body}",
+            "ROOT c = f32[] call(b), to_apply=_",
+        )
+
+
 def test_operands_in_place_and_element_indices() -> None:
     module = _entry(
         "t = (f32[4], (s32[], f32[2])) parameter(0)",
