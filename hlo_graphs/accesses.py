@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 from hlo_graphs.aliasing import AliasAnalysis
 from hlo_graphs.call_graph import async_part
+from hlo_graphs.costs import IDLE_TARGETS
 from hlo_graphs.hlo import HloInstruction
 from hlo_graphs.live_range import ScheduledInstruction
 from hlo_graphs.program import AccessKind
 from hlo_graphs.times import FORWARDING, LeafKey
-
-_IDLE_TARGETS = frozenset({"AllocateBuffer", "ConcatBitcast"})
-"""Custom calls that move nothing: a buffer of undefined content, slices that lie side by side."""
 
 
 class LeafAccess(NamedTuple):
@@ -39,7 +37,7 @@ def is_forwarding(instruction: HloInstruction) -> bool:
     opcode = instruction.opcode
     if opcode == "custom-call":
         target = instruction.attributes.get("custom_call_target", "")
-        return target.strip("\"'") in _IDLE_TARGETS
+        return target.strip("\"'") in IDLE_TARGETS
     return opcode in FORWARDING or opcode.endswith("-done") or async_part(opcode) == "update"
 
 

@@ -24,14 +24,14 @@ from hlo_graphs.errors import InputError
 from hlo_graphs.fusion_costs import fusion_writes, parameter_reads, passed_through
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.leaves import elements, leaves
-from hlo_graphs.shapes import padded_size_bytes
+from hlo_graphs.shapes import POINTER_SIZE_BYTES, padded_size_bytes
 from hlo_graphs.windows import WindowDimension, braces, convolution_flops, parse_window
 
 SizeOf = Callable[[Shape], int]
 """Bytes of an array shape."""
 
-POINTER_BYTES = 8
-"""Size of one entry of a tuple's pointer table."""
+IDLE_TARGETS = frozenset({"AllocateBuffer", "ConcatBitcast"})
+"""Custom calls that move nothing: a buffer of undefined content, slices that lie side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ def _default(
 def _operand_sizes(analysis: CostAnalysis, shape: Shape) -> dict[ShapeIndex, float]:
     """An array is read whole; of a tuple only the pointer table, whoever uses it."""
     if shape.is_tuple:
-        return {(): float(POINTER_BYTES * len(shape.elements))}
+        return {(): float(POINTER_SIZE_BYTES * len(shape.elements))}
     return _leaf_sizes(analysis, shape)
 
 
@@ -269,7 +269,7 @@ def _leaf_sizes(analysis: CostAnalysis, shape: Shape) -> dict[ShapeIndex, float]
 
 
 def _tuple(place: _Place) -> InstructionCost:
-    table_bytes = float(POINTER_BYTES * len(place.instruction.operands))
+    table_bytes = float(POINTER_SIZE_BYTES * len(place.instruction.operands))
     return replace(_nothing(place), outputs={(): table_bytes}, total_bytes=table_bytes)
 
 
@@ -436,6 +436,12 @@ def _all_reduce(place: _Place) -> InstructionCost:
     return _default(place, flops=float(flops))
 
 
+def _outfeed(place: _Place) -> InstructionCost:
+    """Leaves the chip leaf by leaf: not the pointer table, all that it points to is read."""
+    sizes = _leaf_sizes(place.analysis, place.operand_shape(0))
+    return replace(_nothing(place), operands=(sizes, {}), total_bytes=sum(sizes.values()))
+
+
 def _rng(place: _Place) -> InstructionCost:
     count = sum(elements(leaf) for _, leaf in leaves(place.instruction.shape))
     return _default(place, transcendentals=float(count))
@@ -460,7 +466,7 @@ def transpose_is_bitcast(place: _Place) -> bool:
 
 def _custom_call(place: _Place) -> InstructionCost:
     target = place.instruction.attributes.get("custom_call_target", "").strip('"')
-    if target in _FREE_TARGETS:
+    if target in IDLE_TARGETS:
         return _nothing(place)
     operands = tuple(
         _leaf_sizes(place.analysis, place.operand_shape(position))
@@ -562,11 +568,6 @@ def _words(text: str) -> frozenset[str]:
 _FREE = _words(
     "parameter constant get-tuple-element bitcast domain after-all add-dependency opt-barrier"
 )
-_FREE_TARGETS = _words(
-    "ConcatBitcast AllocateBuffer AssumeGatherIndicesInBound Sharding SPMDFullToShardShape "
-    "SPMDShardToFullShape X64Combine X64SplitHigh X64SplitLow"
-)
-"""Custom calls that move no data: they mark, split or allocate."""
 
 _ELEMENTWISE = _words(
     "abs add and bitcast-convert ceil clamp clz compare complex convert count-leading-zeros "
@@ -601,6 +602,7 @@ _HANDLERS: Mapping[str, Callable[[_Place], InstructionCost]] = {
     "cholesky": _cholesky,
     "all-reduce": _all_reduce,
     "all-reduce-start": _all_reduce,
+    "outfeed": _outfeed,
     "rng": _rng,
     "rng-bit-generator": _rng,
     "transpose": _transpose,

@@ -178,6 +178,8 @@ MORE = [
     ("f32[8] all-reduce(p0), replica_groups={}, to_apply=add", ["f32[8]"]),
     ("(f32[8], f32[9]) all-reduce(p0, p1), replica_groups={}, to_apply=add", ["f32[8]", "f32[9]"]),
     ("f32[16] all-gather(p0), dimensions={0}", ["f32[8]"]),
+    ("token[] outfeed(p0, p1)", ["(f32[8], (f32[9], s32[]))", "token[]"]),
+    ("token[] outfeed(p0, p1)", ["f32[8]", "token[]"]),
     ("(u64[2], u32[8]) rng-bit-generator(p0), algorithm=rng_default", ["u64[2]"]),
     ("f32[8] rng(p0, p1), distribution=rng_uniform", ["f32[]", "f32[]"]),
     ("f32[8] iota(), iota_dimension=0", []),
@@ -473,6 +475,15 @@ def test_custom_calls_are_unknown_but_counted() -> None:
     assert (cost.known, cost.total_bytes, cost.operand_bytes(0)) == (False, 64, 32)
     free = root_cost(one_op('f32[8] custom-call(), custom_call_target="AllocateBuffer"', []))
     assert (free.known, free.total_bytes) == (True, 0)
+    marked = root_cost(one_op('f32[8] custom-call(p0), custom_call_target="Sharding"', ["f32[8]"]))
+    assert marked.total_bytes == 64, "its result is a buffer of its own"
+
+
+def test_an_outfeed_reads_every_leaf() -> None:
+    shapes = ["(f32[8], (f32[9], s32[]))", "token[]"]
+    cost = root_cost(one_op("token[] outfeed(p0, p1)", shapes))
+    assert cost.operands == ({(0,): 32, (1, 0): 36, (1, 1): 4}, {})
+    assert cost.total_bytes == 72
 
 
 def test_costs_of_called_computations_are_not_counted_twice() -> None:
