@@ -593,6 +593,9 @@ def _json_object(path: Path) -> dict[str, Any]:
         document = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise _error(path, error.lineno, error.colno, error.msg, "a JSON object") from error
+    # Of integers with too many digits JSON makes a plain ValueError.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}; make the bundle again") from error
     if not isinstance(document, dict):
         raise _error(path, 1, 1, type(document).__name__, "a JSON object")
     return document

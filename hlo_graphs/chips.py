@@ -313,7 +313,8 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path}: cannot read the chip file: {error}") from error
     try:
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    # Integers with too many digits and deep nesting have no error of their own in either format.
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
 
 

@@ -242,6 +242,8 @@ def test_cycles_with_placements_are_read(tmp_path: Path) -> None:
     [
         ("[]", "a JSON object"),
         ("{", ":1:2: "),
+        ('{"a": ' + "1" * 5000 + "}", r"a\.cycles\.json: not valid JSON"),
+        ("[" * 99999, r"a\.cycles\.json: not valid JSON"),
         ("{}", "0 keys like production_112MiB"),
         ('{"production_1MiB": {}, "no_fast_memory": {"a": 1.5}}', "integer cycles"),
         ('{"production_1MiB": {}}', "'no_fast_memory' must map"),

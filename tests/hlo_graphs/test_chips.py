@@ -99,6 +99,8 @@ def test_a_base_fills_in_what_is_not_given(tmp_path: Path) -> None:
         ('name = "x"\nclock_hz = 1e9\n', "missing peak_flops_per_second"),
         ('base = "v5e"\n', "name"),
         ('name = "x\n', "not valid TOML"),
+        ("clock_hz = " + "1" * 5000, "bad.toml: not valid TOML"),
+        ("clock_hz = " + "[" * 99999, "bad.toml: not valid TOML"),
     ],
 )
 def test_bad_chip_files_say_what_is_wrong(text: str, expected: str, tmp_path: Path) -> None:
@@ -116,6 +118,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot read"):
         find_chip(str(binary))
+    for text in ('{"clock_hz": ' + "1" * 5000 + "}", "[" * 99999):
+        binary.write_text(text)
+        with pytest.raises(InputError, match=r"binary\.json: not valid JSON"):
+            find_chip(str(binary))
     binary.write_text("[1, 2]")
     with pytest.raises(InputError, match="the file"):
         find_chip(str(binary))
