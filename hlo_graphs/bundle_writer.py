@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -270,11 +270,20 @@ def _without_tables(text: str) -> Iterator[str]:
 
 
 def _short_configs(text: str) -> str:
-    """The text with every `backend_config` object reduced; one may span several lines."""
+    """The text with every `backend_config` object reduced; one may span several lines.
+
+    Custom calls may have configs that are no JSON; they stay as they are.
+    """
     pieces: list[str] = []
     done = 0
     while (start := text.find(_BACKEND_CONFIG + "{", done)) >= 0:
-        config, end = _DECODER.raw_decode(text, start + len(_BACKEND_CONFIG))
+        opening = start + len(_BACKEND_CONFIG)
+        try:
+            config, end = _DECODER.raw_decode(text, opening)
+        except (ValueError, RecursionError):
+            pieces.append(text[done:opening])
+            done = opening
+            continue
         kept = _short_config(config)
         shown = _BACKEND_CONFIG + json.dumps(kept, separators=(",", ":")) if kept else ""
         pieces += [text[done:start], shown]
@@ -308,8 +317,6 @@ def _nonempty_lists(aliasing: Mapping[str, Any] | None) -> Mapping[str, Any] | N
 
 # --- joining ---------------------------------------------------------------------------------
 
-_SPACE = re.compile(r"S\(\d+\)")
-
 
 def _scheduled_instructions(module: HloModule) -> Iterator[tuple[HloComputation, HloInstruction]]:
     """Instructions outside of fusions (and of the reducers inside them), in text order."""
@@ -329,15 +336,18 @@ _CONTROL_FLOW = frozenset({"while", "conditional", "call"})
 
 def _signature(
     computation: HloComputation, instruction: HloInstruction
-) -> tuple[str, str, tuple[str, ...]]:
+) -> tuple[str, Shape, tuple[Shape, ...]]:
     operands = tuple(
         _plain_shape(computation.instruction(name).shape) for name in instruction.operands
     )
     return instruction.opcode, _plain_shape(instruction.shape), operands
 
 
-def _plain_shape(shape: Shape) -> str:
-    return _SPACE.sub("", str(shape)).replace(":}", "}")
+def _plain_shape(shape: Shape) -> Shape:
+    """The shape with all of it in the default memory."""
+    layout = None if shape.layout is None else replace(shape.layout, memory_space=0)
+    elements = tuple(_plain_shape(element) for element in shape.elements)
+    return replace(shape, layout=layout, elements=elements)
 
 
 def _leaf_bits(shape: Shape, space: int) -> str:

@@ -160,6 +160,17 @@ def test_cleaning_keeps_what_the_backend_config_says_about_time_and_memory() -> 
     assert clean_hlo(bare) == "  %a = f32[] add(%x, %x)\n"
 
 
+@pytest.mark.parametrize(
+    "config",
+    ["{num_threads = 4 : i64}", f'{{"a":{"1" * 5000}}}', f'{{"a":{"[" * 99999}{"]" * 99999}}}'],
+    ids=["mlir", "digits", "nesting"],
+)
+def test_a_config_that_is_no_json_stays(config: str) -> None:
+    line = f'  %a = f32[] custom-call(%x), custom_call_target="f", backend_config={config}'
+    after = '  %b = f32[] add(%a, %a), backend_config={"flag_configs":[]}'
+    assert clean_hlo(f"{line}\n{after}") == f"{line}\n  %b = f32[] add(%a, %a)\n"
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -264,6 +275,17 @@ def test_a_later_bundle_leaves_no_other_spelling_behind(tmp_path: Path) -> None:
     assert bundle.cycles is not None
     assert bundle.cycles.suffix == ".json"
     assert not [path for path in tmp_path.iterdir() if path.read_bytes() == b"stale"]
+
+
+def test_a_scalar_in_another_memory_is_the_same_scalar() -> None:
+    reference, module = (
+        parse_module(
+            f"ENTRY e {{ x = f32[8] parameter(0)\n ROOT t = {shape} custom-call(x), "
+            'custom_call_target="f", backend_config={"window_config":{"estimated_cycles":"7"}} }'
+        )
+        for shape in ("(f32[8], u32[])", "(f32[8]{0:S(1)}, u32[]{:S(2)})")
+    )
+    assert instruction_points(module, reference, fast_memory_space=1) == ({"t": 7}, {"t": "0>10"})
 
 
 @pytest.mark.parametrize("num_done", range(6))
