@@ -47,6 +47,9 @@ from hlo_graphs.errors import InputError, MissingExtraError
 
 DEFAULT_TIME_LIMIT_SECONDS = 1800.0
 
+_REQUIRED = (PRODUCTION, NO_FAST_MEMORY)
+"""Settings without which there is no bundle."""
+
 Progress = Callable[[str], None]
 
 
@@ -199,10 +202,7 @@ def _dumps_directory(kept: str | Path | None) -> Iterator[Path]:
 
 def _compile_all(job: _Job, extras: Sequence[Setting]) -> dict[str, str]:
     """Compiles every setting; returns why some have no result. Raises where the bundle needs it."""
-    failures = _compile_group(job, job.vmem_bytes, (PRODUCTION, NO_FAST_MEMORY, *extras))
-    for setting in (PRODUCTION, NO_FAST_MEMORY):
-        if setting.name in failures:
-            raise CompileError(f"{job.target} for {job.chip}: {failures[setting.name]}")
+    failures = _compile_group(job, job.vmem_bytes, (*_REQUIRED, *extras))
     if not CHIPS[job.chip].can_resize:
         return failures | {HUGE.name: f"the fast memory of {job.chip} cannot be resized"}
     return failures | _compile_group(job, HUGE_VMEM_BYTES, (HUGE,))
@@ -213,7 +213,8 @@ def _compile_group(
 ) -> dict[str, str]:
     """Compiles all settings that share the compiler's flags; returns why some have no result.
 
-    A setting that ends the child is skipped by the next child, which goes on with the others.
+    A setting that ends the child is skipped by the next child, which goes on with the others,
+    unless the bundle needs it: then nothing more is compiled.
     """
     failures: dict[str, str] = {}
     compiles = [_compile_of(job, vmem_bytes, setting) for setting in settings]
@@ -228,6 +229,8 @@ def _compile_group(
         for compile_, name in zip(pending, names, strict=True):
             if not is_done(job.directory, compile_):
                 failures[name] = reason or "the compiler wrote no result"
+                if compile_.setting in _REQUIRED:
+                    raise CompileError(f"{job.target} for {job.chip}: {failures[name]}")
                 break
     return failures
 

@@ -429,6 +429,28 @@ def test_kept_dumps_stand_for_an_equal_compile_only(
     assert compiled_anew("v5p", 2**25) == every[:1]
 
 
+@pytest.mark.parametrize("broken", ["production", "no_fast_memory"])
+def test_nothing_more_is_compiled_when_what_the_bundle_needs_fails(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    del done  # only for its compiler
+    target = tmp_path / "m.hlo"
+    target.write_text(BEFORE)
+    works = compile_module._run_child
+    asked: list[list[str]] = []
+
+    def child(job: compile_module._Job, compiles: Sequence[Compile]) -> str:
+        names = [each.setting.name for each in compiles]
+        asked.append(names)
+        works(job, compiles[: names.index(broken)] if broken in names else compiles)
+        return "it always fails"
+
+    monkeypatch.setattr(compile_module, "_run_child", child)
+    with pytest.raises(CompileError, match=r"m\.hlo for v5e: it always fails"):
+        extract(str(target), "v5e", tmp_path / "out", random_orders=1)
+    assert asked == [["production", "no_fast_memory", "random_order_1"]]
+
+
 def test_a_target_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "some_package" / "model.py"
