@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hlo_graphs import chips
 from hlo_graphs.errors import InputError
 
 HUGE_VMEM_BYTES = 2**30
@@ -32,11 +33,26 @@ class CompilerChip:
         return (vmem_bytes or self.memory_bytes) - self.scratch_bytes
 
 
+def _compiler_chip(
+    name: str, topology: str, accelerator_type: str, can_resize: bool = True
+) -> CompilerChip:
+    chip = chips.CHIPS[name]
+    return CompilerChip(
+        topology=topology,
+        accelerator_type=accelerator_type,
+        fast_memory_space=chip.fast_memory_space,
+        memory_bytes=chip.fast_capacity_bytes,
+        scratch_bytes=chip.reserved_bytes,
+        can_resize=can_resize,
+        clock_hz=chip.clock_hz,
+    )
+
+
 CHIPS = {
-    "v4": CompilerChip("v4:2x2x1", "v4-8", 3, 64 * 2**20, 0, False, 1.05e9),
-    "v5e": CompilerChip("v5e:2x2", "v5litepod-4", 1, 128 * 2**20, 16 * 2**20, True, 1.5e9),
-    "v5p": CompilerChip("v5p:2x2x1", "v5p-8", 1, 64 * 2**20, 16 * 2**20, True, 1.75e9),
-    "v6e": CompilerChip("v6e:2x2", "v6e-4", 1, 128 * 2**20, 32 * 2**20, True, 1.75e9),
+    "v4": _compiler_chip("v4", "v4:2x2x1", "v4-8", can_resize=False),
+    "v5e": _compiler_chip("v5e", "v5e:2x2", "v5litepod-4"),
+    "v5p": _compiler_chip("v5p", "v5p:2x2x1", "v5p-8"),
+    "v6e": _compiler_chip("v6e", "v6e:2x2", "v6e-4"),
 }
 
 

@@ -31,6 +31,7 @@ from hlo_graphs.in_flight import buffers_in_flight
 from hlo_graphs.live_range import FlatSchedule, flatten_schedule
 from hlo_graphs.program import (
     BEFORE_PROGRAM,
+    KIND_ORDER,
     Access,
     AccessKind,
     Buffer,
@@ -330,7 +331,7 @@ class _Lowering:
             shape=str(instruction.shape),
             repeat=repeat,
             base_ticks=tuple(round(base / tick_seconds) for base in seconds.base_seconds),
-            accesses=tuple(sorted(accesses, key=lambda a: (_KIND_ORDER[a.kind], a.buffer))),
+            accesses=tuple(sorted(accesses, key=lambda a: (KIND_ORDER[a.kind], a.buffer))),
             async_copy=self._is_plain_copy(time),
             stated_cycles=seconds.stated,
             compute_ticks=round(seconds.compute_seconds / tick_seconds),
@@ -482,9 +483,6 @@ class _LoopSpan:
     trip_count: int
     probability: float
     trips_known: bool
-
-
-_KIND_ORDER = {AccessKind.READ: 0, AccessKind.UPDATE: 1, AccessKind.WRITE: 2}
 
 
 def _merge(

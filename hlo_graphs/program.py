@@ -61,6 +61,10 @@ class AccessKind(enum.StrEnum):
         return self is not AccessKind.READ
 
 
+KIND_ORDER = {kind: place for place, kind in enumerate(AccessKind)}
+"""How a step's accesses are sorted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """One step's use of one buffer.
@@ -131,7 +135,8 @@ class Buffer:
     """One alias set: every HLO value that must share this memory.
 
     Attributes:
-      name: the name of a representative value, unique in the program.
+      name: the name of a representative value, for people: values of two computations may share
+        it.
       size_bytes: physical size, padded to the layout's tiles and rounded up to the alignment.
       origin: `BEFORE_PROGRAM`, or the step that first writes it.
       live_out: must be current in slow memory at the program's end.
@@ -419,9 +424,6 @@ class Program:
         return graph
 
 
-_KIND_ORDER = {AccessKind.READ: 0, AccessKind.UPDATE: 1, AccessKind.WRITE: 2}
-
-
 def _check(program: Program) -> None:
     """Raises InputError where the fields contradict each other."""
     if not program.tick_seconds > 0:
@@ -468,7 +470,7 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
     touched = [access.buffer for access in instruction.accesses]
     if len(set(touched)) != len(touched):
         raise InputError(f"{where}: more than one access to a buffer")
-    kinds = [_KIND_ORDER[access.kind] for access in instruction.accesses]
+    kinds = [KIND_ORDER[access.kind] for access in instruction.accesses]
     if kinds != sorted(kinds):
         raise InputError(f"{where}: accesses must be ordered reads, updates, writes")
     for access in instruction.accesses:
