@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hlo_graphs.call_graph import AsyncChain, CallGraph
 from hlo_graphs.dataflow_rules import is_in_place_permute
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, ShapeIndex
+from hlo_graphs.lexer import COMMENT
 
 
 class InPlacePair(NamedTuple):
@@ -22,6 +23,7 @@ class InPlacePair(NamedTuple):
     output_index: ShapeIndex
 
 
+_COMMENT = re.compile(COMMENT)
 _ALIASING_ENTRY = re.compile(r"\{([\d,\s]*)\}\s*:\s*\(\s*(\d+)\s*,\s*\{([\d,\s]*)\}")
 
 
@@ -41,7 +43,7 @@ def stated_aliasing(instruction: HloInstruction) -> tuple[InPlacePair, ...]:
     text = instruction.attributes.get("output_to_operand_aliasing", "")
     return tuple(
         InPlacePair(int(number), _index(operand), _index(output))
-        for output, number, operand in _ALIASING_ENTRY.findall(text)
+        for output, number, operand in _ALIASING_ENTRY.findall(_COMMENT.sub(" ", text))
     )
 
 

@@ -73,6 +73,15 @@ nothing to merge. A fusion of two chained updates does not write over its parame
 """
 
 
+def test_comments_in_stated_aliasing_hide_nothing() -> None:
+    module = parse_module(
+        "ENTRY e { p = f32[8] parameter(0)\n ROOT c = (f32[8], f32[8]) custom-call(p), "
+        'custom_call_target="f", output_to_operand_aliasing={ {/*index=0*/0} : ( 0, {} ) } }'
+    )
+    pairs = in_place_pairs(module, module.entry, module.entry.root)
+    assert pairs == (InPlacePair(0, (), (0,)),)
+
+
 @pytest.mark.parametrize("name", ALIAS_SETS)
 def test_alias_sets(name: str) -> None:
     module = conformance(f"hlo_alias_analysis_test__HloAliasAnalysisTest.{name}")
