@@ -370,5 +370,8 @@ def _estimated_cycles(instruction: HloInstruction) -> int | None:
     raw = instruction.attributes.get("backend_config")
     if raw is None or "estimated_cycles" not in raw:
         return None
-    stated = json.loads(raw)["window_config"]["estimated_cycles"]
-    return int(stated)
+    try:
+        config = json.loads(raw)
+    except (ValueError, RecursionError):  # a custom call's own config, see `_short_configs`
+        return None
+    return int(config["window_config"]["estimated_cycles"])

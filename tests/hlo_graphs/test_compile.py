@@ -171,6 +171,14 @@ def test_a_config_that_is_no_json_stays(config: str) -> None:
     assert clean_hlo(f"{line}\n{after}") == f"{line}\n  %b = f32[] add(%a, %a)\n"
 
 
+def test_a_config_that_is_no_json_states_no_cycles() -> None:
+    module = parse_module(
+        "ENTRY e { x = f32[8] parameter(0)\n ROOT c = f32[8] custom-call(x), "
+        'custom_call_target="f", backend_config={estimated_cycles = 4 : i64} }'
+    )
+    assert instruction_points(module, module, fast_memory_space=1) == ({}, {})
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
