@@ -417,7 +417,7 @@ class _Lowering:
         """
         if all(shape.num_elements <= 1 for shape in shapes):
             return False
-        if any(self._is_barred(value) for value in values):
+        if any(is_barred(self.aliases, value) for value in values):
             return False
         if considered is None:
             return True
@@ -427,15 +427,6 @@ class _Lowering:
             return True
         is_unlisted = size_bytes > ALWAYS_LISTED_BYTES
         return is_parameter and (is_unlisted or size_bytes in considered.unlisted_sizes_bytes)
-
-    def _is_barred(self, value: HloValue) -> bool:
-        """Whether it is anywhere that the compiler keeps out of fast memory (XLA_MSA.md A.4)."""
-        for position in self.aliases.dataflow.positions[value.id]:
-            computation = self.module.computations[position.computation]
-            instruction = computation.instruction(position.instruction)
-            if instruction.opcode == "add-dependency" or _is_host_transfer(instruction):
-                return True
-        return False
 
     @cached_property
     def _live_out(self) -> frozenset[int]:
@@ -519,6 +510,16 @@ def _is_of_whole_tiles(source: Shape, piece: HloInstruction) -> bool:
         if stride != 1 or start % size or not ends_whole:
             return False
     return True
+
+
+def is_barred(aliases: AliasAnalysis, value: HloValue) -> bool:
+    """Whether a value is anywhere that the compiler keeps out of fast memory (XLA_MSA.md A.4)."""
+    for position in aliases.dataflow.positions[value.id]:
+        computation = aliases.module.computations[position.computation]
+        instruction = computation.instruction(position.instruction)
+        if instruction.opcode == "add-dependency" or _is_host_transfer(instruction):
+            return True
+    return False
 
 
 def _is_host_transfer(instruction: HloInstruction) -> bool:

@@ -16,6 +16,7 @@ from hlo_graphs.call_graph import control_flow_calls
 from hlo_graphs.dataflow import HloValue, Use
 from hlo_graphs.hlo import HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.live_range import FlatSchedule, flatten_schedule, live_ranges
+from hlo_graphs.lower import is_barred
 from hlo_graphs.shapes import byte_size_of, elements_in
 from solvers.msa_algorithm import MsaResult, Placed, assign
 from solvers.msa_attempt import Allocation
@@ -272,7 +273,7 @@ class _Builder:
         return (
             all(shape.num_elements > 1 for shape in shapes)
             and all(_space(shape) in (0, FAST_SPACE) for shape in shapes)
-            and all(self._defining(value).opcode != "add-dependency" for value in values)
+            and not any(is_barred(self.aliases, value) for value in values)
             and (may_be_fast is None or all(may_be_fast(value) for value in values))
         )
 

@@ -655,3 +655,22 @@ def test_loops_take_in_and_give_back_at_one_address(capacity_bytes: int) -> None
         assert result.offset_at("loop", index) == offset
     if capacity_bytes == 128:
         assert result.operand_offset("loop", 0, (0,)) is not None
+
+
+def test_what_waits_for_a_token_stays_in_default_memory() -> None:
+    text = """HloModule waits, is_scheduled=true
+ENTRY entry {
+  p = f32[2,3] parameter(0)
+  x = f32[2,3] negate(p)
+  t = token[] after-all()
+  d = f32[2,3] add-dependency(x, t)
+  y = f32[2,3] negate(d)
+  ROOT r = f32[2,3] negate(y)
+}
+"""
+    waiting = run(text)
+    assert waiting.offset_at("x") is None
+    assert waiting.offset_at("y") is not None
+    line = "  d = f32[2,3] add-dependency(x, t)\n"
+    at_once = run(text.replace(line, "").replace("negate(d)", "negate(x)"))
+    assert at_once.offset_at("x") is not None
