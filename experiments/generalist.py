@@ -23,6 +23,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from agents.trainer import Trainer, TrainReport
 from experiments.demonstrations import TABLE, demonstrated, tasks_of
 from experiments.files import write_atomically
 from experiments.inputs import load_program, read_json
+from experiments.interrupts import interrupts_awaited
 from experiments.metrics import (
     METRICS,
     VALIDATION,
@@ -119,7 +121,7 @@ class GeneralistSettings:
 def train_generalist(
     settings: GeneralistSettings, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Path:
-    """Trains until the time is up; the folder, which `--resume` goes on with.
+    """Trains until the time is up or it is interrupted; the folder, which `--resume` goes on with.
 
     Raises:
       InputError: for programs of the test split, or a folder that cannot be used.
@@ -141,9 +143,12 @@ def train_generalist(
         names = [program.name for program in programs]
         write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
         show_demonstrations(league, settings, say)
-    while time.monotonic() < deadline:
-        run.note(*league.run_chunk())
-    run.save()
+    with interrupts_awaited() as interrupted:
+        while time.monotonic() < deadline and not interrupted():
+            run.note(*league.run_chunk())
+        if interrupted():
+            say("interrupted: saving")
+        run.save()
     return settings.out
 
 
@@ -508,10 +513,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _say(f"shipped as {ship(chosen.out)}")
     except MallocGameError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted: what was not saved is lost")
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # A terminal that was closed must not keep a run from being saved.
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

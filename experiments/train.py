@@ -8,12 +8,10 @@ each program, validated by code that did not make it. docs/agent.md says how to 
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.files import write_atomically
 from experiments.inputs import LoadedProgram, load_program, read_json
+from experiments.interrupts import interrupts_awaited
 from experiments.metrics import METRICS, forget_metrics_after
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
@@ -116,15 +115,17 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
     """
     _check(settings)
     deadline = time.monotonic() + settings.time_limit_seconds
-    with closing(_prepare(settings, say)) as run:
-        with _Live(run.references) as live, _interrupts_awaited() as interrupted:
+    with closing(_prepare(settings, say)) as run, interrupts_awaited() as interrupted:
+        with _Live(run.references) as live:
             while True:
                 report = run.trainer.run_chunk()
                 run.note(report, live)
                 if interrupted() or time.monotonic() >= deadline:
                     break
         if interrupted():
-            say("interrupted: saving")
+            # A terminal that was closed takes no words.
+            with suppress(OSError):
+                say("interrupted: saving")
         run.save()
     best = tuple(ticks for ticks in run.best_ticks())
     return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
@@ -138,31 +139,6 @@ def _check(settings: TrainSettings) -> None:
         raise InputError(f"seed is {settings.seed}, must be >= 0")
     for name in settings.demonstrations:
         solver_named(name)
-
-
-@contextmanager
-def _interrupts_awaited() -> Iterator[Callable[[], bool]]:
-    """A chunk that is cut short would be saved half done: the first Ctrl-C waits for its end.
-
-    A second one does not, and nothing is saved.
-    """
-    interrupted = False
-
-    def note(number: int, frame: object) -> None:
-        nonlocal interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted = True
-
-    # Other threads than the main one get no signals, and may not ask for any.
-    is_main = threading.current_thread() is threading.main_thread()
-    awaited = (signal.SIGINT, signal.SIGTERM) if is_main else ()
-    before = {each: signal.signal(each, note) for each in awaited}
-    try:
-        yield lambda: interrupted
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def print_result(result: TrainResult) -> None:
@@ -471,7 +447,7 @@ class _Live:
 
     def __exit__(self, *_: object) -> Literal[False]:
         if self._in_place:
-            sys.stderr.write("\n")
+            self._write("\n")
         return False
 
     def update(self, report: TrainReport) -> None:
@@ -482,8 +458,13 @@ class _Live:
             return
         self._shown_at = now
         text = live_text(report, now - self._began, self._moves, self._references)
-        sys.stderr.write(f"\r\x1b[2K{text}" if self._in_place else f"{text}\n")
-        sys.stderr.flush()
+        self._write(f"\r\x1b[2K{text}" if self._in_place else f"{text}\n")
+
+    def _write(self, text: str) -> None:
+        # A terminal that was closed must not keep a run from being saved.
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def live_text(

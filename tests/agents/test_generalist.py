@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -679,6 +680,33 @@ def test_a_run_that_cannot_be_resumed_keeps_the_names_of_its_programs(
     with pytest.raises(InputError, match=r"checkpoint is of .*, not of other"):
         train_generalist(replace(settings, demonstrations=()), resume=True, say=lambda line: None)
     assert json.loads((settings.out / PROGRAMS).read_text()) == [program.name]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_run_that_is_saved(
+    ending: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = random_program(3, num_accesses=20)
+    settings = GeneralistSettings(out=tmp_path / "run", preset="tiny", demonstrations=())
+    monkeypatch.setattr(Validation, "of", lambda settings: Validation((), ()))
+    monkeypatch.setattr(Validation, "score", lambda *_: 0.5)
+    monkeypatch.setattr("experiments.generalist.training_programs", lambda _: [program])
+    whole = League.run_chunk
+
+    def run_chunk(self: League) -> Any:
+        signal.raise_signal(ending)
+        return whole(self)
+
+    monkeypatch.setattr(League, "run_chunk", run_chunk)
+    said: list[str] = []
+    before = signal.signal(ending, signal.default_int_handler)
+    try:
+        train_generalist(settings, say=said.append)
+    finally:
+        signal.signal(ending, before)
+    assert "interrupted: saving" in said
+    (trainer,) = read_document(settings.out / CHECKPOINT)["parts"]
+    assert trainer["counts"][0] == 1
 
 
 def test_without_demonstrators_nothing_is_shown(known: KnownOptimum, config: AgentConfig) -> None:

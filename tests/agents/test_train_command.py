@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import signal
@@ -20,6 +21,7 @@ from agents.games import Source
 from agents.programs import NothingToPlayError
 from agents.self_play import SelfPlay
 from agents.trainer import Trainer, TrainReport
+from experiments.interrupts import interrupts_awaited
 from experiments.train import METRICS, Reference, TrainSettings, mean_of_all, smoothed, train
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.known_optimum import known_optimum_program
@@ -239,8 +241,9 @@ def test_what_programs_save_is_compared_once_all_have_played_a_game_of_their_own
     assert third == pytest.approx(second)
 
 
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_waits_for_the_end_of_the_chunk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = known_optimum_program(2, kind="knapsack", size=8)
     source, out = tmp_path / "program.json", tmp_path / "run"
@@ -250,21 +253,51 @@ def test_an_interrupt_waits_for_the_end_of_the_chunk(
 
     def play(self: SelfPlay, *arguments: Any) -> Any:
         if len(ended) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(ending)
         result = whole(self, *arguments)
         ended.append(result)
         return result
 
     monkeypatch.setattr(SelfPlay, "play", play)
     said: list[str] = []
-    settings = TrainSettings(programs=(str(source),), out=out, time_limit_seconds=300.0)
-    before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
-    train(settings, said.append)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if ending is signal.SIGHUP and line.startswith("interrupted"):
+            raise OSError(errno.EIO, "Input/output error")  # The terminal is gone.
+
+    settings = TrainSettings(
+        programs=(str(source),), out=out, simulations=0, time_limit_seconds=300.0
+    )
+    before = signal.signal(ending, signal.default_int_handler)
+    try:
+        train(settings, say)
+        assert signal.getsignal(ending) is signal.default_int_handler
+    finally:
+        signal.signal(ending, before)
     assert said[-1] == "interrupted: saving"
     assert len(ended) == 3
     assert read_document(out / CHECKPOINT)["trainer"]["counts"][0] == 3
     assert chunks_of(out) == [1, 2, 3]
-    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_does_not_wait_and_a_hang_up_may_be_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        with interrupts_awaited() as interrupted:
+            assert not interrupted()
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)  # Of the shell, after that of its terminal.
+            assert interrupted()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with interrupts_awaited() as interrupted:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupted()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
