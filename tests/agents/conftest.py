@@ -3,12 +3,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from agents.adaptation import AdaptationConfig, from_nothing
 from agents.compilation import CACHE_VARIABLE
 from agents.learner import LearnReport
+from agents.programs import PlayedProgram
 from agents.self_play import PlayStatistics
 from agents.trainer import TrainReport
+from malloc_game.known_optimum import KnownOptimum, known_optimum_program
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +21,21 @@ def _compiled_code_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder: Path = tmp_path_factory.mktemp("compiled")
     patch = pytest.MonkeyPatch()
     patch.setenv(CACHE_VARIABLE, str(folder))
+
+
+CHANCE_GAMES = 200
+"""What every agent begins with, so that there is an answer."""
+
+
+@pytest.fixture(scope="session")
+def hidden() -> KnownOptimum:
+    """A program whose optimum is not found by an agent's first games, which are chance's."""
+    hidden = known_optimum_program(2, kind="knapsack", size=12)
+    member = PlayedProgram.of(hidden.program)
+    chance = next(from_nothing(member, AdaptationConfig(), np.random.default_rng(0)))
+    assert chance.num_games == CHANCE_GAMES
+    assert chance.latency_ticks > hidden.optimal_ticks
+    return hidden
 
 
 @pytest.fixture

@@ -83,6 +83,7 @@ from malloc_game.validate import check
 from solvers.greedy import GreedySolver
 from solvers.portfolio import PortfolioSolver
 from solvers.solver import SolveRequest
+from tests.agents.conftest import CHANCE_GAMES
 
 
 @pytest.fixture(scope="module")
@@ -480,9 +481,9 @@ def test_a_table_around_a_game() -> None:
 
 @pytest.mark.parametrize("learning", [Learning.NONE, Learning.ADAPTED])
 def test_an_agent_with_weights_plays_and_adapts(
-    learning: Learning, known: KnownOptimum, config: AgentConfig, tmp_path: Path
+    learning: Learning, hidden: KnownOptimum, config: AgentConfig, tmp_path: Path
 ) -> None:
-    params = opinionated(Trainer([known.program], config).learner.params)
+    params = opinionated(Trainer([hidden.program], config).learner.params)
     path = tmp_path / "weights"
     write_weights(path, config, params, half=True)
     jax.tree.map(
@@ -491,10 +492,10 @@ def test_an_agent_with_weights_plays_and_adapts(
         params,
     )
     solver = AgentSolver(learning, checkpoint=path)
-    solver.solve(SolveRequest(known.program, time_limit_seconds=0.1))  # Compiles.
-    solution = solver.solve(SolveRequest(known.program, time_limit_seconds=4.0))
-    check(known.program, solution.memory_map)
-    assert simulate(known.program, solution.memory_map).latency_ticks == solution.latency_ticks
+    solver.solve(SolveRequest(hidden.program, time_limit_seconds=0.1))  # Compiles.
+    solution = solver.solve(SolveRequest(hidden.program, time_limit_seconds=4.0))
+    check(hidden.program, solution.memory_map)
+    assert simulate(hidden.program, solution.memory_map).latency_ticks == solution.latency_ticks
     assert solution.solver == learning.value
     stages = [note.split(":")[0] for note in solution.notes]
     if learning is Learning.NONE:
@@ -502,42 +503,41 @@ def test_an_agent_with_weights_plays_and_adapts(
     else:
         first = "table from nothing, while the policy was compiled"
         assert stages == [first, "policy alone", "table"]
-        assert solution.latency_ticks == known.optimal_ticks
-    assert solution.games_played > 8
+        assert solution.latency_ticks == hidden.optimal_ticks
+    assert solution.games_played > CHANCE_GAMES + 8
 
 
 @pytest.mark.parametrize("time_limit_seconds", [3.0, 9.0])
 def test_from_scratch_the_table_is_first_and_search_follows_if_there_is_time(
     time_limit_seconds: float,
-    known: KnownOptimum,
+    hidden: KnownOptimum,
     config: AgentConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agents.solver._COMPILE_SECONDS", 4.0)
     monkeypatch.setattr("agents.solver._LEAST_TABLE_SECONDS", 0.5)
     solver = AgentSolver(Learning.SCRATCH, config)
-    solver.solve(SolveRequest(known.program, time_limit_seconds=0.1))  # Loads machine code.
-    solution = solver.solve(SolveRequest(known.program, time_limit_seconds=time_limit_seconds))
-    check(known.program, solution.memory_map)
+    solver.solve(SolveRequest(hidden.program, time_limit_seconds=0.1))  # Loads machine code.
+    solution = solver.solve(SolveRequest(hidden.program, time_limit_seconds=time_limit_seconds))
+    check(hidden.program, solution.memory_map)
     stages = [note.split(":")[0] for note in solution.notes]
     assert stages == (["table"] if time_limit_seconds == 3.0 else ["table", "search and learning"])
-    assert solution.latency_ticks < known.program.all_slow_ticks
-    if time_limit_seconds > 3.0:
-        assert solution.latency_ticks == known.optimal_ticks
+    assert solution.games_played > CHANCE_GAMES
+    assert solution.latency_ticks == hidden.optimal_ticks
 
 
 def test_with_time_to_compile_it_searches_too(
-    known: KnownOptimum, config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hidden: KnownOptimum, config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.solver._COMPILE_SECONDS", 0.1)
-    trainer = Trainer([known.program], config)
+    trainer = Trainer([hidden.program], config)
     path = tmp_path / "weights"
     write_weights(path, config, trainer.learner.params)
     solver = AgentSolver(Learning.ADAPTED, checkpoint=path)
-    solution = solver.solve(SolveRequest(known.program, time_limit_seconds=8.0))
+    solution = solver.solve(SolveRequest(hidden.program, time_limit_seconds=8.0))
     stages = [note.split(":")[0] for note in solution.notes]
     assert stages[-1] == "search and learning"
-    assert solution.latency_ticks == known.optimal_ticks
+    assert solution.latency_ticks == hidden.optimal_ticks
 
 
 def test_every_agent_is_found_by_its_name_and_near_names_are_told() -> None:
