@@ -1,7 +1,8 @@
 """How well the cost models foretell the compiler's cycles: the table in `docs/times.md`.
 
 For every bundle: the compiler's cycles at production's placement, summed over the instructions
-that state them, against what a model says of the same placement without having seen it. Models:
+that state them, against what a model says of the same placement without having seen it (but for
+bundles without another compile that shows fast memory: `floors from` says production). Models:
 the plain roofline, the two-point roofline between the all-slow time and the floor, the pipeline
 form from the same two points, and the pipeline corrected by the other compiles of the bundle.
 `--fit` fits the pipeline's shared coefficients again, on the corpus' training families alone.
@@ -53,7 +54,8 @@ class Judged:
     """One instruction at production's placement, in seconds.
 
     `unseen`: no compile that was fitted on shows this placement of this instruction, nor of one
-    that is costed like it.
+    that is costed like it. Nothing is where production's own cycles were fitted for want of
+    another compile: the floors are theirs.
     """
 
     predicted_seconds: float
@@ -98,6 +100,7 @@ def read_case(bundle: Bundle) -> Case | None:
 def judge(case: Case, times: Times) -> list[Judged]:
     """What `times` says of production's placement beside the compiler's cycles."""
     production = case.table.production
+    knows_production = isinstance(times, CalibratedTimes) and times.knows_production
     judged: list[Judged] = []
     for computation in case.module.computations.values():
         for instruction in computation.instructions:
@@ -108,7 +111,7 @@ def judge(case: Case, times: Times) -> list[Judged]:
             slow = _slow(case, name, step)
             keys = tuple(key for key, is_slow in zip(step.leaves, slow, strict=True) if is_slow)
             stated_seconds = case.chip.seconds(production.cycles[name])
-            unseen = slow not in _fitted_placements(times, name)
+            unseen = not knows_production and slow not in _fitted_placements(times, name)
             judged.append(Judged(step.elapsed_seconds(keys), stated_seconds, unseen))
     return judged
 
@@ -188,7 +191,7 @@ class TwoPointTimes:
 
 
 def models(case: Case, form: PipelineForm = COMPILER_FORM) -> dict[str, Times]:
-    """The models compared, by name; none has seen production's placement."""
+    """The models compared, by name; none has seen production's placement if there is another."""
     anchored = calibrated_times(case.module, case.table, case.chip, form=form)
     corrected = calibrated_times(case.module, case.table, case.chip, case.points, form=form)
     return {

@@ -48,6 +48,16 @@ def test_the_pipeline_beats_the_two_points_on_resnet() -> None:
     assert all(len(row) == len(HEADER) for row in rows)
 
 
+@pytest.mark.parametrize(("name", "knows_production"), [("lstm", True), ("resnet50_infer", False)])
+def test_nothing_is_unseen_where_the_floors_are_productions_own(
+    name: str, knows_production: bool
+) -> None:
+    case = read_case(bundle_in(shared_data_path("tpu_examples"), f"{name}.v5e"))
+    assert case is not None
+    judged = judge(case, models(case)["pipeline + points"])
+    assert any(item.unseen for item in judged) is not knows_production
+
+
 def test_sides_follow_the_committed_split() -> None:
     assert (side_of("gpt_decode.v4"), side_of("llama_decode.v5e.64MiB")) == ("test", "train")
     assert side_of("mine.v5e") == "-"
