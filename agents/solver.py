@@ -73,6 +73,9 @@ _BASELINE_SHARE = 0.1
 _COMPILE_SECONDS = 30.0
 """What search and learning may take to be compiled: with less time left they are not begun."""
 
+_LEARN_COMPILE_SECONDS = 10.0
+"""What of that the updates may take, which are compiled once a first game has ended."""
+
 _LOADING_SECONDS = 5.0
 """What loading the policy takes if it was compiled before. With one processor nothing else runs
 meanwhile; if it takes longer it is being compiled."""
@@ -375,12 +378,15 @@ class _Playing:
           search: settings, where other than the agent's own.
           rest: seconds that are to be left.
           enough: says that there have been enough.
-          learn: whether the weights learn.
+          learn: whether the weights learn, once that cannot take longer than there is time.
         """
-        seconds = 0.0
+        seconds, is_first = 0.0, True
         while not enough() and self.found.deadline.remaining_seconds - rest > seconds:
             compiled_before = self.compilation.seconds
-            report = self.trainer.run_chunk(search, learn=learn)
+            # If the first chunk has to be compiled, what is left then for updates is not known.
+            learns = learn and not is_first and self._may_learn()
+            report = self.trainer.run_chunk(search, learn=learns)
+            is_first = False
             compiled = self.compilation.seconds - compiled_before
             seconds = report.play_seconds + report.learn_seconds - compiled
             self._offer()
@@ -389,6 +395,11 @@ class _Playing:
                     f"training diverged after {report.num_updates} updates and was ended"
                 )
                 return
+
+    def _may_learn(self) -> bool:
+        """Whether updates are compiled, or can be within the time."""
+        remaining = self.found.deadline.remaining_seconds
+        return self.trainer.learner.num_updates > 0 or remaining >= _LEARN_COMPILE_SECONDS
 
     @property
     def _policy(self) -> SearchConfig:

@@ -13,13 +13,21 @@ import numpy as np
 import pytest
 
 from agents.checkpoint import CHECKPOINT, read_document, write_document
+from agents.compilation import CompilationClock
 from agents.config import AgentConfig, ModelKind, PlayConfig, preset_named
 from agents.games import Plan, Source
 from agents.health import Health, warnings_of
 from agents.models import Boards, Context, ExactModel
 from agents.networks import Networks
 from agents.search import search_tree
-from agents.solver import AgentSolver, Learning, TaughtAgentSolver, agent_named
+from agents.solver import (
+    AgentSolver,
+    Learning,
+    TaughtAgentSolver,
+    _Found,
+    _Playing,
+    agent_named,
+)
 from agents.trainer import Trainer
 from hlo_graphs.errors import InputError
 from malloc_game.known_optimum import KnownOptimum, known_optimum_program
@@ -205,6 +213,26 @@ def test_the_agent_is_a_solver(hidden: KnownOptimum, config: AgentConfig) -> Non
     assert solution.solver == "agent-scratch"
     assert reports[-1].incumbent_ticks == latency
     assert any("raw" in note for note in solution.notes)
+
+
+@pytest.mark.parametrize("compile_seconds", [0.0, 60.0])
+def test_updates_that_would_be_compiled_beyond_the_limit_are_not_begun(
+    compile_seconds: float,
+    known: KnownOptimum,
+    config: AgentConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learned: list[int] = []
+    monkeypatch.setattr(Trainer, "learn", lambda self: learned.append(self.num_chunks))
+    monkeypatch.setattr("agents.solver._LEARN_COMPILE_SECONDS", compile_seconds)
+    trainer = Trainer([known.program], config)
+    trainer.run_chunk(learn=False)  # Compiles.
+    found = _Found(SolveRequest(known.program, time_limit_seconds=1.0), "agent")
+    with CompilationClock() as compilation:
+        _Playing(trainer, found, compilation, own=True).play_on(learn=True)
+    assert trainer.num_games > 0
+    # Never in the first chunk, whose moves may have to be compiled before.
+    assert learned == (list(range(2, trainer.num_chunks)) if compile_seconds == 0 else [])
 
 
 def test_in_production_it_is_no_worse_than_what_it_was_shown(
