@@ -96,7 +96,8 @@ class GeneralistSettings:
       num_generated: generated programs beside them.
       most_accesses: corpus programs with more are left out.
       preset: of `agents.config.PRESETS`.
-      time_limit_seconds: of this call, demonstrations and compilation included.
+      time_limit_seconds: of this call: no chunk begins after it. Demonstrations, which are counted
+        in games, and the last validation take what they take.
       demonstrations: who finds what is shown, solvers and `TABLE`; none is from scratch.
       demonstration_games: that the table has for each program.
       seed: of everything random.

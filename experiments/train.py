@@ -51,7 +51,8 @@ class TrainSettings:
       programs: as on the command line; empty takes up those of the run.
       preset: of `agents.config.PRESETS`; None for that of what is resumed or begun from, else
         `DEFAULT_PRESET`.
-      time_limit_seconds: of this call, bounds, demonstrations and compilation included.
+      time_limit_seconds: of this call, compilation included; bounds and demonstrations get what
+        is left of it at most. One chunk is played in any case.
       simulations: per move, None for the preset's.
       model: "learned" or "exact", None for the preset's.
       demonstrations: solvers whose maps are shown; none is from scratch.
@@ -115,7 +116,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
     """
     _check(settings)
     deadline = time.monotonic() + settings.time_limit_seconds
-    with closing(_prepare(settings, say)) as run, interrupts_awaited() as interrupted:
+    with closing(_prepare(settings, deadline, say)) as run, interrupts_awaited() as interrupted:
         with _Live(run.references) as live:
             while True:
                 report = run.trainer.run_chunk()
@@ -155,7 +156,7 @@ def print_result(result: TrainResult) -> None:
     print(f"{result.num_games} games, {result.num_moves} moves")
 
 
-def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
+def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None]) -> _Run:
     from agents.checkpoint import CHECKPOINT, read_document, read_weights
     from agents.compilation import keep_compiled_code, needs_of
     from agents.config import AgentConfig, preset_named
@@ -185,7 +186,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
         if member.is_decided:
             raise nothing_to_decide(member.program)
     say(str(needs_of(trainer)))
-    references = tuple(_reference(one) for one in loaded)
+    references = tuple(_reference(one, deadline) for one in loaded)
     run = _Run(settings.out, trainer, references, settings.save_seconds, [None] * len(references))
     if kept is not None:
         run.restore(kept)
@@ -193,7 +194,7 @@ def _prepare(settings: TrainSettings, say: Callable[[str], None]) -> _Run:
         return run
     _begin_folder(replace(settings, seed=seed))
     for name in settings.demonstrations:
-        _demonstrate(name, trainer, seed, say)
+        _demonstrate(name, trainer, seed, deadline, say)
     run.save()
     return run
 
@@ -253,21 +254,29 @@ def _begin_folder(settings: TrainSettings) -> None:
     write_atomically(out / SETTINGS, text + "\n")
 
 
-def _reference(loaded: LoadedProgram) -> Reference:
+def _at_most(seconds: float, deadline: float) -> float:
+    """`seconds`, or what is left until the deadline."""
+    return max(0.0, min(seconds, deadline - time.monotonic()))
+
+
+def _reference(loaded: LoadedProgram, deadline: float) -> Reference:
     program, theirs = loaded.program, loaded.production_map
     return Reference(
         name=program.name,
         all_slow_ticks=program.all_slow_ticks,
         production_ticks=None if theirs is None else simulate(program, theirs).latency_ticks,
-        bound_ticks=bound_program(program, _BOUND_SECONDS).ticks,
+        bound_ticks=bound_program(program, _at_most(_BOUND_SECONDS, deadline)).ticks,
     )
 
 
-def _demonstrate(name: str, trainer: Trainer, seed: int, say: Callable[[str], None]) -> None:
+def _demonstrate(
+    name: str, trainer: Trainer, seed: int, deadline: float, say: Callable[[str], None]
+) -> None:
     solver = solver_named(name)
     for index, member in enumerate(trainer.programs.members):
         program = member.program
-        request = SolveRequest(program, time_limit_seconds=_DEMONSTRATION_SECONDS, seed=seed)
+        limit = _at_most(_DEMONSTRATION_SECONDS, deadline)
+        request = SolveRequest(program, time_limit_seconds=limit, seed=seed)
         shown = trainer.demonstrate(index, solver.solve(request).memory_map)
         saved = 1 - shown.latency_ticks / max(program.all_slow_ticks, 1e-30)
         say(f"{program.name}: {name} shows a game that saves {saved:.2%} ({shown.loss:+.2%})")
@@ -293,6 +302,7 @@ class _Run:
     best_params: Any = None
     _shown: dict[int, Game] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
+    _restored_moves: int | None = None
     _metrics: Any = None
     _board: Any = None
 
@@ -347,6 +357,7 @@ class _Run:
         if self.best_params is not None:
             self._write_best()
         forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
+        self._restored_moves = self.trainer.num_moves + 1
 
     def close(self) -> None:
         """Closes what was opened."""
@@ -361,7 +372,10 @@ class _Run:
 
             self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
             # Where the disk is full its writer ends: with a bounded queue training waited for it.
-            self._board = SummaryWriter(str(self.out / "tensorboard"), max_queue=0)
+            # Points that a run wrote after its checkpoint are hidden: they are made again.
+            self._board = SummaryWriter(
+                str(self.out / "tensorboard"), max_queue=0, purge_step=self._restored_moves
+            )
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
         for name, value in row.items():

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import signal
+import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from agents.checkpoint import BEST, CHECKPOINT, read_document, read_weights
 from agents.config import preset_named
@@ -24,16 +28,36 @@ from agents.trainer import Trainer, TrainReport
 from experiments.interrupts import interrupts_awaited
 from experiments.train import METRICS, Reference, TrainSettings, mean_of_all, smoothed, train
 from hlo_graphs.errors import InputError, MallocGameError
+from hlo_graphs.program import Program
 from malloc_game.known_optimum import known_optimum_program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import simulate
 from malloc_game.turn_table import turn_table
+from solvers.bounds import bound_program
+from solvers.greedy import GreedySolver
+from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
 
 
 def chunks_of(out: Path) -> list[int]:
     lines = (out / METRICS).read_text().splitlines()
     return [json.loads(line)["num_chunks"] for line in lines]
+
+
+def points_of(out: Path) -> list[float]:
+    """Numbers of the chunks that TensorBoard shows: a restart hides points from its step on."""
+    shown: list[tuple[int, float]] = []
+    for path in sorted((out / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack_from("<Q", data)
+            event = Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            if event.HasField("session_log"):
+                shown = [point for point in shown if point[0] < event.step]
+            values = [one.simple_value for one in event.summary.value if one.tag == "num_chunks"]
+            shown += [(event.step, value) for value in values]
+    return [value for _, value in shown]
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -61,11 +85,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     before = chunks_of(out)
     with (out / METRICS).open("a") as file:
         file.write('{"num_chunks": 99999}\n{"num_chu')
+    with SummaryWriter(str(out / "tensorboard")) as board:
+        board.add_scalar("num_chunks", 99999, first.num_moves + 1)
     resumed = replace(settings, programs=(), simulations=None, demonstrations=(), resume=True)
     second = train(resumed, said.append)
     assert second.num_games > first.num_games
     assert chunks_of(out) == list(range(1, len(chunks_of(out)) + 1))
     assert len(chunks_of(out)) > len(before)
+    assert points_of(out) == chunks_of(out)
 
     memory_map = MemoryMap.from_json((out / "maps" / "knapsack-2.json").read_text())
     best = second.best_latency_ticks[0]
@@ -73,6 +100,38 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert read_weights(out)[0] == preset_named("tiny", simulations=4)
     assert (out / BEST).exists()
     assert list((out / "tensorboard").iterdir())
+
+
+def test_bounds_and_demonstrations_get_what_is_left_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = known_optimum_program(2, kind="knapsack", size=8).program
+    source = tmp_path / "program.json"
+    source.write_text(program.to_json())
+    asked: list[float] = []
+
+    def bounded(program: Program, seconds: float) -> Any:
+        asked.append(seconds)
+        time.sleep(seconds)
+        return bound_program(program, 0.0)
+
+    def solve(request: SolveRequest) -> Any:
+        asked.append(request.time_limit_seconds)
+        return GreedySolver().solve(request)
+
+    monkeypatch.setattr("experiments.train.bound_program", bounded)
+    monkeypatch.setattr("experiments.train.solver_named", lambda _: SimpleNamespace(solve=solve))
+    settings = TrainSettings(
+        programs=(str(source),),
+        out=tmp_path / "run",
+        simulations=0,
+        time_limit_seconds=1.0,
+        demonstrations=("greedy",),
+    )
+    train(settings, lambda line: None)
+    bound_seconds, demonstration_seconds = asked
+    assert 0 <= bound_seconds < 1
+    assert demonstration_seconds == 0
 
 
 def test_what_was_never_saved_cannot_be_resumed_but_begun_anew(tmp_path: Path) -> None:
