@@ -26,6 +26,12 @@ class ModelKind(enum.StrEnum):
     """The game itself and no network: a control, in which nothing is learned."""
 
 
+def _check_least(name: str, value: int, least: int) -> None:
+    """Raises InputError for a setting that is too small."""
+    if value < least:
+        raise InputError(f"{name} is {value}, must be at least {least}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
     """Widths of the networks.
@@ -78,8 +84,7 @@ class SearchConfig:
     least_gumbel_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.simulations < 0:
-            raise InputError(f"simulations is {self.simulations}, must be at least 0")
+        _check_least("simulations", self.simulations, 0)
 
     def policy_alone(self) -> SearchConfig:
         """The same without search; the first actor plays without noise."""
@@ -109,6 +114,8 @@ class PlayConfig:
     reanalyse_fraction: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_least("actors", self.actors, 1)
+        _check_least("moves", self.moves, 1)
         if not 0 <= self.reanalyse_fraction < 1:
             raise InputError(
                 f"reanalyse_fraction is {self.reanalyse_fraction}, must be from 0 to below 1: "
@@ -137,6 +144,12 @@ class ReplayConfig:
     importance_exponent: float = 0.4
     td_steps: int | None = None
     unroll_steps: int = 3
+
+    def __post_init__(self) -> None:
+        _check_least("capacity_decisions", self.capacity_decisions, 1)
+        _check_least("unroll_steps", self.unroll_steps, 0)
+        if self.td_steps is not None:
+            _check_least("td_steps", self.td_steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +184,19 @@ class LearnConfig:
     value_weight: float = 0.5
     reward_weight: float = 0.5
     legality_weight: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_least("batch_size", self.batch_size, 1)
+        _check_least("updates_per_chunk", self.updates_per_chunk, 0)
+        _check_least("elite_games", self.elite_games, 1)
+        share = self.elite_fraction
+        if not 0 <= share < 1 or round(share * self.batch_size) == self.batch_size:
+            raise InputError(
+                f"elite_fraction is {share}, must be from 0 to below 1, and not nearly 1: "
+                "else a batch has no place for other games"
+            )
+        if not 0 <= self.outlook_dropout <= 1:
+            raise InputError(f"outlook_dropout is {self.outlook_dropout}, must be from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,15 @@ import pytest
 
 from agents.checkpoint import CHECKPOINT, read_document, write_document
 from agents.compilation import CompilationClock
-from agents.config import AgentConfig, ModelKind, PlayConfig, preset_named
+from agents.config import (
+    AgentConfig,
+    LearnConfig,
+    ModelKind,
+    PlayConfig,
+    ReplayConfig,
+    SearchConfig,
+    preset_named,
+)
 from agents.games import Plan, Source
 from agents.health import Health, warnings_of
 from agents.models import Boards, Context, ExactModel
@@ -397,6 +405,31 @@ def test_plans_are_followed(known: KnownOptimum, config: AgentConfig) -> None:
     games = [game for _ in range(3) for game in trainer.run_chunk().finished]
     assert games
     assert all(game.latency_ticks == known.program.all_slow_ticks for game in games)
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (LearnConfig, {"elite_fraction": 1.0}),
+        (LearnConfig, {"elite_fraction": 0.999}),
+        (LearnConfig, {"elite_fraction": -0.1}),
+        (LearnConfig, {"elite_fraction": np.nan}),
+        (LearnConfig, {"elite_games": 0}),
+        (LearnConfig, {"batch_size": 0}),
+        (LearnConfig, {"updates_per_chunk": -1}),
+        (LearnConfig, {"outlook_dropout": 1.1}),
+        (ReplayConfig, {"td_steps": 0}),
+        (ReplayConfig, {"unroll_steps": -1}),
+        (ReplayConfig, {"capacity_decisions": 0}),
+        (PlayConfig, {"actors": 0}),
+        (PlayConfig, {"moves": 0}),
+        (SearchConfig, {"simulations": -1}),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: Any, values: dict[str, float]) -> None:
+    ((name, value),) = values.items()
+    with pytest.raises(InputError, match=f"{name} is {value}, must be"):
+        settings(**values)
 
 
 def test_a_share_of_old_games_leaves_some_that_are_new() -> None:
