@@ -84,11 +84,16 @@ class AdaptationConfig:
 
 
 CROSS_ENTROPY = AdaptationConfig(
-    windows_turns=(None,), elite_share=0.1, opening_period=None, patience=20, walk_share=0.0
+    windows_turns=(None,),
+    elite_share=0.1,
+    best_weight=0.6,
+    opening_period=None,
+    patience=20,
+    walk_share=0.0,
 )
 """A control: the cross-entropy method as in PROBLEM.md section 4, begun anew around its best game
 once it has made up its mind, or its games have got no better for 20 rounds, as the solver
-`cross-entropy` is."""
+`cross-entropy` is. It draws from the game's three actions; the solver's fourth, Clean, is none."""
 
 
 @dataclass(frozen=True, slots=True)

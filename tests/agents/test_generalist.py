@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from agents.adaptation import (
+    CROSS_ENTROPY,
     AdaptationConfig,
     Found,
     Table,
@@ -80,6 +81,7 @@ from malloc_game.known_optimum import KnownOptimum, known_optimum_program
 from malloc_game.simulate import simulate
 from malloc_game.turn_table import turn_table
 from malloc_game.validate import check
+from solvers.cross_entropy import CrossEntropySolver
 from solvers.greedy import GreedySolver
 from solvers.portfolio import PortfolioSolver
 from solvers.solver import SolveRequest
@@ -472,6 +474,23 @@ def test_a_demonstration_is_a_plan_of_the_whole_game() -> None:
     assert (record.taken == NOT_ASKED).any()
     assert (shown.plan.actions[member.item_of_turn] != NO_ACTION).all()
     assert member.fast_game.latency_ticks(wishes) == shown.latency_ticks
+
+
+def test_the_control_begins_anew_as_the_solver_does() -> None:
+    solver = CrossEntropySolver()
+    control = AdaptationConfig(
+        games_per_round=solver.games_per_round,
+        windows_turns=(None,),
+        elite_share=solver.elite_share,
+        smoothing=solver.smoothing,
+        best_weight=solver.start_weight,
+        opening_period=None,
+        least_probability=solver.least_probability,
+        decided=solver.decided,
+        patience=solver.patience,
+        walk_share=0.0,
+    )
+    assert control == CROSS_ENTROPY
 
 
 def test_a_table_around_a_game() -> None:
