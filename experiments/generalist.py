@@ -246,7 +246,11 @@ class Validation:
 
     def score(self, config: AgentConfig, params: Params) -> float:
         """What the best of a few games by the policy saves, as a share of what greedy does: the
-        mean over the programs. The same weights have the same score."""
+        mean over the programs. The same weights have the same score.
+
+        A program has `_VALIDATION_GAMES` games in the mean: actors that finish take the next one,
+        so short programs have more, long ones fewer.
+        """
         config = replace(config, play=config.play.without_old_games())
         trainer = Trainer(self.programs, config, params=params)
         policy = config.search.policy_alone()
