@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiments.sizes import format_size
+from hlo_graphs.errors import MallocGameError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +29,16 @@ def show_error(message: str) -> None:
 def show_note(message: str) -> None:
     """One remark on standard error, where it is in nobody's way."""
     print(f"malloc-game: {message}", file=sys.stderr)
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Around a module's `main`: an expected failure is one message and its exit code."""
+    try:
+        yield
+    except MallocGameError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 class LiveLine:

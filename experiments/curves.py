@@ -9,17 +9,16 @@ a fortieth of the run's metrics; docs/agent.md says what healthy looks like.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.console import told_in_a_line
 from experiments.files import write_atomically
 from experiments.metrics import METRICS, VALIDATION, read_metrics
 from experiments.report.charts import line_chart
-from hlo_graphs.errors import InputError
 
 PANELS: Mapping[str, Mapping[str, str]] = {
     "Play": {
@@ -101,16 +100,14 @@ def _ranges(
     return (0.0, max(updates)), (min(float(low), 0.0), float(high) or 1.0)
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
-    try:
-        write_atomically(chosen.output, curves_svg(chosen.run))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    write_atomically(chosen.output, curves_svg(chosen.run))
 
 
 if __name__ == "__main__":

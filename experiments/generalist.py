@@ -47,6 +47,7 @@ from agents.league import League
 from agents.networks import Params
 from agents.programs import PlayedProgram
 from agents.trainer import Trainer, TrainReport
+from experiments.console import told_in_a_line
 from experiments.demonstrations import TABLE, demonstrated, tasks_of
 from experiments.files import write_atomically
 from experiments.inputs import load_program, read_json
@@ -60,7 +61,7 @@ from experiments.metrics import (
 )
 from experiments.parallel import on_all_processors
 from hlo_graphs import corpus
-from hlo_graphs.errors import InputError, MallocGameError
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.generator import Family, random_program
 from malloc_game.turn_table import turn_table
@@ -481,6 +482,7 @@ def ship(out: Path) -> Path:
     return WEIGHTS
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains, and ships if asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -516,8 +518,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train_generalist(settings, resume=chosen.resume, say=_say)
         if chosen.ship:
             _say(f"shipped as {ship(chosen.out)}")
-    except MallocGameError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted: what was not saved is lost")
 

@@ -27,6 +27,7 @@ from agents.compilation import keep_compiled_code
 from agents.config import AgentConfig, ModelKind, preset_named
 from agents.games import Source
 from agents.trainer import Trainer
+from experiments.console import told_in_a_line
 from experiments.inputs import LoadedProgram, load_program
 from hlo_graphs.errors import InputError, did_you_mean
 from malloc_game.memory_map import MemoryMap
@@ -195,6 +196,7 @@ def chosen_variants(names: Sequence[str]) -> Mapping[str, Variant]:
     return {name: VARIANTS[name] for name in names or VARIANTS}
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row as soon as a variant has been trained with all seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -203,11 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT")
     chosen = parser.parse_args(arguments)
-    try:
-        variants = chosen_variants(chosen.only)
-        subjects = [Subject.of(name) for name in chosen.programs]
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    variants = chosen_variants(chosen.only)
+    subjects = [Subject.of(name) for name in chosen.programs]
     keep_compiled_code()
     sys.stdout.write(f"{HEADER}\n")
     for subject in subjects:

@@ -29,6 +29,7 @@ from agents.games import Game
 from agents.generalist import WEIGHTS
 from agents.programs import PlayedProgram
 from agents.trainer import Trainer
+from experiments.console import told_in_a_line
 from experiments.generalist import UNSEEN_SEED, generated_programs
 from experiments.inputs import load_program
 from hlo_graphs.program import Program
@@ -132,13 +133,15 @@ def play_policy(program: Program, weights: Path, seed: int) -> tuple[PlayedProgr
 
 def _saved(rounds: Iterator[Found], num_games: Sequence[int], slow: float) -> tuple[float, ...]:
     """Shares saved by the end of the round in which each number of games was reached."""
-    saved = []
+    saved, found = [], next(rounds)
     for wanted in sorted(num_games):
-        found = next(found for found in rounds if found.num_games >= wanted)
+        while found.num_games < wanted:
+            found = next(rounds)
         saved.append(1 - found.latency_ticks / slow)
     return tuple(saved)
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table, and the means of its columns."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])

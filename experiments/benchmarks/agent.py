@@ -28,6 +28,7 @@ from agents.networks import Networks, Params, predict, represent
 from agents.self_play import play_chunk
 from agents.trainer import Trainer
 from experiments.benchmarks.game import generated
+from experiments.console import told_in_a_line
 from experiments.inputs import load_program
 from hlo_graphs.program import Program
 
@@ -152,6 +153,7 @@ def _best(run: Callable[[], Any]) -> tuple[float, float]:
     return wall, cpu
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from scipy.optimize import minimize
 
+from experiments.console import told_in_a_line
 from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle, CyclePoint, CycleTable, bundle_in, read_cycles, read_points
 from hlo_graphs.calibration import (
@@ -364,6 +365,7 @@ def _bundles(directories: Sequence[Path]) -> Iterator[Bundle]:
             yield bundle_in(directory, path.name.removesuffix(".before.hlo.gz"))
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table for the corpus, or for the bundles of the directories given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

@@ -23,6 +23,7 @@ import numpy as np
 
 from agents.adaptation import CROSS_ENTROPY, from_nothing
 from agents.programs import PlayedProgram
+from experiments.console import told_in_a_line
 from experiments.inputs import load_program
 from experiments.report.statistics import TIE
 from experiments.results import Row, read_rows
@@ -135,6 +136,7 @@ def show(rows: Sequence[Row]) -> list[Comparison]:
     return comparisons
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row a program, then the verdicts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -142,10 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--solver", default="agent-scratch")
     parser.add_argument("--time-limit", type=float)
     chosen = parser.parse_args(arguments)
-    try:
-        comparisons = show(rows_of(chosen.table, chosen.solver, chosen.time_limit))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    comparisons = show(rows_of(chosen.table, chosen.solver, chosen.time_limit))
     for against in ("registered", "uniform"):
         sys.stdout.write(f"{verdict(comparisons, against)}\n")
 

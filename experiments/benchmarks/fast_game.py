@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.console import told_in_a_line
 from experiments.inputs import load_program
 from hlo_graphs.program import Program
 from malloc_game.fast_game import Action, FastGame, GameWalk
@@ -100,6 +101,7 @@ def _programs(names: Sequence[str], sizes: Sequence[int]) -> Iterator[Program]:
                 yield random_program(1, family=family, num_accesses=size, max_size_units=200)
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints one line per program."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.console import told_in_a_line
 from experiments.inputs import LoadedProgram, load_program
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
 from hlo_graphs.calibration import CalibratedTimes
+from hlo_graphs.errors import InputError
 from hlo_graphs.parser import read_module
 from malloc_game.production import marked_fast
 from malloc_game.simulate import fast_accesses, simulate
@@ -63,7 +65,7 @@ def check_production(name: str) -> ProductionCheck:
     loaded = load_program(name)
     bundle = corpus.bundle(name)
     if loaded.production_map is None or loaded.lowered is None or bundle.production is None:
-        raise SystemExit(f"{name}: no production answer beside it")
+        raise InputError(f"{name}: no production answer beside it")
     marked = marked_fast(loaded.lowered, read_module(bundle.production))
     covered = fast_accesses(loaded.program, loaded.production_map)
     stated, compiler, unstated = _times(loaded, bundle)
@@ -120,6 +122,7 @@ def _times(loaded: LoadedProgram, bundle: bundles.Bundle) -> tuple[float, float,
     )
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; see the module."""
     parser = argparse.ArgumentParser(prog="production", description=__doc__)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.console import told_in_a_line
 from experiments.inputs import load_program
 from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle, read_bufferinfo
@@ -267,6 +268,7 @@ def objective(options: MsaOptions, train: Sequence[Reference]) -> float:
     return alike - LATENCY_WEIGHT * sum(abs(math.log(row.latency)) for row in rows) / len(rows)
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, or tunes; see the module."""
     parser = argparse.ArgumentParser(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -762,18 +763,22 @@ def test_programs_of_which_greedy_saves_nothing_judge_nothing(
 
 
 def test_what_ends_the_generalist_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / SETTINGS).write_text('{"seed": ')
-    with pytest.raises(SystemExit, match=rf"error: .*{SETTINGS}:1:10: not JSON"):
+    with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path), "--resume"])
+    assert stop.value.code == InputError.exit_code
+    assert re.fullmatch(rf"error: .*{SETTINGS}:1:10: not JSON.*\n", capsys.readouterr().err)
 
     def train(*_: object, **__: object) -> None:
         raise MallocGameError("a process of this work was ended")
 
     monkeypatch.setattr("experiments.generalist.train_generalist", train)
-    with pytest.raises(SystemExit, match="error: a process of this work was ended"):
+    with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path)])
+    assert stop.value.code == MallocGameError.exit_code
+    assert capsys.readouterr().err == "error: a process of this work was ended\n"
 
 
 @pytest.mark.parametrize("damaged", [SETTINGS, PROGRAMS])

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("mctx", reason="the agent's packages are not installed")
 
+from agents.adaptation import Found
+from agents.checkpoint import write_weights
 from agents.config import ModelKind, preset_named
-from experiments.benchmarks import ablations, equal_games
+from agents.trainer import Trainer
+from experiments.benchmarks import ablations, adaptation, equal_games
 from experiments.evaluate import evaluate
 from experiments.inputs import LoadedProgram
 from experiments.results import append_row
 from hlo_graphs.errors import InputError
+from malloc_game.generator import random_program
 from malloc_game.known_optimum import known_optimum_program
 from tests.experiments.quick import quick_settings
 
@@ -56,7 +62,7 @@ def test_variants_differ_from_the_base_in_what_they_say() -> None:
         ablations.chosen_variants(["exakt"])
 
 
-def test_a_variant_is_trained_for_its_time() -> None:
+def test_a_variant_is_trained_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     known = known_optimum_program(2, kind="knapsack", size=8)
     slow = known.program.all_slow_ticks
     best = 1 - known.optimal_ticks / slow
@@ -68,13 +74,62 @@ def test_a_variant_is_trained_for_its_time() -> None:
     )
     taught = ablations.VARIANTS["demonstrations"]
     small = replace(
-        taught, changed=lambda config: replace(config, search=replace(config.search, simulations=2))
+        taught, changed=lambda config: replace(config, search=replace(config.search, simulations=0))
     )
-    outcome = ablations.train(subject, small, 1.0, 0)
-    assert outcome.best == pytest.approx(best)
-    assert outcome.mean <= best
-    assert outcome.speedup == pytest.approx(slow / known.optimal_ticks)
-    assert outcome.num_games > 0
-    assert outcome.num_updates > 0
-    line = ablations.row(subject, "demonstrations", [outcome, replace(outcome, best=np.nan)])
-    assert line.startswith(known.program.name)
+    # A chunk takes a second, as it seems.
+    clock = SimpleNamespace(process_time=itertools.count().__next__)
+    monkeypatch.setattr(ablations, "time", clock)
+    short, long = (ablations.train(subject, small, seconds, 0) for seconds in (6.0, 9.0))
+    assert long.num_updates - short.num_updates == 3 * preset_named("tiny").learn.updates_per_chunk
+    assert 0 < short.num_games < long.num_games
+    for outcome in (short, long):
+        assert outcome.best == pytest.approx(best)
+        assert outcome.mean <= best
+        assert outcome.speedup == pytest.approx(slow / known.optimal_ticks)
+
+
+def test_a_row_of_a_variant_holds_medians() -> None:
+    known = known_optimum_program(2, kind="knapsack", size=8)
+    subject = ablations.Subject(LoadedProgram(known.program), 0.5, None, ())
+    outcomes = [
+        ablations.Outcome(best, 0.25, 1.5, num_games, 24)
+        for best, num_games in ((0.5, 10), (0.4, 30), (0.1, 20))
+    ]
+    line = ablations.row(subject, "no imitation", outcomes)
+    assert line == f"{known.program.name:<28}{'no imitation':<18}" + "".join(
+        f"{cell:>{width}}"
+        for cell, width in (("0.8000", 9), ("0.5000", 9), ("1.5000", 10), ("20", 8), ("24", 9))
+    )
+
+
+def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> None:
+    rounds = (Found(200 * n, 100.0 - n, np.zeros(1, dtype=np.int8)) for n in itertools.count(1))
+    saved = adaptation._saved(rounds, (150, 500, 600), 100.0)
+    assert saved == pytest.approx((0.01, 0.03, 0.03))
+
+    program = random_program(3, num_accesses=20)
+    tiny = preset_named("tiny")
+    config = replace(tiny, play=replace(tiny.play, actors=4))
+    weights = tmp_path / "weights"
+    write_weights(weights, config, Trainer([program], config).learner.params)
+    compared = adaptation.compare(program, (200, 400), weights, 0)
+    tables = {
+        "net": compared.adapted,
+        "uni": compared.uniform,
+        "single": compared.single,
+        "whole": compared.whole,
+        "ce": compared.cross_entropy,
+    }
+    for early, late in tables.values():
+        assert 0 < early <= late < 1
+    head, row = adaptation.header((200, 400)), adaptation.mean_of([compared]).row()
+    width = adaptation._WIDTH
+    starts = range(52, 52 + 11 * width, width)
+    names, shares = ([line[at : at + width].strip() for at in starts] for line in (head, row))
+    expected = {"policy": compared.policy} | {
+        f"{name} {games}": saved[place]
+        for place, games in enumerate((200, 400))
+        for name, saved in tables.items()
+    }
+    assert names == list(expected)
+    assert shares == [f"{share / compared.greedy:.4f}" for share in expected.values()]
