@@ -3,9 +3,10 @@
     python -m experiments.benchmarks.game [--batches 1 64 512] [--sizes 100 400 4000] [PROGRAM...]
 
 Random legal play of generated programs with about so many accesses, or of the programs named:
-a hundred decisions from about a quarter into the game, when fast memory is full. A *turn* is a
-decision: what plays itself is not counted. Beside it, where `jumanji` is installed, the steps a
-second of its BinPack environment under the same random play on the same machine. Rates are the
+a hundred decisions, after as many hundreds as go into the first quarter of the game, but ten at
+most (*from*: the decision that they begin at), so that memory fills where games are long. A *turn*
+is a decision: what plays itself is not counted. Beside it, where `jumanji` is installed, the steps
+a second of its BinPack environment under the same random play on the same machine. Rates are the
 best of several runs, per second of wall-clock and per second of CPU (over all threads): the latter
 is what other processes of a shared machine disturb least. Compile seconds are CPU seconds too.
 """
@@ -23,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.console import told_in_a_line
 from experiments.inputs import load_program
 from hlo_graphs.program import Program
 from malloc_game.generator import random_program
@@ -40,6 +42,7 @@ _HEADER = (
     "turns",
     "items",
     "batch",
+    "from",
     "compile s",
     "turns/s",
     "turns/cpu s",
@@ -66,6 +69,7 @@ class GameTiming:
       num_turns: turns that may come up in a game.
       num_items: items of the game, see docs/game.md.
       batch: games played side by side.
+      first_decision: decisions of each game before those that are timed.
       compile_seconds: CPU time of tracing and compiling the loop over decisions.
       num_decisions: turns played, all games together.
       num_played_items: items played, all games together.
@@ -77,6 +81,7 @@ class GameTiming:
     num_turns: int
     num_items: int
     batch: int
+    first_decision: int
     compile_seconds: float
     num_decisions: int
     num_played_items: int
@@ -90,6 +95,7 @@ class GameTiming:
             str(self.num_turns),
             str(self.num_items),
             str(self.batch),
+            str(self.first_decision),
             f"{self.compile_seconds:.1f}",
             f"{self.num_decisions / self.cost.wall_seconds:,.0f}",
             f"{self.num_decisions / self.cost.cpu_seconds:,.0f}",
@@ -100,7 +106,7 @@ class GameTiming:
 
 
 def time_game(table: TurnTable, batch: int, num_decisions: int = _DECISIONS) -> GameTiming:
-    """Times `num_decisions` of `batch` random games of `table`'s program, well into them."""
+    """Times `num_decisions` of `batch` random games of `table`'s program; see the module."""
     arrays = program_arrays(table)
     start: State = jax.jit(_start, static_argnums=1)(arrays, batch)
     _wait(start)
@@ -108,7 +114,8 @@ def time_game(table: TurnTable, batch: int, num_decisions: int = _DECISIONS) -> 
     played = jax.jit(_play, static_argnums=3)
     compiled = played.lower(arrays, start, jax.random.key(0), num_decisions).compile()
     compile_seconds = time.process_time() - began
-    for warm_up in range(min(_WARM_UPS, table.num_turns // (4 * num_decisions))):
+    num_warm_ups = min(_WARM_UPS, table.num_turns // (4 * num_decisions))
+    for warm_up in range(num_warm_ups):
         start = compiled(arrays, start, jax.random.key(warm_up))
     end, cost = _best_of(lambda: compiled(arrays, start, jax.random.key(1)))
     return GameTiming(
@@ -116,6 +123,7 @@ def time_game(table: TurnTable, batch: int, num_decisions: int = _DECISIONS) -> 
         num_turns=table.num_turns,
         num_items=table.num_items,
         batch=batch,
+        first_decision=num_warm_ups * num_decisions,
         compile_seconds=compile_seconds,
         num_decisions=int((end.num_decisions - start.num_decisions).sum()),
         num_played_items=int((end.cursor - start.cursor).sum()),
@@ -194,6 +202,7 @@ def generated(num_accesses: int) -> Program:
     return random_program(5, num_accesses=num_accesses, pressure=2.0, max_size_units=64)
 
 
+@told_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
