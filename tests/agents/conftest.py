@@ -27,6 +27,10 @@ CHANCE_GAMES = 200
 """What every agent begins with, so that there is an answer."""
 
 
+GRACE_SECONDS = 5.0
+"""By which an agent may be late on a busy machine, if nothing is left to compile."""
+
+
 @pytest.fixture(scope="session")
 def hidden() -> KnownOptimum:
     """A program whose optimum is not found by an agent's first games, which are chance's."""

@@ -45,7 +45,7 @@ from malloc_game.simulate import simulate
 from malloc_game.state import first_state
 from malloc_game.validate import check
 from solvers.solver import SolveRequest
-from tests.agents.conftest import CHANCE_GAMES
+from tests.agents.conftest import CHANCE_GAMES, GRACE_SECONDS
 
 MOST_CHUNKS = 60
 
@@ -218,6 +218,7 @@ def test_the_agent_is_a_solver(hidden: KnownOptimum, config: AgentConfig) -> Non
     latency = simulate(hidden.program, solution.memory_map).latency_ticks
     assert latency == solution.latency_ticks == hidden.optimal_ticks
     assert solution.games_played > CHANCE_GAMES
+    assert solution.wall_seconds < request.time_limit_seconds + GRACE_SECONDS
     assert solution.solver == "agent-scratch"
     assert reports[-1].incumbent_ticks == latency
     assert any("raw" in note for note in solution.notes)
