@@ -302,7 +302,7 @@ class _Run:
     best_params: Any = None
     _shown: dict[int, Game] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
-    _restored_moves: int | None = None
+    _first_move: int | None = None
     _metrics: Any = None
     _board: Any = None
 
@@ -357,7 +357,7 @@ class _Run:
         if self.best_params is not None:
             self._write_best()
         forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
-        self._restored_moves = self.trainer.num_moves + 1
+        self._first_move = self.trainer.num_moves + 1
 
     def close(self) -> None:
         """Closes what was opened."""
@@ -374,7 +374,7 @@ class _Run:
             # Where the disk is full its writer ends: with a bounded queue training waited for it.
             # Points that a run wrote after its checkpoint are hidden: they are made again.
             self._board = SummaryWriter(
-                str(self.out / "tensorboard"), max_queue=0, purge_step=self._restored_moves
+                str(self.out / "tensorboard"), max_queue=0, purge_step=self._first_move
             )
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
