@@ -225,7 +225,7 @@ def _require_fields(row: Any, names: tuple[str, ...]) -> None:
     if missing:
         raise InputError(f"lacks {', '.join(sorted(missing))}")
     if unknown:
-        raise InputError(f"has {', '.join(sorted(unknown))}, which mean nothing here")
+        raise InputError(f"has unknown fields: {', '.join(sorted(unknown))}")
 
 
 def _residency(row: dict[str, Any]) -> Residency:
