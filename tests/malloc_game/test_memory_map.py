@@ -62,7 +62,10 @@ def broken(change: Callable[[Any], object]) -> str:
         (broken(lambda d: d["residencies"][2].pop("source")), "residencies[2]: lacks source"),
         (broken(lambda d: d["residencies"][0].update(offset_bytes=1.5)), "residencies[0]: "),
         (broken(lambda d: d["evictions"][0].pop("done")), "evictions[0]: lacks done"),
-        (broken(lambda d: d["evictions"][0].update(size=4)), "evictions[0]: has unknown fields: size"),
+        (
+            broken(lambda d: d["evictions"][0].update(size=4)),
+            "evictions[0]: has unknown fields: size",
+        ),
         (broken(lambda d: d.update(replaced_copies=[7])), "replaced_copies[0]: is int, not an"),
     ],
 )
