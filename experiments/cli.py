@@ -120,6 +120,8 @@ def solve(
     for path in (output, picture):
         if path is not None:
             check_writable(path)
+    if output is not None and picture is not None and output.resolve() == picture.resolve():
+        raise InputError(f"{output}: both the map and its picture would be written there")
     loaded = load_program(
         program,
         chip=chip,
@@ -150,17 +152,27 @@ def _answer(
     """Writes the files of a solved program that were asked for, prints it, and ends."""
     from experiments.solve import EXIT_CODES
 
+    failure: Exception | None = None
+    try:
+        _write_files(result, output, picture)
+    except (InputError, OSError) as error:  # What was found is said all the same.
+        failure, output = error, None
+    if as_json:
+        print(result.to_json())
+    else:
+        print_result(result, output)
+    if failure is not None:
+        raise failure
+    raise typer.Exit(EXIT_CODES[result.solution.status])
+
+
+def _write_files(result: SolveResult, output: Path | None, picture: Path | None) -> None:
     if output is not None:
         write_atomically(output, result.map_json())
     if picture is not None:
         from experiments.report.page import result_page
 
         write_atomically(picture, result_page(result))
-    if as_json:
-        print(result.to_json())
-    else:
-        print_result(result, output)
-    raise typer.Exit(EXIT_CODES[result.solution.status])
 
 
 @app.command()
@@ -176,9 +188,10 @@ def validate(
 ) -> None:
     """Check a map against every rule, and time it. Exit code 4 if it is invalid."""
     from experiments.inputs import load_map, load_program
-    from malloc_game.simulate import simulate
+    from malloc_game.simulate import check_copy_order, simulate
     from malloc_game.validate import validate as find_violations
 
+    check_copy_order(copy_order)
     loaded = load_program(program, chip=chip, capacity_bytes=capacity, times=times, cycles=cycles)
     answer = load_map(memory_map)
     violations = find_violations(loaded.program, answer)
@@ -353,8 +366,9 @@ def evaluate(
     from experiments.evaluate import EvaluationSettings, failed_of, programs_of, shell_command
     from experiments.evaluate import evaluate as run
 
+    of_suite = programs_of(suite)  # A wrong name is wrong with programs beside it, too.
     settings = EvaluationSettings(
-        programs=tuple(programs or programs_of(suite)),
+        programs=tuple(programs) if programs else of_suite,
         solvers=tuple(name.strip() for name in solvers.split(",")),
         seeds=tuple(range(seeds)),
         time_limit_seconds=time_limit,

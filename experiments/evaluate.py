@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from experiments.folder import (
     processor,
     refuse_mixing,
 )
-from experiments.inputs import DEFAULT_CHIP, LoadedProgram, is_program_document
+from experiments.inputs import DEFAULT_CHIP, LoadedProgram, is_program_document, lone_name
 from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import any_solver_named
 from hlo_graphs import bundle as bundles
@@ -41,14 +42,18 @@ from hlo_graphs.bundle import Bundle
 from hlo_graphs.chips import find_chip
 from hlo_graphs.errors import InputError
 from hlo_graphs.lower import BUSY
-from solvers.children import end_with_parent
-from solvers.solver import COPY_ORDERS, Progress
+from malloc_game.simulate import COPY_ORDERS
+from solvers.children import deaf_to_interrupts, end_with_parent
+from solvers.solver import Progress
 
 OVERTIME_SECONDS = 60.0
 """What a task may take beyond its solver's limit (loading, checking, timing) before it is ended."""
 
 _UNDER_WAY = "under way"
 """Status of a row that is not finished; no table has one."""
+
+_CLEARING_SECONDS = 2.0
+"""What tasks may take to clear up when they are ended from outside."""
 
 LEAVING_SECONDS = 10.0
 """What a task's process may take to end once its row is there."""
@@ -133,7 +138,7 @@ def source_of(text: str) -> Source:
             f"{path}: is a Program or another document, not HLO: an evaluation times programs "
             "itself, so give their HLO (`solve` takes a Program too)"
         )
-    name = path.name.split(".")[0] if found is None else found.key
+    name = lone_name(path) if found is None else found.key
     return Source(name, str(path.resolve()), found, is_corpus=False, digest=_digest(path, found))
 
 
@@ -399,8 +404,7 @@ def _run(
                     free.append(one.processors)
                     yield row
     finally:
-        for one in running:
-            one.process.kill()
+        _end_all([one.process for one in running])
 
 
 def processor_sets(parallel: int, cores: int) -> list[frozenset[int] | None]:
@@ -426,7 +430,8 @@ def _start(
 ) -> _Running:
     inbox, outbox = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(task, settings, directory, processors, outbox))
-    process.start()
+    with deaf_to_interrupts():
+        process.start()
     outbox.close()
     known = _row_without_result(task, settings)
     return _Running(task, processors, process, inbox, time.monotonic(), known)
@@ -448,8 +453,7 @@ def _collect(running: _Running) -> Row | None:
             return replace(_failed(running, row.error), code=row.code)
         running.known = row
     if running.is_overdue:
-        running.process.kill()
-        running.process.join()
+        _end_all([running.process])
         return _failed(running, "did not return in time")
     return None
 
@@ -457,6 +461,17 @@ def _collect(running: _Running) -> Row | None:
 def _failed(running: _Running, why: str) -> Row:
     seconds = time.monotonic() - running.began
     return replace(running.known, status="failed", error=why, wall_seconds=seconds)
+
+
+def _end_all(processes: Sequence[Any]) -> None:
+    """Ends tasks under way: they may remove what lies in temporary folders, for a moment."""
+    for process in processes:
+        process.terminate()
+    latest = time.monotonic() + _CLEARING_SECONDS
+    for process in processes:
+        process.join(max(0.0, latest - time.monotonic()))
+        process.kill()
+        process.join()
 
 
 def _end(process: Any) -> None:
@@ -476,6 +491,7 @@ def _work(
 ) -> None:
     """In the child: solve, keep the map, send the row."""
     end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that what is left to do is done.
     code_digest()  # Remembered: of the code that solves, whatever becomes of the files meanwhile.
     if processors is not None:
         os.sched_setaffinity(0, processors)

@@ -43,7 +43,7 @@ def write_atomically(path: Path, text: str) -> None:
         return
     path = path.resolve()
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".malloc-game-")
     except OSError as error:
         raise InputError(f"{path}: cannot write there: {error.strerror}") from error
     try:

@@ -180,7 +180,7 @@ def _files(
     given_production = None if production is None else Path(production)
     given_cycles = None if cycles is None else Path(cycles)
     if bundle is None:
-        name = "stdin" if str(source) == "-" else Path(source).name.split(".")[0]
+        name = "stdin" if str(source) == "-" else lone_name(Path(source))
         return _Files(name, None, given_production, given_cycles, None, None)
     is_its_chip = bundle.chip in (None, machine.name)
     return _Files(
@@ -333,8 +333,15 @@ def _as_given(
     return LoadedProgram(program.with_capacity(capacity_bytes))
 
 
+def lone_name(path: Path) -> str:
+    """What the program of a file without a bundle is called: the file's name, to the first dot."""
+    return path.name.lstrip(".").split(".")[0] or path.name
+
+
 def _read(source: str) -> str:
     """Text of a plain or gzipped file, or of standard input for `-`."""
+    if source == "-" and sys.stdin is None:
+        raise InputError("-: there is no standard input")
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         if data[:2] == b"\x1f\x8b":

@@ -40,7 +40,14 @@ from malloc_game.copy_engine import CopyEngine, DeadlineEngine, FifoEngine, Tran
 from malloc_game.memory_map import MemoryMap
 
 COPY_ORDERS = ("deadline", "fifo")
-"""The orders in which copies may be served."""
+"""How the copy engine chooses among pending copies (PROBLEM.md section 3)."""
+
+
+def check_copy_order(copy_order: str) -> None:
+    """Raises InputError for an order that is none."""
+    if copy_order not in COPY_ORDERS:
+        known = ", ".join(COPY_ORDERS)
+        raise InputError(f"unknown copy order {copy_order!r}: use one of {known}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +111,7 @@ def simulate(program: Program, memory_map: MemoryMap, copy_order: str = "deadlin
     Raises:
       InputError: for another copy order.
     """
-    if copy_order not in COPY_ORDERS:
-        raise InputError(f"copy order {copy_order!r}: choose one of {', '.join(COPY_ORDERS)}")
+    check_copy_order(copy_order)
     fast = fast_access_mask(program, memory_map)
     replaced = sorted({copy.step for copy in memory_map.replaced_copies})
     slow = ~fast & ~np.isin(program.access_table.step, replaced)

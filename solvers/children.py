@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -28,12 +30,28 @@ def start_child(
     """
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=target, args=arguments, daemon=True)
-    if import_main:
-        process.start()
-    else:
-        with main_hidden():
+    with deaf_to_interrupts():
+        if import_main:
             process.start()
+        else:
+            with main_hidden():
+                process.start()
     return process
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes started meanwhile never hear Ctrl-C, which a terminal sends to all of them.
+
+    Their parent does, and ends them. It hears it once this is over, if it comes meanwhile.
+    """
+    # Starting the tracker of resources would unblock what is blocked here.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -346,8 +346,8 @@ class NeighbourhoodSearch:
                     wanted.add((run.lane, first, first + 1))
         steps = range(max(low, 0), min(high, self.program.num_steps))
         if len(steps) > MOST_STEPS:
-            middle = self.rng.randrange(len(steps) - MOST_STEPS)
-            steps = steps[middle : middle + MOST_STEPS]
+            first = self.rng.randrange(len(steps) - MOST_STEPS + 1)
+            steps = steps[first : first + MOST_STEPS]
         for step in steps:
             for lane_index, position in self.by_step[step]:
                 if not self.plan.covered[lane_index]:

@@ -105,10 +105,9 @@ def _work(
         on_progress=messages.put,
         best_known=reader.latest,
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        messages.put(guarded(lambda: member.solve(connected)))
-        messages.put(None)
-        sender.join()
+    messages.put(guarded(lambda: member.solve(connected)))
+    messages.put(None)
+    sender.join()
 
 
 def _send_all(outbox: Connection, messages: queue.SimpleQueue[object]) -> None:

@@ -108,10 +108,6 @@ class Plan:
         """Sum of repeat times duration, with the stalls that copies are known to lack."""
         return self._clock.total + self._clock.overcommitted + self._stalls
 
-    def elapsed_of(self, step: int) -> int:
-        """Current duration of one execution of `step`."""
-        return self._clock.elapsed[step]
-
     @property
     def fast_accesses(self) -> Set[tuple[int, int]]:
         """The accesses served from fast memory, as (step, buffer)."""
@@ -133,10 +129,6 @@ class Plan:
         Summed over the uses, each by itself.
         """
         return self._clock.saving(uses)
-
-    def used_units(self, start: int, end: int) -> int:
-        """Most alignment units in use at any step of `[start, end)`."""
-        return self._space.peak(start, end)
 
     def memory_map(self) -> MemoryMap:
         """The residencies and evictions chosen so far."""

@@ -98,6 +98,9 @@ else (nor do they where members keep their worker to the end)."""
 
 _MAX_ROUNDS = 20
 
+_SEEDS_A_ROUND = 1_000
+"""Apart from those of the round before, so that no member is another one again."""
+
 
 class PortfolioSolver:
     """Runs a schedule of solvers; see the module's docstring.
@@ -169,7 +172,11 @@ class _PortfolioRun:
         self.running: list[_Running] = []
         self.failed: set[str] = set()
         self.useless: set[str] = set()
-        self.pending = [member for _ in range(_MAX_ROUNDS) for member in schedule]
+        self.pending = [
+            replace(member, seed=member.seed + _SEEDS_A_ROUND * number)
+            for number in range(_MAX_ROUNDS)
+            for member in schedule
+        ]
         self.board = Noticeboard()
 
     def begin(self) -> None:
@@ -287,7 +294,11 @@ class _PortfolioRun:
         )
         running = _Running(member, Deadline.after(seconds + _GRACE_SECONDS))
         if isinstance(member.solver, str) or _can_be_sent(member.solver):
-            running.process, running.inbox = start_member(member.solver, request, self.board)
+            try:
+                running.process, running.inbox = start_member(member.solver, request, self.board)
+            except OSError as error:
+                self._fail(running, f"its process could not be started: {error}")
+                return
         else:
             self._start_thread(running, member.solver, request)
         self.running.append(running)
@@ -368,7 +379,10 @@ class _PortfolioRun:
         ticks = self._checked_latency(memory_map, who)
         if ticks is not None and ticks < self.best.ticks:
             self.best = _Incumbent(memory_map, ticks, who)
-            self.board.post(memory_map)
+            try:
+                self.board.post(memory_map)
+            except OSError as error:  # members go on with what they have
+                self.notes.append(f"the best map could not be shown to members: {error}")
             self._report()
         return ticks is not None
 
@@ -391,7 +405,7 @@ class _PortfolioRun:
         self.request.report(
             Progress(
                 seconds=self.deadline.elapsed_seconds,
-                who=self.best.who,
+                who=f"portfolio/{self.best.who}",
                 incumbent_ticks=self.best.ticks,
                 bound_ticks=self.bound,
                 memory_map=self.best.memory_map,

@@ -18,9 +18,7 @@ from typing import Protocol, cast, runtime_checkable
 from hlo_graphs.errors import InputError, did_you_mean
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
-
-COPY_ORDERS = ("deadline", "fifo")
-"""How the copy engine chooses among pending copies (PROBLEM.md section 3)."""
+from malloc_game.simulate import check_copy_order
 
 
 class Status(enum.StrEnum):
@@ -106,10 +104,7 @@ class SolveRequest:
             raise InputError(f"workers is {self.workers}, must be at least 1")
         if self.max_games is not None and self.max_games < 1:
             raise InputError(f"games are limited to {self.max_games}, must be at least 1")
-        if self.copy_order not in COPY_ORDERS:
-            raise InputError(
-                f"unknown copy order {self.copy_order!r}: use one of {', '.join(COPY_ORDERS)}"
-            )
+        check_copy_order(self.copy_order)
 
     def report(self, progress: Progress) -> None:
         """Hands `progress` to the callback, if there is one."""

@@ -98,7 +98,7 @@ def _side_by_side(table: SideBySide) -> list[str]:
     rows = [f"| program | {' | '.join(table.solvers)} |", f"|{' --- |' * (1 + len(table.solvers))}"]
     for program, results in table.lines:
         cells = ("-" if r is None else f"{r.speedup:.4f}" for r in results)
-        rows.append(f"| {program} | {' | '.join(cells)} |")
+        rows.append(f"| {_cell(program)} | {' | '.join(cells)} |")
     return rows
 
 
@@ -116,8 +116,13 @@ def _result_table(results: Sequence[ProgramResult]) -> list[str]:
             speedup += f" ({r.spread[0]:.4f} to {r.spread[1]:.4f})"
         games = f"{r.games_played:,.0f}" if r.games_played else "-"
         rows.append(
-            f"| {r.program} | {r.solver} | {r.latency_seconds * 1e3:.4f} "
+            f"| {_cell(r.program)} | {r.solver} | {r.latency_seconds * 1e3:.4f} "
             f"| {production} | {speedup} | {gap} "
             f"| {r.stall_seconds * 1e3:.4f} | {games} | {r.wall_seconds:.2f} | {r.status} |"
         )
     return rows
+
+
+def _cell(name: str) -> str:
+    """A name that ends no cell of a table."""
+    return name.replace("|", "\\|")

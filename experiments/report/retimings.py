@@ -25,6 +25,7 @@ from experiments.report.statistics import (
     summarise,
 )
 from experiments.results import Key, Row, TimeModel
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import Simulation, simulate
@@ -184,7 +185,13 @@ def retime(
     tables = {
         model: table for model, table in retimed_rows(directory, rows, models, say).items() if table
     }
-    again = {row.key: row for row in tables[own]}
+    again = {row.key: row for row in tables.get(own, ())}
+    for row in solved:
+        if row.key not in again:
+            raise InputError(
+                f"{row.source}: cannot be timed as in the table any more ({own.label}): are its "
+                "cycles gone?"
+            )
     changed = tuple(row for row in solved if not _is_same(row, again[row.key]))
     everywhere = set.intersection(*({row.program for row in table} for table in tables.values()))
     without = sorted({row.program for row in solved} - everywhere)

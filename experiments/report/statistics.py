@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.results import Row
+from solvers.solver import Status
 
 TIE = 0.005
 """Relative difference from production that counts as none."""
@@ -184,10 +185,10 @@ def _result(
         row=middle,
         latency_seconds=latency,
         production_seconds=production,
-        stall_seconds=middle.stall_seconds or 0.0,
+        stall_seconds=float(np.median([row.stall_seconds or 0.0 for row in solved])),
         wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in solved])),
         games_played=float(np.median([row.games_played or 0 for row in solved])),
-        status=middle.status,
+        status=_status_of(solved),
         speedup=None if production is None else _ratio(production, latency),
         spread=spread,
         gap=None if not bound else latency / bound - 1,
@@ -195,6 +196,12 @@ def _result(
         model_error=middle.model_error,
         failures=failures,
     )
+
+
+def _status_of(solved: Sequence[Row]) -> str:
+    """That of all seeds; where they differ, the least that can be said of all."""
+    found = {row.status for row in solved}
+    return found.pop() if len(found) == 1 else Status.FEASIBLE.value
 
 
 def _ratio(one: float, other: float) -> float:

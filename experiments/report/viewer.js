@@ -144,19 +144,24 @@ class MapView {
     this.tip.textContent = this.describe(step, px, py).join("\n");
     this.tip.hidden = false;
     const left = Math.min(event.clientX + 14, window.innerWidth - this.tip.offsetWidth - 8);
-    this.tip.style.left = `${left + window.scrollX}px`;
-    this.tip.style.top = `${event.clientY + 14 + window.scrollY}px`;
+    const below = event.clientY + 14, above = event.clientY - 14 - this.tip.offsetHeight;
+    const fits = below + this.tip.offsetHeight <= window.innerHeight || above < 0;
+    this.tip.style.left = `${Math.max(left, 8) + window.scrollX}px`;
+    this.tip.style.top = `${(fits ? below : above) + window.scrollY}px`;
   }
 
   describe(step, px, py) {
     const lines = py < TOP + MEMORY ? this.describePiece(step, py) : this.describeCopy(step, py);
+    const tick = this.program.tick, stall = this.map.stalls.find(([at]) => at === step);
     const instruction = this.program.steps[step];
-    if (!instruction) return [...lines, `step ${step}: the end`];
-    const [name, opcode, shape, repeat] = instruction, tick = this.program.tick;
+    if (!instruction) {
+      lines.push(`step ${step}: the end`);
+      return stall ? [...lines, `stalls ${timeText(stall[1] * tick)} before it`] : lines;
+    }
+    const [name, opcode, shape, repeat] = instruction;
     lines.push(`step ${step}: ${opcode} ${name}${repeat === 1 ? "" : `, ${repeat} times`}`, shape);
     lines.push(`takes ${timeText(this.map.elapsed[step] * tick)}, leaves copies ${timeText(this.map.idle[step] * tick)} of the bus`);
     lines.push(`fast memory held: ${sizeText(this.map.held[step])}`);
-    const stall = this.map.stalls.find(([at]) => at === step);
     if (stall) lines.push(`stalls ${timeText(stall[1] * tick)} before it${repeat === 1 ? "" : ", all trips"}`);
     return lines;
   }

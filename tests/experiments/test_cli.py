@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -465,7 +466,9 @@ def test_a_picture_is_timed_like_its_solution(tmp_path: Path) -> None:
 def test_an_interrupted_process_prints_and_writes_its_best_map(
     ending: signal.Signals, tmp_path: Path
 ) -> None:
-    output = tmp_path / "map.json"
+    """Ctrl-C goes to all processes of a terminal: what it does not end must not complain."""
+    output, temporary = tmp_path / "map.json", tmp_path / "temporary"
+    temporary.mkdir()
     options = ("--time-limit", "300", "--json", "-o", str(output))
     # What a shell starts in the background ignores SIGINT, and so would its children.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -473,20 +476,26 @@ def test_an_interrupted_process_prints_and_writes_its_best_map(
     process = subprocess.Popen(
         [sys.executable, "-c", start, "solve", "lstm_train.v5e.32MiB", *options],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
         # The portfolio has a map before it starts its members.
         wait_until(lambda: len(processes_of(process.pid)) >= 3)
-        process.send_signal(ending)
-        printed, _ = process.communicate(timeout=60.0)
+        send = os.killpg if ending == signal.SIGINT else os.kill
+        send(process.pid, ending)
+        printed, complaints = process.communicate(timeout=60.0)
     finally:
         process.kill()
     assert process.returncode == 0
+    assert "Traceback" not in complaints
+    assert list(temporary.iterdir()) == []
     result = json.loads(printed)
     assert "interrupted: the best map so far" in result["notes"]
+    assert result["solver"].startswith("portfolio/")
     assert 0 < result["latency_seconds"] < result["all_slow_latency_seconds"]
     assert run("validate", "lstm_train.v5e.32MiB", output).returncode == 0
     wait_until(lambda: not processes_of(process.pid))
@@ -506,6 +515,27 @@ def test_any_solver_that_is_interrupted_has_found_its_best_map(solver: str) -> N
     assert result.solution.notes == ("interrupted: the best map so far",)
     bounds = [event.bound_ticks for event in heard if event.bound_ticks is not None]
     assert result.solution.lower_bound_ticks == max(bounds, default=None)
+
+
+def test_what_was_found_is_said_though_it_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.cli.write_atomically", fail)
+    output = tmp_path / "map.json"
+    done = run("solve", "lstm_forward", "--solver", "greedy", "--json", "-o", output)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["latency_seconds"] > 0
+    assert "No space left on device" in done.stderr
+
+
+def test_a_map_and_its_picture_are_two_files(tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    code, message = failure("solve", "lstm_forward", "-o", both, "--picture", both)
+    assert code == 3
+    assert "both the map and its picture would be written there" in message
 
 
 def test_nothing_found_yet_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

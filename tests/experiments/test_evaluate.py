@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -385,12 +386,40 @@ def test_a_killed_evaluation_leaves_no_process_and_no_half_row(tmp_path: Path) -
     assert read_rows(directory) == []
 
 
+def test_an_evaluation_that_is_ended_leaves_nothing_in_temporary_folders(tmp_path: Path) -> None:
+    arguments = ["evaluate", PROGRAM, "--solvers", "portfolio", "--time-limit", "60"]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *arguments, "-o", tmp_path / "ended"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=Path(__file__).parents[2],
+    )
+    wait_until(lambda: any(temporary.iterdir()))
+    os.killpg(parent.pid, signal.SIGINT)
+    parent.terminate()  # What a shell starts in the background ignores the former.
+    _, complaints = parent.communicate(timeout=60.0)
+    wait_until(lambda: not processes_of(parent.pid))
+    assert list(temporary.iterdir()) == []
+    assert "Traceback" not in complaints
+
+
 def test_suites_are_the_sides_of_the_split() -> None:
     train, test = set(programs_of("train")), set(programs_of("test"))
     assert train | test == set(programs_of("all")) == set(corpus.names())
     assert not train & test
     with pytest.raises(InputError, match="no suite"):
         programs_of("exam")
+
+
+def test_programs_are_called_by_their_files(tmp_path: Path) -> None:
+    for name, wanted in (("own.v1.hlo", "own"), (".hidden.hlo", "hidden")):
+        path = tmp_path / name
+        path.write_text("HloModule m")
+        assert source_of(str(path)).name == wanted
 
 
 def test_rows_survive_the_file(tmp_path: Path, finished: Path) -> None:

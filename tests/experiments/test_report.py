@@ -23,6 +23,7 @@ from experiments.inputs import load_program
 from experiments.report.charts import charts
 from experiments.report.contents import report_of, sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
+from experiments.report.markdown import markdown
 from experiments.report.page import MARKDOWN, PAGE, write_report
 from experiments.report.retimings import ranking, retime, retimed_rows
 from experiments.report.statistics import (
@@ -181,6 +182,33 @@ def test_seeds_are_put_together_and_their_spread_is_shown() -> None:
     assert several.spread == pytest.approx((1 / 0.9, 1 / 0.5))
     assert several.games_played == 20
     assert one.spread is None
+
+
+def test_stalls_and_statuses_are_those_of_all_seeds() -> None:
+    seeds = [
+        row("a", "s", 0.5, seed=0, status="optimal"),
+        row("a", "s", 0.9, seed=1, stall_seconds=0.3),
+    ]
+    (result,) = program_results(seeds)
+    assert result.latency_seconds == pytest.approx(0.7)
+    assert result.stall_seconds == pytest.approx(0.15)
+    assert result.status == "feasible"
+
+
+def test_a_report_names_a_program_whose_cycles_are_gone(tmp_path: Path) -> None:
+    for path in corpus.DIRECTORY.glob(f"{PROGRAMS[0]}.*"):
+        shutil.copy(path, tmp_path)
+    own = str(tmp_path / f"{PROGRAMS[0]}.before.hlo.gz")
+    evaluate(quick_settings(programs=(own,), time_limit_seconds=1.0), tmp_path / "table")
+    (tmp_path / f"{PROGRAMS[0]}.cycles.json").unlink()
+    with pytest.raises(InputError, match=r"before\.hlo\.gz: cannot be timed as in the table"):
+        report_of(tmp_path / "table")
+
+
+def test_names_end_no_cell_of_a_table(evaluated: Path) -> None:
+    report = report_of(evaluated)
+    named = tuple(replace(result, program="a|b") for result in report.results)
+    assert "| a\\|b | greedy |" in markdown(replace(report, results=named))
 
 
 def test_solvers_stand_side_by_side_the_best_first() -> None:

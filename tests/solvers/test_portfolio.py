@@ -115,6 +115,23 @@ def test_failing_and_cheating_members_are_reported_and_survived() -> None:
     assert any("cheating: an invalid map was refused" in note for note in solution.notes)
 
 
+def test_no_member_is_another_one_again() -> None:
+    run = portfolio._PortfolioRun(SolveRequest(PROGRAM), portfolio.DEFAULT_SCHEDULE)
+    members = [(member.name, member.seed) for member in run.pending]
+    assert len(set(members)) == len(members) > 2 * len(portfolio.DEFAULT_SCHEDULE)
+
+
+def test_what_the_system_refuses_does_not_lose_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no more of that")
+
+    monkeypatch.setattr(portfolio.Noticeboard, "post", refuse)
+    monkeypatch.setattr(portfolio, "start_member", refuse)
+    solution = checked(PortfolioSolver().solve(SolveRequest(PROGRAM, time_limit_seconds=4.0)))
+    assert any("could not be shown to members" in note for note in solution.notes)
+    assert any("could not be started: no more of that" in note for note in solution.notes)
+
+
 def test_a_solver_handed_in_from_outside_takes_part() -> None:
     program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
     good = PortfolioSolver(()).solve(SolveRequest(program, time_limit_seconds=2.0)).memory_map
