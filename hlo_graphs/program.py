@@ -516,7 +516,7 @@ def _check_repeats(program: Program) -> None:
         weights[index] = weights[loop.parent] * loop.weight
     for step, instruction in enumerate(program.instructions):
         expected = weights[program.loop_of_step[step]]
-        if not math.isclose(instruction.repeat, expected, rel_tol=1e-9):
+        if not math.isclose(instruction.repeat, expected, rel_tol=1e-12):
             raise InputError(
                 f"{program.name}: step {step} ({instruction.name}): repeat is "
                 f"{instruction.repeat}, the loops around it make it {expected}"

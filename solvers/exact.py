@@ -120,7 +120,9 @@ def solve_exactly(
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     memory_map = _map_of(program, columns, built, solver)
-    return ExactSolution(memory_map, solver.objective_value, status == cp_model.OPTIMAL)
+    # All costs are whole ticks; presolve may leave the sum a little off.
+    ticks = float(round(solver.objective_value))
+    return ExactSolution(memory_map, ticks, status == cp_model.OPTIMAL)
 
 
 def _columns(program: Program) -> Iterator[_Column]:

@@ -215,7 +215,8 @@ class Relaxation:
     def _add_buffer(self, buffer: int, lanes: Sequence[Lane]) -> None:
         writes = any(item.writes for item in lanes[0].items)
         self._add_lane(buffer, lanes, 0, None, [], writes)
-        if self.program.buffers[buffer].is_parameter and not writes:
+        candidate = self.program.buffers[buffer]
+        if candidate.is_parameter and candidate.has_content_at_start and not writes:
             self._add_carried(buffer, lanes[0])
 
     def _add_carried(self, buffer: int, lane: Lane) -> None:

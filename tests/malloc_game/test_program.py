@@ -182,6 +182,8 @@ def test_what_is_no_program(text: str, named: str) -> None:
     [
         ({"repeat": 1.0}, r"step 1 .*repeat is 1.0, the loops around it make it 6"),
         ({"repeat": float("inf")}, "repeat is inf"),
+        # Copies are counted by the loops, times by the step: a bound would lie above a map.
+        ({"repeat": 6 * (1 - 0.9e-9)}, r"step 1 .*the loops around it make it 6"),
     ],
 )
 def test_steps_run_as_often_as_the_loops_around_them(change: dict[str, Any], words: str) -> None:

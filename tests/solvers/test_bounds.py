@@ -216,6 +216,12 @@ def test_mixtures_of_prices_are_prices() -> None:
         assert price_bound(program, mixed) <= program.all_slow_ticks
 
 
+def test_a_parameter_that_holds_nothing_is_not_carried() -> None:
+    program = program_of({"p": 2}, [(1, "rp")])
+    empty = replace(program.buffers[0], is_undefined=True)
+    assert bound_program(replace(program, buffers=(empty,)), 1.0).ticks <= 2
+
+
 def test_an_empty_program_takes_no_time() -> None:
     empty = replace(program_of({"a": 4}, [(0, "wa")]), instructions=(), buffers=())
     assert bound_program(empty, 1.0).ticks == 0.0
