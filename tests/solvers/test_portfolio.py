@@ -117,6 +117,7 @@ def test_failing_and_cheating_members_are_reported_and_survived() -> None:
 
 def test_no_member_is_another_one_again() -> None:
     run = portfolio._PortfolioRun(SolveRequest(PROGRAM), portfolio.DEFAULT_SCHEDULE)
+    run.stop_all()
     members = [(member.name, member.seed) for member in run.pending]
     assert len(set(members)) == len(members) > 2 * len(portfolio.DEFAULT_SCHEDULE)
 
