@@ -35,16 +35,17 @@ from experiments.folder import (
 )
 from experiments.inputs import DEFAULT_CHIP, LoadedProgram, is_program_document, lone_name
 from experiments.results import Key, Row, TimeModel, append_row, has_rows, read_rows, write_table
-from experiments.solvers_by_name import any_solver_named
+from experiments.solvers_by_name import AGENTS, any_solver_named
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle
 from hlo_graphs.chips import find_chip
 from hlo_graphs.errors import InputError
 from hlo_graphs.lower import BUSY
+from malloc_game.generator import random_program
 from malloc_game.simulate import COPY_ORDERS
-from solvers.children import deaf_to_interrupts, end_with_parent
-from solvers.solver import Progress
+from solvers.children import deaf_to_interrupts, end_with_parent, start_child
+from solvers.solver import Progress, SolveRequest, solver_named
 
 OVERTIME_SECONDS = 60.0
 """What a task may take beyond its solver's limit (loading, checking, timing) before it is ended."""
@@ -219,6 +220,7 @@ def _filled(
 ) -> list[Row]:
     """All rows, once the tasks have run; of a folder that nobody else writes into."""
     total = len(known) + len(tasks)
+    _compile_games(tasks)
     try:
         for row in _run(tasks, settings, directory, parallel):
             _check_agrees(directory, known, row)
@@ -334,6 +336,28 @@ def _refuse_other_programs(
                 f"{directory}: {source.path} was another program when its rows there were made: "
                 "rename the file, or choose another folder"
             )
+
+
+_SEARCHES = ("cross-entropy", "evolution", "local-search", "random")
+"""Solvers that between them use all of the compiled game."""
+
+
+def _compile_games(tasks: Iterable[Task]) -> None:
+    """Compiles the game where solvers play it, unless it is kept from before.
+
+    In a fresh checkout that takes half a minute, which the first rows would count as searching.
+    """
+    names = {task.solver for task in tasks}
+    if names & {*_SEARCHES, *AGENTS} or any(name.startswith("portfolio") for name in names):
+        start_child(_play_a_little, ()).join()
+
+
+def _play_a_little() -> None:
+    end_with_parent()
+    program = random_program(0)
+    for name in _SEARCHES:
+        request = SolveRequest(program, time_limit_seconds=OVERTIME_SECONDS, max_games=400)
+        solver_named(name).solve(request)
 
 
 def _check_agrees(directory: Path, known: Iterable[Row], row: Row) -> None:

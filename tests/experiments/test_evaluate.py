@@ -407,6 +407,21 @@ def test_an_evaluation_that_is_ended_leaves_nothing_in_temporary_folders(tmp_pat
     assert "Traceback" not in complaints
 
 
+@pytest.mark.slow
+def test_compiling_the_game_is_no_searching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh checkout it took the first rows' time, and more."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
+    chosen = quick_settings(solvers=("random",), time_limit_seconds=3.0)
+    (row,) = evaluate(chosen, tmp_path / "table")
+    assert any((tmp_path / "compiled").iterdir())
+    assert row.games_played is not None
+    assert row.games_played > 1_000
+    assert row.wall_seconds is not None
+    assert row.wall_seconds < 6.0
+
+
 def test_suites_are_the_sides_of_the_split() -> None:
     train, test = set(programs_of("train")), set(programs_of("test"))
     assert train | test == set(programs_of("all")) == set(corpus.names())
