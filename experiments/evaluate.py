@@ -347,8 +347,7 @@ def _compile_games(tasks: Iterable[Task]) -> None:
 
     In a fresh checkout that takes half a minute, which the first rows would count as searching.
     """
-    names = {task.solver for task in tasks}
-    if names & {*_SEARCHES, *AGENTS} or any(name.startswith("portfolio") for name in names):
+    if {task.solver for task in tasks} & {*_SEARCHES, *AGENTS, "portfolio"}:
         start_child(_play_a_little, ()).join()
 
 

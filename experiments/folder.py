@@ -30,6 +30,9 @@ SETTINGS = "settings.json"
 MAPS = "maps"
 LOCK = ".lock"
 
+_OF_A_PROCESSOR = frozenset({"processor", "cores"})
+"""What of a machine may differ within a table, on demand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -118,7 +121,7 @@ def open_table(directory: Path, model: TimeModel, run: Run, *, any_processor: bo
     if (directory / SETTINGS).exists() or has_rows(directory):
         known = read_settings(directory)
         _check_model(directory, known.model, model)
-        may_differ = {"processor", "cores"} if any_processor else set[str]()
+        may_differ = _OF_A_PROCESSOR if any_processor else frozenset[str]()
         _check_machine(directory, known.machine, here, may_differ)
         here |= {name: known.machine[name] for name in may_differ & known.machine.keys()}
         here = _with_known_versions(here, known.machine)
@@ -140,7 +143,7 @@ def _check_model(directory: Path, known: TimeModel, model: TimeModel) -> None:
 
 
 def _check_machine(
-    directory: Path, known: dict[str, Any], here: dict[str, Any], may_differ: set[str]
+    directory: Path, known: dict[str, Any], here: dict[str, Any], may_differ: frozenset[str]
 ) -> None:
     there, here = _flat(known), _flat(here)
     differing = {
@@ -150,7 +153,7 @@ def _check_machine(
     }
     if differing:
         way_out = "choose another folder"
-        if differing.keys() <= {"processor", "cores"}:
+        if differing.keys() <= _OF_A_PROCESSOR:
             way_out += ", or allow it with --any-processor"
         raise InputError(
             f"{directory}: its rows were made elsewhere ({'; '.join(differing.values())}): solvers "

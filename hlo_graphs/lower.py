@@ -498,11 +498,12 @@ _RANGE = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*(?::\s*(\d+)\s*)?\]", re.ASCII)
 
 def _is_of_whole_tiles(source: Shape, piece: HloInstruction) -> bool:
     """Whether a slice takes no part of a tile: then elements lie in the result as in the source."""
-    tile = source.layout.tiles[0] if source.layout is not None and source.layout.tiles else ()
-    order = source.layout.minor_to_major if source.layout is not None else ()
-    if COMBINED_TILE_DIMENSION in tile:
-        return False
-    tiled = dict(zip(order, reversed(tile), strict=False))
+    tiled: dict[int, int] = {}
+    if source.layout is not None and source.layout.tiles:
+        tile = source.layout.tiles[0]
+        if COMBINED_TILE_DIMENSION in tile:
+            return False
+        tiled = dict(zip(source.layout.minor_to_major, reversed(tile), strict=False))
     for dimension, found in enumerate(_RANGE.finditer(piece.attributes["slice"])):
         start, limit, stride = (int(number or 1) for number in found.groups())
         size = tiled.get(dimension, 1)

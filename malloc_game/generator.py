@@ -96,14 +96,9 @@ class GeneratorSettings:
     copy_share: float = 0.1
 
     def __post_init__(self) -> None:
-        require_integers(
-            "generator setting",
-            num_accesses=self.num_accesses,
-            max_size_units=self.max_size_units,
-            max_loop_depth=self.max_loop_depth,
-            max_trip_count=self.max_trip_count,
-            num_lanes=self.num_lanes,
-        )
+        limits = ("max_size_units", "max_loop_depth", "max_trip_count")
+        for name in ("num_accesses", *limits, "num_lanes"):
+            require_integers("generator setting", **{name: getattr(self, name)})
         positive = ("num_accesses", "pressure", "max_size_units", "max_trip_count", "num_lanes")
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
