@@ -1,6 +1,6 @@
 "use strict";
 // Draws memory maps: steps across, addresses up; copies, what steps leave of the bus, and stalls below.
-// One pair of canvases per picture; both halves (ours, production's) share zoom and pan.
+// One pair of canvases per picture; both halves (ours, production's) share the zoom.
 
 const COLOURS = { produced: "#4c78a8", copied: "#54a24b", carried: "#b279a2" };
 const PREFETCH = "#54a24b", EVICTION = "#f58518", STALL = "#e45756", IDLE = "#bab0ac";
