@@ -373,8 +373,12 @@ class _Run:
             self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
             # Where the disk is full its writer ends: with a bounded queue training waited for it.
             # Points that a run wrote after its checkpoint are hidden: they are made again.
+            # Files are named by the second: a restart within it would write over the one before.
             self._board = SummaryWriter(
-                str(self.out / "tensorboard"), max_queue=0, purge_step=self._first_move
+                str(self.out / "tensorboard"),
+                max_queue=0,
+                purge_step=self._first_move,
+                filename_suffix=f".{self._first_move or 0:012d}",
             )
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
