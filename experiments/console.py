@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ from hlo_graphs.errors import MallocGameError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from rich.console import Console
 
     from experiments.inputs import LoadedProgram
     from experiments.programs import CorpusRow, Description
@@ -162,49 +165,64 @@ def _result_rows(result: SolveResult) -> list[tuple[str, str, str]]:
     ]
 
 
+def _wide_console() -> Console:
+    """As wide as the terminal; a file or a pipe has room for every column."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.4f} ms"
 
 
 def print_programs(rows: Sequence[CorpusRow], unmeasured: Sequence[tuple[str, str]]) -> None:
     """The corpus as a table; of the unmeasured programs only name and split are known."""
-    from rich.console import Console
     from rich.table import Table
 
+    console = _wide_console()
+    columns = _PROGRAM_COLUMNS
+    if console.width < _PROGRAM_TABLE_WIDTH:
+        columns = tuple(column for column in columns if column.is_told_when_narrow)
     table = Table(title=f"{len(rows) + len(unmeasured)} programs")
-    for header, justify in _PROGRAM_COLUMNS:
-        table.add_column(header, justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row.name,
-            row.split,
-            row.chip,
-            format_size(row.capacity_bytes),
-            str(row.num_steps),
-            str(row.num_accesses),
-            str(row.num_loops),
-            _milliseconds(row.all_slow_seconds),
-            _milliseconds(row.production_seconds),
-            _milliseconds(row.lower_bound_seconds),
-            f"{row.headroom:.1%}",
+    for column in columns:
+        is_name = column.header == "program"
+        table.add_column(
+            column.header,
+            justify=column.justify,
+            no_wrap=not is_name,
+            overflow="fold" if is_name else "ellipsis",
         )
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in columns))
     for name, split in unmeasured:
-        table.add_row(name, split, *["-"] * (len(_PROGRAM_COLUMNS) - 2))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(name, split, *["-"] * (len(columns) - 2))
+    console.print(table)
 
 
-_PROGRAM_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("program", "left"),
-    ("split", "left"),
-    ("chip", "left"),
-    ("fast", "right"),
-    ("steps", "right"),
-    ("accesses", "right"),
-    ("loops", "right"),
-    ("all slow", "right"),
-    ("production", "right"),
-    ("bound", "right"),
-    ("headroom", "right"),
+@dataclass(frozen=True)
+class _ProgramColumn:
+    header: str
+    justify: Literal["left", "right"]
+    is_told_when_narrow: bool
+    cell: Callable[[CorpusRow], str]
+
+
+# Below it, names and times are worth more than sizes.
+_PROGRAM_TABLE_WIDTH = 140
+# Name and split come first: they are all that is known of an unmeasured program.
+_PROGRAM_COLUMNS: tuple[_ProgramColumn, ...] = (
+    _ProgramColumn("program", "left", True, lambda row: row.name),
+    _ProgramColumn("split", "left", True, lambda row: row.split),
+    _ProgramColumn("chip", "left", False, lambda row: row.chip),
+    _ProgramColumn("fast", "right", False, lambda row: format_size(row.capacity_bytes)),
+    _ProgramColumn("steps", "right", False, lambda row: str(row.num_steps)),
+    _ProgramColumn("accesses", "right", True, lambda row: str(row.num_accesses)),
+    _ProgramColumn("loops", "right", False, lambda row: str(row.num_loops)),
+    _ProgramColumn("all slow", "right", False, lambda row: _milliseconds(row.all_slow_seconds)),
+    _ProgramColumn("production", "right", True, lambda row: _milliseconds(row.production_seconds)),
+    _ProgramColumn("bound", "right", False, lambda row: _milliseconds(row.lower_bound_seconds)),
+    _ProgramColumn("headroom", "right", True, lambda row: f"{row.headroom:.1%}"),
 )
 
 
@@ -228,16 +246,16 @@ def print_row(row: Row, done: int, total: int) -> None:
 
 def print_accesses(description: Description) -> None:
     """A program's figures, then its most expensive slow accesses."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = _wide_console()
     for label, value in description.figures:
         console.print(f"{label:>28}  {value}", highlight=False, markup=False)
     table = Table(title="what slow accesses cost most")
     for header in ("step", "instruction", "kind", "buffer", "size", "costs alone", "may be fast"):
-        table.add_column(header)
+        # A name cut short is no name: fusion.104 and fusion.107 would look alike.
+        table.add_column(header, overflow="fold")
     for cost in description.costliest:
         table.add_row(
             str(cost.step),
