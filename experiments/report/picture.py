@@ -35,13 +35,17 @@ class PicturedMap:
 
 
 def program_document(program: Program) -> dict[str, Any]:
-    """What all maps over a program share: steps, buffers, loops."""
+    """What all maps over a program share: steps and what they access, buffers, loops."""
     return {
         "name": program.name,
         "chip": program.machine.chip,
         "capacity": program.capacity_bytes,
         "tick": program.tick_seconds,
         "steps": [[i.name, i.opcode, i.shape[:120], i.repeat] for i in program.instructions],
+        "accesses": [
+            [[access.buffer, access.kind.value] for access in i.accesses]
+            for i in program.instructions
+        ],
         "buffers": [[b.name, b.shape[:120], b.size_bytes] for b in program.buffers],
         "loops": [[loop.start_step, loop.end_step, loop.trip_count] for loop in program.loops],
     }
@@ -51,7 +55,8 @@ def map_document(program: Program, pictured: PicturedMap) -> dict[str, Any]:
     """One map: pieces of memory, copies, and what happens at each step."""
     memory_map = pictured.memory_map
     simulation = simulate(program, memory_map, pictured.copy_order)
-    saved = _saved_ticks(program, memory_map)
+    fast = fast_accesses(program, memory_map)
+    saved = _saved_ticks(program, fast)
     return {
         "heading": pictured.heading,
         "latency": simulation.latency_seconds,
@@ -61,6 +66,8 @@ def map_document(program: Program, pictured: PicturedMap) -> dict[str, Any]:
             for residency in memory_map.residencies
             for piece in _pieces(program, residency, saved)
         ],
+        "fast": _fast_buffers(program, fast),
+        "replaced": sorted({copy.step for copy in memory_map.replaced_copies}),
         "copies": _copies(program, simulation),
         "elapsed": simulation.elapsed_ticks.tolist(),
         "idle": simulation.idle_ticks.tolist(),
@@ -92,9 +99,10 @@ def _pieces(
     ]
 
 
-def _saved_ticks(program: Program, memory_map: MemoryMap) -> dict[tuple[int, int], float]:
+def _saved_ticks(
+    program: Program, fast: frozenset[tuple[int, int]]
+) -> dict[tuple[int, int], float]:
     """Per fast (step, buffer) what the step would take longer with that access slow."""
-    fast = fast_accesses(program, memory_map)
     saved: dict[tuple[int, int], float] = {}
     for step, instruction in enumerate(program.instructions):
         slow = [a for a in instruction.accesses if (step, a.buffer) not in fast]
@@ -104,6 +112,14 @@ def _saved_ticks(program: Program, memory_map: MemoryMap) -> dict[tuple[int, int
                 longer = instruction.elapsed_ticks([*slow, access]) - elapsed
                 saved[step, access.buffer] = instruction.repeat * longer
     return saved
+
+
+def _fast_buffers(program: Program, fast: frozenset[tuple[int, int]]) -> list[list[int]]:
+    """Per step the buffers that it finds in fast memory."""
+    return [
+        sorted({a.buffer for a in instruction.accesses if (step, a.buffer) in fast})
+        for step, instruction in enumerate(program.instructions)
+    ]
 
 
 def _copies(program: Program, simulation: Simulation) -> list[list[Any]]:

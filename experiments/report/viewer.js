@@ -1,12 +1,18 @@
 "use strict";
 // Draws memory maps: steps across, addresses up; copies, what steps leave of the bus, and stalls below.
-// One pair of canvases per picture; both halves (ours, production's) share the zoom.
+// One pair of canvases per picture; both halves (ours, production's) share the steps shown and the
+// tensor that is followed.
 
 const COLOURS = { produced: "#4c78a8", copied: "#54a24b", carried: "#b279a2" };
 const PREFETCH = "#54a24b", EVICTION = "#f58518", STALL = "#e45756", IDLE = "#bab0ac";
 const MEMORY = 300, COPIES = 78, BUS = 56, GAP = 8, LEFT = 64, RIGHT = 8, TOP = 6;
 const HEIGHT = TOP + MEMORY + GAP + COPIES + GAP + BUS + 18;
 const ROWS = 13;
+const COLOUR_OF_USE = { fast: "#222", slow: "#e45756", copied: "#bab0ac" };
+const VEIL = "rgba(244, 244, 242, 0.75)";
+const FEWEST_STEPS = 8;
+const ACCESSES_TOLD = 6;
+const HINT = "Point at a tensor to follow it in both maps, click to hold on to it.";
 
 function sizeText(bytes) {
   for (const unit of ["B", "KiB", "MiB"]) {
@@ -20,14 +26,15 @@ function timeText(seconds) {
   return seconds >= 1e-3 ? `${(seconds * 1e3).toFixed(3)} ms` : `${(seconds * 1e6).toFixed(2)} µs`;
 }
 
+// One map on its canvas: draws it, and tells what is where.
 class MapView {
-  constructor(program, map, canvas, tip, range) {
-    Object.assign(this, { program, map, canvas, tip, range });
+  constructor(picture, map, canvas) {
+    Object.assign(this, { picture, program: picture.program, map, canvas });
     this.lanes = copyLanes(map.copies);
     this.longestStall = Math.max(1, ...map.stalls.map(([, ticks]) => ticks));
-    canvas.addEventListener("mousemove", (event) => this.hover(event));
-    canvas.addEventListener("mouseleave", () => { tip.hidden = true; });
   }
+
+  get range() { return this.picture.range; }
 
   x(step) {
     const [low, high] = this.range;
@@ -59,9 +66,10 @@ class MapView {
     pen.rect(LEFT, 0, this.width - LEFT - RIGHT, HEIGHT);
     pen.clip();
     this.drawLoops();
-    this.drawPieces();
-    this.drawCopies();
+    this.drawPieces(() => true);
+    this.drawCopies(() => true);
     this.drawBus();
+    this.drawFollowed();
     pen.restore();
   }
 
@@ -97,9 +105,10 @@ class MapView {
     }
   }
 
-  drawPieces() {
+  drawPieces(isDrawn) {
     const pen = this.pen;
-    for (const [, start, end, low, high, source, ready] of this.map.pieces) {
+    for (const [buffer, start, end, low, high, source, ready] of this.map.pieces) {
+      if (!isDrawn(buffer)) continue;
       const top = this.y(high), height = Math.max(this.y(low) - top - 0.4, 0.6);
       pen.fillStyle = COLOURS[source];
       pen.globalAlpha = 0.35;
@@ -111,13 +120,40 @@ class MapView {
     }
   }
 
-  drawCopies() {
+  drawCopies(isDrawn) {
     const [, [top]] = this.panels(), height = COPIES / ROWS;
-    this.map.copies.forEach(([, issue, deadline, inward], index) => {
+    this.map.copies.forEach(([buffer, issue, deadline, inward], index) => {
+      if (!isDrawn(buffer)) return;
       this.pen.fillStyle = inward ? PREFETCH : EVICTION;
       const left = this.x(issue), width = Math.max(this.x(deadline) - left, 1.5);
       this.pen.fillRect(left, top + this.lanes[index] * height + 1, width, height - 2);
     });
+  }
+
+  // The tensor that is followed, on top of all others veiled.
+  drawFollowed() {
+    const { followed } = this.picture;
+    if (followed === null) return;
+    this.pen.fillStyle = VEIL;
+    for (const [top, height] of this.panels().slice(0, 2)) this.pen.fillRect(LEFT, top, this.width, height);
+    this.drawPieces((buffer) => buffer === followed);
+    this.drawCopies((buffer) => buffer === followed);
+    this.drawUses(followed);
+  }
+
+  // Between memory and copies: each step that uses the tensor that is followed.
+  drawUses(followed) {
+    for (const step of this.picture.uses(followed)) {
+      this.pen.fillStyle = COLOUR_OF_USE[this.use(step, followed)];
+      const width = Math.max(this.x(step + 1) - this.x(step) - 0.5, 2);
+      this.pen.fillRect(this.x(step), TOP + MEMORY + 1, width, GAP - 2);
+    }
+  }
+
+  // How a step that uses a buffer finds it. A replaced step does not run: the copy engine does its work.
+  use(step, buffer) {
+    if (this.map.replaced.includes(step)) return "copied";
+    return this.map.fast[step].includes(buffer) ? "fast" : "slow";
   }
 
   drawBus() {
@@ -136,40 +172,70 @@ class MapView {
     }
   }
 
-  hover(event) {
-    const box = this.canvas.getBoundingClientRect();
-    const px = event.clientX - box.left, py = event.clientY - box.top;
+  // The step under a point of the canvas; null beside the drawing.
+  stepAt(px) {
     const step = Math.floor(this.step(px));
-    if (px < LEFT || step < 0 || step > this.program.steps.length) { this.tip.hidden = true; return; }
-    this.tip.textContent = this.describe(step, px, py).join("\n");
-    this.tip.hidden = false;
-    const left = Math.min(event.clientX + 14, window.innerWidth - this.tip.offsetWidth - 8);
-    const below = event.clientY + 14, above = event.clientY - 14 - this.tip.offsetHeight;
-    const fits = below + this.tip.offsetHeight <= window.innerHeight || above < 0;
-    this.tip.style.left = `${Math.max(left, 8) + window.scrollX}px`;
-    this.tip.style.top = `${(fits ? below : above) + window.scrollY}px`;
+    return px < LEFT || step < 0 || step > this.program.steps.length ? null : step;
   }
 
-  describe(step, px, py) {
+  pieceAt(step, py) {
+    const address = ((TOP + MEMORY - py) / MEMORY) * this.program.capacity;
+    return this.map.pieces.find(([, start, end, low, high]) =>
+      start <= step && step < end && low <= address && address < high);
+  }
+
+  copyAt(step, py) {
+    const top = this.panels()[1][0], lane = Math.floor((py - top) / (COPIES / ROWS));
+    return this.map.copies.find(([, issue, deadline], index) =>
+      this.lanes[index] === lane && issue <= step && (step < deadline || step === issue));
+  }
+
+  // Index of the tensor under a point, or null.
+  bufferAt(px, py) {
+    const step = this.stepAt(px);
+    if (step === null) return null;
+    const found = py < TOP + MEMORY ? this.pieceAt(step, py) : this.copyAt(step, py);
+    return found ? found[0] : null;
+  }
+
+  // Lines about a point, or null beside the drawing.
+  describe(px, py) {
+    const step = this.stepAt(px);
+    if (step === null) return null;
     const lines = py < TOP + MEMORY ? this.describePiece(step, py) : this.describeCopy(step, py);
+    return [...lines, ...this.describeStep(step)];
+  }
+
+  describeStep(step) {
     const tick = this.program.tick, stall = this.map.stalls.find(([at]) => at === step);
     const instruction = this.program.steps[step];
     if (!instruction) {
-      lines.push(`step ${step}: the end`);
-      return stall ? [...lines, `stalls ${timeText(stall[1] * tick)} before it`] : lines;
+      const end = `step ${step}: the end`;
+      return stall ? [end, `stalls ${timeText(stall[1] * tick)} before it`] : [end];
     }
     const [name, opcode, shape, repeat] = instruction;
-    lines.push(`step ${step}: ${opcode} ${name}${repeat === 1 ? "" : `, ${repeat} times`}`, shape);
+    const lines = [`step ${step}: ${opcode} ${name}${repeat === 1 ? "" : `, ${repeat} times`}`, shape];
     lines.push(`takes ${timeText(this.map.elapsed[step] * tick)}, leaves copies ${timeText(this.map.idle[step] * tick)} of the bus`);
     lines.push(`fast memory held: ${sizeText(this.map.held[step])}`);
     if (stall) lines.push(`stalls ${timeText(stall[1] * tick)} before it${repeat === 1 ? "" : ", all trips"}`);
-    return lines;
+    return [...lines, ...this.describeAccesses(step)];
+  }
+
+  // The largest tensors the step uses, and whether they are fast then.
+  describeAccesses(step) {
+    if (this.map.replaced.includes(step)) return ["done by the copy engine in its stead"];
+    const sorted = [...this.program.accesses[step]].sort(([a], [b]) =>
+      this.program.buffers[b][2] - this.program.buffers[a][2]);
+    const lines = sorted.slice(0, ACCESSES_TOLD).map(([buffer, kind]) => {
+      const [name, , bytes] = this.program.buffers[buffer];
+      return `${this.use(step, buffer)}  ${kind} of ${name}, ${sizeText(bytes)}`;
+    });
+    if (sorted.length > ACCESSES_TOLD) lines.push(`and ${sorted.length - ACCESSES_TOLD} smaller`);
+    return lines.length ? ["", ...lines] : [];
   }
 
   describePiece(step, py) {
-    const address = ((TOP + MEMORY - py) / MEMORY) * this.program.capacity;
-    const piece = this.map.pieces.find(([, start, end, low, high]) =>
-      start <= step && step < end && low <= address && address < high);
+    const piece = this.pieceAt(step, py);
     if (!piece) return [];
     const [buffer, start, end, low, , source, ready, saves] = piece;
     const [name, shape, bytes] = this.program.buffers[buffer];
@@ -179,15 +245,225 @@ class MapView {
   }
 
   describeCopy(step, py) {
-    const top = this.panels()[1][0], lane = Math.floor((py - top) / (COPIES / ROWS));
-    const index = this.map.copies.findIndex(([, issue, deadline], i) =>
-      this.lanes[i] === lane && issue <= step && (step < deadline || step === issue));
-    if (index < 0) return [];
-    const [buffer, issue, deadline, inward, bytes, stall, trips] = this.map.copies[index];
+    const copy = this.copyAt(step, py);
+    if (!copy) return [];
+    const [buffer, issue, deadline, inward, bytes, stall, trips] = copy;
     const lines = [`${inward ? "prefetch" : "eviction"} of ${this.program.buffers[buffer][0]}`,
       `${sizeText(bytes)}, issued at ${issue}, due before ${deadline}`];
     if (stall) lines.push(`stalls ${timeText(stall * trips * this.program.tick)}${trips === 1 ? "" : ", all trips"}`);
     return [...lines, ""];
+  }
+}
+
+// The maps over one program: the steps they show, and the tensor they follow.
+class Picture {
+  constructor(place, tip, { program, maps }) {
+    Object.assign(this, { program, tip, followed: null, isHeld: false });
+    this.all = [0, program.steps.length + 1];
+    this.range = this.all;
+    place.replaceChildren();
+    this.told = place.appendChild(document.createElement("p"));
+    this.told.className = "note";
+    this.views = maps.map((map) => this.addView(place, map));
+    for (const map of maps) {
+      const details = place.appendChild(document.createElement("details"));
+      details.appendChild(document.createElement("summary")).textContent =
+        `${map.heading}: the accesses that stay slow and cost most`;
+      details.appendChild(this.slowTable(map));
+    }
+    this.follow(null, false);
+  }
+
+  addView(place, map) {
+    const title = `${map.heading}: ${timeText(map.latency)}, of which stalls ${timeText(map.stall)}`;
+    place.appendChild(document.createElement("h4")).textContent = title;
+    const frame = place.appendChild(document.createElement("div"));
+    frame.className = "frame";
+    const canvas = frame.appendChild(document.createElement("canvas"));
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `memory map of ${title}`);
+    const view = new MapView(this, map, canvas);
+    new Gestures(this, view);
+    return view;
+  }
+
+  redraw() { this.views.forEach((view) => view.draw()); }
+
+  uses(buffer) {
+    return this.program.accesses.flatMap((accesses, step) =>
+      accesses.some(([used]) => used === buffer) ? [step] : []);
+  }
+
+  // Veils all tensors but this one (null: none); held, it stays whatever is pointed at.
+  follow(buffer, isHeld) {
+    this.followed = buffer;
+    this.isHeld = isHeld && buffer !== null;
+    this.told.textContent = this.isHeld ? this.describeHeld() : HINT;
+    this.redraw();
+  }
+
+  describeHeld() {
+    const [name, shape, bytes] = this.program.buffers[this.followed], uses = this.uses(this.followed);
+    const shares = this.views.map((view) => {
+      const fast = uses.filter((step) => view.use(step, this.followed) === "fast").length;
+      return `${fast} of them fast with ${view.map.heading}`;
+    });
+    return `${name}, ${shape}, ${sizeText(bytes)}: used by ${uses.length} steps, ${shares.join(", ")}. Click elsewhere or press Escape to let go.`;
+  }
+
+  point(view, px, py) {
+    const buffer = view.bufferAt(px, py);
+    if (!this.isHeld && buffer !== this.followed) this.follow(buffer, false);
+  }
+
+  click(view, px, py) {
+    const buffer = view.bufferAt(px, py);
+    this.follow(buffer, !(this.isHeld && buffer === this.followed));
+  }
+
+  // Shows `width` steps (as many as there are, at most), `low` the first if it can be; false if nothing changes.
+  show(low, width) {
+    const last = this.all[1], shown = Math.min(Math.max(width, Math.min(FEWEST_STEPS, last)), last);
+    const first = Math.min(Math.max(low, 0), last - shown);
+    if (first === this.range[0] && first + shown === this.range[1]) return false;
+    this.range = [first, first + shown];
+    this.redraw();
+    return true;
+  }
+
+  pan(steps) { return this.show(this.range[0] + steps, this.range[1] - this.range[0]); }
+
+  // `centre` stays where it is on the canvas.
+  zoom(factor, centre = (this.range[0] + this.range[1]) / 2) {
+    const [low, high] = this.range, last = this.all[1];
+    const width = Math.min(Math.max((high - low) * factor, Math.min(FEWEST_STEPS, last)), last);
+    return this.show(centre - ((centre - low) / (high - low)) * width, width);
+  }
+
+  slowTable(map) {
+    const table = document.createElement("table");
+    const titles = ["step", "instruction", "access", "tensor", "size", "costs", "why slow"];
+    const head = table.insertRow();
+    for (const title of titles) head.appendChild(document.createElement("th")).textContent = title;
+    for (const [step, buffer, kind, bytes, cost, reason] of map.slow) {
+      const line = table.insertRow();
+      const [instruction] = this.program.steps[step], [name] = this.program.buffers[buffer];
+      for (const cell of [step, instruction, kind, name, sizeText(bytes), timeText(cost), reason]) {
+        line.insertCell().textContent = cell;
+      }
+      const link = document.createElement("button");
+      link.textContent = name;
+      link.title = "follow it in the maps";
+      link.onclick = () => this.lookAt(step, buffer);
+      line.cells[titles.indexOf("tensor")].replaceChildren(link);
+    }
+    return table;
+  }
+
+  lookAt(step, buffer) {
+    const width = this.range[1] - this.range[0];
+    this.show(step - width / 2, width);
+    this.follow(buffer, true);
+    this.told.scrollIntoView({ behavior: "smooth", block: "start" });
+  }
+}
+
+// What mouse, touch and keys do on one map's canvas.
+class Gestures {
+  constructor(picture, view) {
+    Object.assign(this, { picture, view, pointers: new Map(), hasMoved: false });
+    const { canvas } = view;
+    canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    canvas.addEventListener("dblclick", () => picture.show(...picture.all));
+    canvas.addEventListener("pointerdown", (event) => this.press(event));
+    canvas.addEventListener("pointermove", (event) => this.move(event));
+    canvas.addEventListener("pointerup", (event) => this.lift(event));
+    canvas.addEventListener("pointercancel", (event) => this.pointers.delete(event.pointerId));
+    canvas.addEventListener("pointerleave", () => this.leave());
+    canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  place(event) {
+    const box = this.view.canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  }
+
+  // At the ends of pan and zoom the wheel is the page's.
+  wheel(event) {
+    const isSideways = event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY);
+    const width = this.picture.range[1] - this.picture.range[0];
+    const way = Math.sign(event.deltaX || event.deltaY);
+    const hasChanged = isSideways
+      ? this.picture.pan((way * width) / 20)
+      : this.picture.zoom(event.deltaY < 0 ? 0.8 : 1.25, this.view.step(this.place(event)[0]));
+    if (hasChanged) event.preventDefault();
+  }
+
+  press(event) {
+    this.pointers.set(event.pointerId, event.clientX);
+    this.hasMoved = this.pointers.size > 1;
+    this.view.canvas.setPointerCapture(event.pointerId);
+  }
+
+  move(event) {
+    const before = this.pointers.get(event.pointerId);
+    if (before === undefined) { this.hover(event); return; }
+    if (!this.hasMoved && Math.abs(event.clientX - before) < 4) return;
+    this.hasMoved = true;
+    this.picture.tip.hidden = true;
+    const others = [...this.pointers].filter(([id]) => id !== event.pointerId);
+    if (others.length === 0) this.picture.pan(this.view.step(before) - this.view.step(event.clientX));
+    if (others.length === 1) this.pinch(before, event.clientX, others[0][1]);
+    this.pointers.set(event.pointerId, event.clientX);
+  }
+
+  pinch(before, now, other) {
+    const left = this.view.canvas.getBoundingClientRect().left;
+    const factor = Math.max(Math.abs(before - other), 10) / Math.max(Math.abs(now - other), 10);
+    this.picture.zoom(factor, this.view.step(other - left));
+  }
+
+  lift(event) {
+    this.pointers.delete(event.pointerId);
+    if (this.hasMoved) return;
+    if (event.pointerType === "touch") this.hover(event);
+    this.picture.click(this.view, ...this.place(event));
+  }
+
+  leave() {
+    this.picture.tip.hidden = true;
+    if (!this.picture.isHeld && this.picture.followed !== null) this.picture.follow(null, false);
+  }
+
+  key(event) {
+    const tenth = (this.picture.range[1] - this.picture.range[0]) / 10;
+    const actions = {
+      ArrowLeft: () => this.picture.pan(-tenth),
+      ArrowRight: () => this.picture.pan(tenth),
+      "+": () => this.picture.zoom(0.8),
+      "=": () => this.picture.zoom(0.8),
+      "-": () => this.picture.zoom(1.25),
+      0: () => this.picture.show(...this.picture.all),
+      Escape: () => this.picture.follow(null, false),
+    };
+    if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in actions)) return;
+    actions[event.key]();
+    event.preventDefault();
+  }
+
+  hover(event) {
+    const [px, py] = this.place(event), { tip } = this.picture;
+    this.picture.point(this.view, px, py);
+    const lines = this.view.describe(px, py);
+    tip.hidden = lines === null;
+    if (lines === null) return;
+    tip.textContent = lines.join("\n");
+    const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
+    const below = event.clientY + 14, above = event.clientY - 14 - tip.offsetHeight;
+    const fits = below + tip.offsetHeight <= window.innerHeight || above < 0;
+    tip.style.left = `${Math.max(left, 8) + window.scrollX}px`;
+    tip.style.top = `${(fits ? below : above) + window.scrollY}px`;
   }
 }
 
@@ -211,55 +487,7 @@ function copyLanes(copies) {
   return lanes;
 }
 
-function slowTable(program, map) {
-  const table = document.createElement("table");
-  const rows = map.slow.map(([step, buffer, kind, bytes, cost, reason]) => [
-    step, program.steps[step][0], kind, program.buffers[buffer][0], sizeText(bytes), timeText(cost), reason]);
-  for (const cells of [["step", "instruction", "access", "tensor", "size", "costs", "why slow"], ...rows]) {
-    const line = table.insertRow();
-    for (const cell of cells) {
-      const tag = cells[0] === "step" ? "th" : "td";
-      line.appendChild(document.createElement(tag)).textContent = cell;
-    }
-  }
-  return table;
-}
-
-function showPicture(place, picture) {
-  const { program, maps } = picture;
-  place.replaceChildren();
-  const tip = document.getElementById("tip");
-  const range = [0, program.steps.length + 1];
-  const views = [];
-  for (const map of maps) {
-    const title = place.appendChild(document.createElement("h4"));
-    title.textContent = `${map.heading}: ${timeText(map.latency)}, of which stalls ${timeText(map.stall)}`;
-    const frame = place.appendChild(document.createElement("div"));
-    frame.className = "frame";
-    views.push(new MapView(program, map, frame.appendChild(document.createElement("canvas")), tip, range));
-  }
-  for (const map of maps) {
-    const details = place.appendChild(document.createElement("details"));
-    details.appendChild(document.createElement("summary")).textContent =
-      `${map.heading}: the accesses that stay slow and cost most`;
-    details.appendChild(slowTable(program, map));
-  }
-  const redraw = () => views.forEach((view) => view.draw());
-  for (const view of views) {
-    view.canvas.addEventListener("wheel", (event) => { zoom(view, event); redraw(); }, { passive: false });
-    view.canvas.addEventListener("dblclick", () => { range.splice(0, 2, 0, program.steps.length + 1); redraw(); });
-  }
-  window.onresize = redraw;
-  redraw();
-}
-
-function zoom(view, event) {
-  event.preventDefault();
-  const box = view.canvas.getBoundingClientRect();
-  const centre = view.step(event.clientX - box.left), last = view.program.steps.length + 1;
-  const factor = event.deltaY < 0 ? 0.8 : 1.25;
-  const width = Math.min(Math.max((view.range[1] - view.range[0]) * factor, 8), last);
-  const share = (centre - view.range[0]) / (view.range[1] - view.range[0]);
-  const low = Math.min(Math.max(centre - share * width, 0), last - width);
-  view.range.splice(0, 2, low, low + width);
+function showPicture(place, data) {
+  const picture = new Picture(place, document.getElementById("tip"), data);
+  window.onresize = () => picture.redraw();
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import html
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from experiments.report.contents import report_of, sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
 from experiments.report.markdown import markdown
 from experiments.report.page import MARKDOWN, PAGE, write_report
+from experiments.report.picture import PicturedMap, map_document, program_document
 from experiments.report.retimings import ranking, retime, retimed_rows
 from experiments.report.statistics import (
     anytime_curves,
@@ -40,7 +42,7 @@ from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Loop, Program
 from malloc_game.memory_map import MemoryMap, Residency, Source, to_document
-from malloc_game.simulate import simulate
+from malloc_game.simulate import fast_accesses, simulate
 from malloc_game.validate import validate
 from malloc_game.violations import InvalidMapError
 from tests.experiments.quick import quick_settings
@@ -607,22 +609,83 @@ def test_the_page_needs_nothing_but_itself(evaluated: Path) -> None:
     assert [m["heading"] for m in pictures[0]["maps"]][1] == "production"
 
 
-def test_the_page_draws_itself_in_a_browser(evaluated: Path, tmp_path: Path) -> None:
+def test_a_picture_knows_which_accesses_are_fast() -> None:
+    loaded = load_program("lstm_forward")
+    assert loaded.production_map is not None
+    drawn = map_document(loaded.program, PicturedMap("production", loaded.production_map))
+    fast = {(step, buffer) for step, held in enumerate(drawn["fast"]) for buffer in held}
+    assert fast == fast_accesses(loaded.program, loaded.production_map)
+    assert fast
+    used = program_document(loaded.program)["accesses"]
+    for step, instruction in enumerate(loaded.program.instructions):
+        assert used[step] == [[a.buffer, a.kind] for a in instruction.accesses]
+
+
+def _dom_of(page: Path, profile: Path) -> str:
+    """What a browser makes of a page, once its scripts have run."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium on this machine")
     arguments = [
         *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *(f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--dump-dom"),
+        *(f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom"),
     ]
     done = subprocess.run(
-        [browser, *arguments, f"file://{evaluated / PAGE}"],
+        [browser, *arguments, f"file://{page}"],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert done.stdout.count("<canvas") == 2  # ours and production's
-    assert "of which stalls" in done.stdout
-    assert "why slow" in done.stdout
+    return done.stdout
+
+
+def test_the_page_draws_itself_in_a_browser(evaluated: Path, tmp_path: Path) -> None:
+    dom = _dom_of(evaluated / PAGE, tmp_path)
+    assert dom.count("<canvas") == 2  # ours and production's
+    assert "of which stalls" in dom
+    assert "why slow" in dom
+
+
+_GESTURES = """
+<pre id="outcome"></pre><script>
+const canvas = document.querySelector("canvas"), told = document.querySelector("#picture p");
+const tip = document.getElementById("tip"), box = canvas.getBoundingClientRect(), outcome = [];
+const [, start, end, low, high] = pictures[0].maps[0].pieces[0];
+const { steps, capacity } = pictures[0].program;
+const inside = canvas.parentElement.clientWidth - LEFT - RIGHT;
+const at = {
+  clientX: box.left + LEFT + ((start + end) / 2 / (steps.length + 1)) * inside,
+  clientY: box.top + TOP + MEMORY * (1 - (low + high) / 2 / capacity),
+  pointerId: 1,
+  cancelable: true,
+};
+const send = (Kind, name, more) => canvas.dispatchEvent(new Kind(name, { ...at, ...more }));
+send(PointerEvent, "pointermove");
+outcome.push(tip.textContent.split("\\n")[0]);
+send(PointerEvent, "pointerdown");
+send(PointerEvent, "pointerup");
+outcome.push(told.textContent);
+outcome.push([100, -100].map((deltaY) => send(WheelEvent, "wheel", { deltaY })));
+canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+outcome.push(told.textContent);
+document.getElementById("outcome").textContent = JSON.stringify(outcome);
+</script></body>
+"""
+
+
+def test_a_tensor_is_followed_and_let_go_in_a_browser(evaluated: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text((evaluated / PAGE).read_text().replace("</body>", _GESTURES))
+    found = re.search(r'<pre id="outcome">(.*?)</pre>', _dom_of(page, tmp_path / "profile"))
+    assert found is not None
+    name, held, is_pages_wheel, let_go = json.loads(html.unescape(found[1]))
+    program = load_program(PROGRAMS[0]).program
+    (index,) = (i for i, buffer in enumerate(program.buffers) if buffer.name == name)
+    uses = len({step for step, _ in program.accesses_of_buffer[index]})
+    assert held.startswith(f"{name}, ")
+    assert f"used by {uses} steps" in held
+    # The wheel is the page's where nothing more can be shown, the picture's where it zooms.
+    assert is_pages_wheel == [True, False]
+    assert let_go.startswith("Point at a tensor")
