@@ -3,12 +3,14 @@
     python -m experiments.benchmarks.adaptation [--games 1000 4000 12000] [--checkpoint RUN]
         [--generated 8] [--seed 0] [PROGRAM...]
 
-The network plays 32 games by its policy alone; its table then moves as in `agents.adaptation`
-(net). Beside it, with as many games: the same table begun from uniform probabilities (uni), that
-one with a walk that changes single moves only (single) or with games compared whole in place of
-windows (whole), and the cross-entropy method of PROBLEM.md section 4, which has other settings too
-(ce). Without programs, generated ones that no training saw. Printed is the share of the all-slow
-latency saved, as a share of what greedy saves.
+The network plays 32 games by its policy alone (policy); its table then moves as in
+`agents.adaptation` (net). Beside them the one game of a rule that knows no network: what saves at
+least what its place costs, which the network is told as features, is fast (prices). And, with as
+many games: the same table begun from uniform probabilities (uni), that one with a walk that changes
+single moves only (single) or with games compared whole in place of windows (whole), and the
+cross-entropy method of PROBLEM.md section 4, which has other settings too (ce). Without programs,
+generated ones that no training saw. Printed is the share of the all-slow latency saved, as a share
+of what greedy saves.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.adaptation import CROSS_ENTROPY, AdaptationConfig, Found, adapt, from_nothing
+from agents.canonical import wishes_by_price
 from agents.checkpoint import read_weights
 from agents.compilation import keep_compiled_code
 from agents.games import Game
@@ -56,6 +59,7 @@ class Comparison:
       name: of the program.
       num_turns: of its game.
       greedy: by the greedy solver.
+      prices: by the game of `agents.canonical.wishes_by_price`, which knows no network.
       policy: by the best of the network's games.
       policy_cpu_seconds: that those games took, compilation included.
       adapted: after each number of games, by the table that began as the network's.
@@ -68,6 +72,7 @@ class Comparison:
     name: str
     num_turns: int
     greedy: float
+    prices: float
     policy: float
     policy_cpu_seconds: float
     adapted: tuple[float, ...]
@@ -81,7 +86,7 @@ class Comparison:
         scale = max(self.greedy, 1e-9)
         tables = (self.adapted, self.uniform, self.single, self.whole, self.cross_entropy)
         columns = zip(*tables, strict=True)
-        parts = [self.policy, *(part for column in columns for part in column)]
+        parts = [self.prices, self.policy, *(part for column in columns for part in column)]
         shares = "".join(f"{part / scale:>{_WIDTH}.4f}" for part in parts)
         start = f"{self.name:<36}{self.num_turns:>6}{self.greedy:>10.2%}"
         return f"{start}{shares}{self.policy_cpu_seconds:>8.1f}"
@@ -90,7 +95,8 @@ class Comparison:
 def header(num_games: Sequence[int]) -> str:
     """Above the rows."""
     columns = "".join(f"{f'{what} {n}':>{_WIDTH}}" for n in num_games for what in _TABLES)
-    return f"{'program':<36}{'turns':>6}{'greedy':>10}{'policy':>{_WIDTH}}{columns}{'cpu s':>8}"
+    parts = "".join(f"{what:>{_WIDTH}}" for what in ("prices", "policy"))
+    return f"{'program':<36}{'turns':>6}{'greedy':>10}{parts}{columns}{'cpu s':>8}"
 
 
 def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int) -> Comparison:
@@ -111,6 +117,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
         name=program.name,
         num_turns=member.table.num_turns,
         greedy=1 - greedy.latency_ticks / slow,
+        prices=1 - member.fast_game.latency_ticks(wishes_by_price(member)) / slow,
         policy=1 - games[0].latency_ticks / slow,
         policy_cpu_seconds=seconds,
         adapted=_saved(adapted, num_games, slow),
@@ -169,6 +176,7 @@ def mean_of(rows: Sequence[Comparison]) -> Comparison:
         name="mean",
         num_turns=round(np.mean([row.num_turns for row in rows])),
         greedy=float(np.mean([row.greedy for row in rows])),
+        prices=float(np.mean([row.prices for row in rows])),
         policy=float(np.mean([row.policy for row in rows])),
         policy_cpu_seconds=float(np.mean([row.policy_cpu_seconds for row in rows])),
         adapted=tuple(np.mean([row.adapted for row in rows], axis=0).tolist()),

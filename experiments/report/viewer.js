@@ -8,7 +8,8 @@ const PREFETCH = "#54a24b", EVICTION = "#f58518", STALL = "#e45756", IDLE = "#ba
 const MEMORY = 300, COPIES = 78, BUS = 56, GAP = 8, LEFT = 64, RIGHT = 8, TOP = 6;
 const HEIGHT = TOP + MEMORY + GAP + COPIES + GAP + BUS + 18;
 const ROWS = 13;
-const COLOUR_OF_USE = { fast: "#222", slow: "#e45756", copied: "#bab0ac" };
+// In the order of drawing: where steps are narrower than their ticks, the slow ones are on top.
+const COLOUR_OF_USE = { copied: "#7b9acc", fast: "#222", slow: "#e45756" };
 const VEIL = "rgba(244, 244, 242, 0.75)";
 const FEWEST_STEPS = 8;
 const ACCESSES_TOLD = 6;
@@ -31,6 +32,7 @@ class MapView {
   constructor(picture, map, canvas) {
     Object.assign(this, { picture, program: picture.program, map, canvas });
     this.lanes = copyLanes(map.copies);
+    this.replaced = new Set(map.replaced);
     this.longestStall = Math.max(1, ...map.stalls.map(([, ticks]) => ticks));
   }
 
@@ -143,16 +145,19 @@ class MapView {
 
   // Between memory and copies: each step that uses the tensor that is followed.
   drawUses(followed) {
-    for (const step of this.picture.uses(followed)) {
-      this.pen.fillStyle = COLOUR_OF_USE[this.use(step, followed)];
-      const width = Math.max(this.x(step + 1) - this.x(step) - 0.5, 2);
-      this.pen.fillRect(this.x(step), TOP + MEMORY + 1, width, GAP - 2);
+    for (const [use, colour] of Object.entries(COLOUR_OF_USE)) {
+      this.pen.fillStyle = colour;
+      for (const step of this.picture.uses) {
+        if (this.use(step, followed) !== use) continue;
+        const width = Math.max(this.x(step + 1) - this.x(step) - 0.5, 2);
+        this.pen.fillRect(this.x(step), TOP + MEMORY + 1, width, GAP - 2);
+      }
     }
   }
 
   // How a step that uses a buffer finds it. A replaced step does not run: the copy engine does its work.
   use(step, buffer) {
-    if (this.map.replaced.includes(step)) return "copied";
+    if (this.replaced.has(step)) return "copied";
     return this.map.fast[step].includes(buffer) ? "fast" : "slow";
   }
 
@@ -175,7 +180,8 @@ class MapView {
   // The step under a point of the canvas; null beside the drawing.
   stepAt(px) {
     const step = Math.floor(this.step(px));
-    return px < LEFT || step < 0 || step > this.program.steps.length ? null : step;
+    const isDrawn = LEFT <= px && px < this.width - RIGHT && 0 <= step && step <= this.program.steps.length;
+    return isDrawn ? step : null;
   }
 
   pieceAt(step, py) {
@@ -223,14 +229,14 @@ class MapView {
 
   // The largest tensors the step uses, and whether they are fast then.
   describeAccesses(step) {
-    if (this.map.replaced.includes(step)) return ["done by the copy engine in its stead"];
+    if (this.replaced.has(step)) return ["done by the copy engine in its stead"];
     const sorted = [...this.program.accesses[step]].sort(([a], [b]) =>
       this.program.buffers[b][2] - this.program.buffers[a][2]);
     const lines = sorted.slice(0, ACCESSES_TOLD).map(([buffer, kind]) => {
       const [name, , bytes] = this.program.buffers[buffer];
       return `${this.use(step, buffer)}  ${kind} of ${name}, ${sizeText(bytes)}`;
     });
-    if (sorted.length > ACCESSES_TOLD) lines.push(`and ${sorted.length - ACCESSES_TOLD} smaller`);
+    if (sorted.length > ACCESSES_TOLD) lines.push(`and ${sorted.length - ACCESSES_TOLD} more`);
     return lines.length ? ["", ...lines] : [];
   }
 
@@ -258,12 +264,14 @@ class MapView {
 // The maps over one program: the steps they show, and the tensor they follow.
 class Picture {
   constructor(place, tip, { program, maps }) {
-    Object.assign(this, { program, tip, followed: null, isHeld: false });
+    Object.assign(this, { program, tip, followed: null, isHeld: false, uses: [] });
+    tip.hidden = true;
     this.all = [0, program.steps.length + 1];
     this.range = this.all;
     place.replaceChildren();
     this.told = place.appendChild(document.createElement("p"));
     this.told.className = "note";
+    this.told.setAttribute("role", "status");
     this.views = maps.map((map) => this.addView(place, map));
     for (const map of maps) {
       const details = place.appendChild(document.createElement("details"));
@@ -281,8 +289,8 @@ class Picture {
     frame.className = "frame";
     const canvas = frame.appendChild(document.createElement("canvas"));
     canvas.tabIndex = 0;
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `memory map of ${title}`);
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", `Memory map of ${title}. Keys: plus, minus, arrows, 0, Escape.`);
     const view = new MapView(this, map, canvas);
     new Gestures(this, view);
     return view;
@@ -290,26 +298,25 @@ class Picture {
 
   redraw() { this.views.forEach((view) => view.draw()); }
 
-  uses(buffer) {
-    return this.program.accesses.flatMap((accesses, step) =>
-      accesses.some(([used]) => used === buffer) ? [step] : []);
-  }
-
   // Veils all tensors but this one (null: none); held, it stays whatever is pointed at.
   follow(buffer, isHeld) {
     this.followed = buffer;
     this.isHeld = isHeld && buffer !== null;
-    this.told.textContent = this.isHeld ? this.describeHeld() : HINT;
+    this.uses = this.program.accesses.flatMap((accesses, step) =>
+      accesses.some(([used]) => used === buffer) ? [step] : []);
+    const told = this.isHeld ? this.describeHeld() : HINT;
+    if (this.told.textContent !== told) this.told.textContent = told;
     this.redraw();
   }
 
   describeHeld() {
-    const [name, shape, bytes] = this.program.buffers[this.followed], uses = this.uses(this.followed);
+    const [name, shape, bytes] = this.program.buffers[this.followed];
     const shares = this.views.map((view) => {
-      const fast = uses.filter((step) => view.use(step, this.followed) === "fast").length;
-      return `${fast} of them fast with ${view.map.heading}`;
+      const found = this.uses.map((step) => view.use(step, this.followed));
+      const counts = Object.keys(COLOUR_OF_USE).reverse().map((use) => [use, found.filter((f) => f === use).length]);
+      return `${view.map.heading} ${counts.filter(([, n]) => n).map(([use, n]) => `${n} ${use}`).join(", ")}`;
     });
-    return `${name}, ${shape}, ${sizeText(bytes)}: used by ${uses.length} steps, ${shares.join(", ")}. Click elsewhere or press Escape to let go.`;
+    return `${name}, ${shape}, ${sizeText(bytes)}; steps that use it: ${shares.join("; ")}. Click it again or press Escape to let go.`;
   }
 
   point(view, px, py) {
@@ -365,22 +372,25 @@ class Picture {
     const width = this.range[1] - this.range[0];
     this.show(step - width / 2, width);
     this.follow(buffer, true);
-    this.told.scrollIntoView({ behavior: "smooth", block: "start" });
+    this.told.scrollIntoView({ block: "start" });
+    this.views[0]?.canvas.focus({ preventScroll: true });
   }
 }
 
 // What mouse, touch and keys do on one map's canvas.
 class Gestures {
   constructor(picture, view) {
-    Object.assign(this, { picture, view, pointers: new Map(), hasMoved: false });
+    // pointers: where each finger, or the mouse with its button down, was last.
+    Object.assign(this, { picture, view, pointers: new Map(), hasMoved: false, before: null });
     const { canvas } = view;
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    canvas.addEventListener("dblclick", () => picture.show(...picture.all));
+    canvas.addEventListener("dblclick", (event) => this.reset(event));
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerup", (event) => this.lift(event));
-    canvas.addEventListener("pointercancel", (event) => this.pointers.delete(event.pointerId));
-    canvas.addEventListener("pointerleave", () => this.leave());
+    canvas.addEventListener("lostpointercapture", (event) => this.pointers.delete(event.pointerId));
+    canvas.addEventListener("pointerleave", (event) => this.leave(event));
+    canvas.addEventListener("click", (event) => this.click(event));
     canvas.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -391,31 +401,39 @@ class Gestures {
 
   // At the ends of pan and zoom the wheel is the page's.
   wheel(event) {
+    if (!event.cancelable || (event.deltaX === 0 && event.deltaY === 0)) return;
     const isSideways = event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY);
+    const delta = isSideways ? event.deltaX || event.deltaY : event.deltaY;
+    const pixels = delta * [1, 16, 400][event.deltaMode];
+    const notches = Math.min(Math.max(pixels / 100, -1), 1);
     const width = this.picture.range[1] - this.picture.range[0];
-    const way = Math.sign(event.deltaX || event.deltaY);
     const hasChanged = isSideways
-      ? this.picture.pan((way * width) / 20)
-      : this.picture.zoom(event.deltaY < 0 ? 0.8 : 1.25, this.view.step(this.place(event)[0]));
-    if (hasChanged) event.preventDefault();
+      ? this.picture.pan((notches * width) / 20)
+      : this.picture.zoom(1.25 ** notches, this.view.step(this.place(event)[0]));
+    if (!hasChanged) return;
+    event.preventDefault();
+    this.hover(event);
   }
 
   press(event) {
-    this.pointers.set(event.pointerId, event.clientX);
+    if (event.button !== 0) return;
+    this.picture.tip.hidden = true;
+    this.pointers.set(event.pointerId, [event.clientX, event.clientY]);
     this.hasMoved = this.pointers.size > 1;
     this.view.canvas.setPointerCapture(event.pointerId);
   }
 
   move(event) {
-    const before = this.pointers.get(event.pointerId);
+    if (event.buttons === 0) this.pointers.delete(event.pointerId);
+    const before = this.pointers.get(event.pointerId), now = [event.clientX, event.clientY];
     if (before === undefined) { this.hover(event); return; }
-    if (!this.hasMoved && Math.abs(event.clientX - before) < 4) return;
+    if (!this.hasMoved && Math.hypot(now[0] - before[0], now[1] - before[1]) < 4) return;
     this.hasMoved = true;
     this.picture.tip.hidden = true;
     const others = [...this.pointers].filter(([id]) => id !== event.pointerId);
-    if (others.length === 0) this.picture.pan(this.view.step(before) - this.view.step(event.clientX));
-    if (others.length === 1) this.pinch(before, event.clientX, others[0][1]);
-    this.pointers.set(event.pointerId, event.clientX);
+    if (others.length === 0) this.picture.pan(this.view.step(before[0]) - this.view.step(now[0]));
+    if (others.length === 1) this.pinch(before[0], now[0], others[0][1][0]);
+    this.pointers.set(event.pointerId, now);
   }
 
   pinch(before, now, other) {
@@ -426,12 +444,25 @@ class Gestures {
 
   lift(event) {
     this.pointers.delete(event.pointerId);
-    if (this.hasMoved) return;
-    if (event.pointerType === "touch") this.hover(event);
-    this.picture.click(this.view, ...this.place(event));
   }
 
-  leave() {
+  // The first click of two is undone by the second: a double click only resets the steps shown.
+  click(event) {
+    if (this.hasMoved || event.detail > 1) return;
+    this.before = [this.picture.followed, this.picture.isHeld];
+    this.picture.click(this.view, ...this.place(event));
+    if (event.pointerType === "touch") this.tell(event);
+  }
+
+  reset(event) {
+    this.picture.show(...this.picture.all);
+    if (this.before !== null) this.picture.follow(...this.before);
+    this.hover(event);
+  }
+
+  leave(event) {
+    // A finger leaves whenever it is lifted.
+    if (event.pointerType === "touch") return;
     this.picture.tip.hidden = true;
     if (!this.picture.isHeld && this.picture.followed !== null) this.picture.follow(null, false);
   }
@@ -448,13 +479,19 @@ class Gestures {
       Escape: () => this.picture.follow(null, false),
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in actions)) return;
+    this.picture.tip.hidden = true;
     actions[event.key]();
     event.preventDefault();
   }
 
   hover(event) {
+    this.picture.point(this.view, ...this.place(event));
+    this.tell(event);
+  }
+
+  // The tip beside a point: what is there.
+  tell(event) {
     const [px, py] = this.place(event), { tip } = this.picture;
-    this.picture.point(this.view, px, py);
     const lines = this.view.describe(px, py);
     tip.hidden = lines === null;
     if (lines === null) return;
@@ -489,5 +526,9 @@ function copyLanes(copies) {
 
 function showPicture(place, data) {
   const picture = new Picture(place, document.getElementById("tip"), data);
-  window.onresize = () => picture.redraw();
+  window.onresize = () => {
+    picture.tip.hidden = true;
+    picture.redraw();
+  };
+  return picture;
 }

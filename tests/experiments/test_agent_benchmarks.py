@@ -13,8 +13,10 @@ import pytest
 pytest.importorskip("mctx", reason="the agent's packages are not installed")
 
 from agents.adaptation import Found
+from agents.canonical import wishes_by_price
 from agents.checkpoint import write_weights
 from agents.config import ModelKind, preset_named
+from agents.programs import PlayedProgram
 from agents.trainer import Trainer
 from experiments.benchmarks import ablations, adaptation, equal_games
 from experiments.evaluate import evaluate
@@ -113,6 +115,9 @@ def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> 
     weights = tmp_path / "weights"
     write_weights(weights, config, Trainer([program], config).learner.params)
     compared = adaptation.compare(program, (200, 400), weights, 0)
+    member = PlayedProgram.of(program)
+    by_price = member.fast_game.latency_ticks(wishes_by_price(member))
+    assert compared.prices == 1 - by_price / program.all_slow_ticks > 0
     tables = {
         "net": compared.adapted,
         "uni": compared.uniform,
@@ -124,9 +129,9 @@ def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> 
         assert 0 < early <= late < 1
     head, row = adaptation.header((200, 400)), adaptation.mean_of([compared]).row()
     width = adaptation._WIDTH
-    starts = range(52, 52 + 11 * width, width)
+    starts = range(52, 52 + 12 * width, width)
     names, shares = ([line[at : at + width].strip() for at in starts] for line in (head, row))
-    expected = {"policy": compared.policy} | {
+    expected = {"prices": compared.prices, "policy": compared.policy} | {
         f"{name} {games}": saved[place]
         for place, games in enumerate((200, 400))
         for name, saved in tables.items()

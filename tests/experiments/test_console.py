@@ -14,6 +14,7 @@ from experiments.programs import committed_table, describe
 
 def _on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", str(columns))
 
 
@@ -48,7 +49,9 @@ def test_with_room_for_them_all_columns_are_shown(
     if is_terminal:
         _on_a_terminal(140, monkeypatch)
     print_programs(committed_table(), [])
-    head = next(line for line in _lines(capsys, 160) if "program " in line)
+    lines = _lines(capsys, 140)
+    assert all(any(f" {row.name} " in line for line in lines) for row in committed_table())
+    head = next(line for line in lines if "program " in line)
     assert all(name in head for name in ("chip", "steps", "loops", "all slow", "bound", "headroom"))
 
 

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import assume, given, settings
 
 from experiments.evaluate import evaluate
-from experiments.folder import read_settings
-from experiments.inputs import load_program
+from experiments.folder import map_path, read_settings
+from experiments.inputs import load_map, load_program
 from experiments.report.charts import charts
 from experiments.report.contents import report_of, sections, side_by_side
 from experiments.report.explain import Reason, slow_accesses
@@ -609,13 +609,16 @@ def test_the_page_needs_nothing_but_itself(evaluated: Path) -> None:
     assert [m["heading"] for m in pictures[0]["maps"]][1] == "production"
 
 
-def test_a_picture_knows_which_accesses_are_fast() -> None:
-    loaded = load_program("lstm_forward")
+@pytest.mark.parametrize(("name", "num_replaced"), [("lstm_forward", 0), ("gru_train", 1)])
+def test_a_picture_knows_which_accesses_are_fast(name: str, num_replaced: int) -> None:
+    loaded = load_program(name)
     assert loaded.production_map is not None
     drawn = map_document(loaded.program, PicturedMap("production", loaded.production_map))
     fast = {(step, buffer) for step, held in enumerate(drawn["fast"]) for buffer in held}
     assert fast == fast_accesses(loaded.program, loaded.production_map)
     assert fast
+    assert drawn["replaced"] == [copy.step for copy in loaded.production_map.replaced_copies]
+    assert len(drawn["replaced"]) == num_replaced
     used = program_document(loaded.program)["accesses"]
     for step, instruction in enumerate(loaded.program.instructions):
         assert used[step] == [[a.buffer, a.kind] for a in instruction.accesses]
@@ -644,31 +647,59 @@ def _dom_of(page: Path, profile: Path) -> str:
 def test_the_page_draws_itself_in_a_browser(evaluated: Path, tmp_path: Path) -> None:
     dom = _dom_of(evaluated / PAGE, tmp_path)
     assert dom.count("<canvas") == 2  # ours and production's
-    assert "of which stalls" in dom
-    assert "why slow" in dom
+    assert len(re.findall(r"<h4>[^<]*, of which stalls", dom)) == 2
+    assert dom.count("<th>why slow</th>") == 2
 
 
 _GESTURES = """
 <pre id="outcome"></pre><script>
-const canvas = document.querySelector("canvas"), told = document.querySelector("#picture p");
-const tip = document.getElementById("tip"), box = canvas.getBoundingClientRect(), outcome = [];
-const [, start, end, low, high] = pictures[0].maps[0].pieces[0];
-const { steps, capacity } = pictures[0].program;
-const inside = canvas.parentElement.clientWidth - LEFT - RIGHT;
+const picture = showPicture(document.getElementById("picture"), pictures[0]), outcome = [];
+window.onerror = (message) => { outcome.push(message); };
+const [{ canvas }] = picture.views, { told, tip } = picture;
+const [, start, end, low, high] = picture.views[0].map.pieces[0];
+const box = canvas.getBoundingClientRect(), [view] = picture.views;
 const at = {
-  clientX: box.left + LEFT + ((start + end) / 2 / (steps.length + 1)) * inside,
-  clientY: box.top + TOP + MEMORY * (1 - (low + high) / 2 / capacity),
+  clientX: box.left + view.x((start + end) / 2),
+  clientY: box.top + view.y((low + high) / 2),
   pointerId: 1,
   cancelable: true,
 };
-const send = (Kind, name, more) => canvas.dispatchEvent(new Kind(name, { ...at, ...more }));
-send(PointerEvent, "pointermove");
+canvas.setPointerCapture = () => {};  // made up pointers cannot be captured
+const send = (name, more) => {
+  const Kind = name === "wheel" ? WheelEvent : PointerEvent;
+  return canvas.dispatchEvent(new Kind(name, { ...at, ...more }));
+};
+const press = (key) => canvas.dispatchEvent(new KeyboardEvent("keydown", { key }));
+const range = () => outcome.push(picture.range.join(" "));
+
+send("pointermove");
 outcome.push(tip.textContent.split("\\n")[0]);
-send(PointerEvent, "pointerdown");
-send(PointerEvent, "pointerup");
+send("pointerdown", { button: 2, buttons: 2 });
+send("pointerup", { button: 2 });
 outcome.push(told.textContent);
-outcome.push([100, -100].map((deltaY) => send(WheelEvent, "wheel", { deltaY })));
-canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+send("pointerdown", { buttons: 1 });
+send("pointerup");
+send("click", { detail: 1 });
+outcome.push(told.textContent);
+outcome.push([100, -100].map((deltaY) => send("wheel", { deltaY })).join(" "));
+press("Escape");
+outcome.push(told.textContent);
+press("0");
+range();
+for (let times = 0; times < 9; times++) press("+");
+press("ArrowRight");
+for (let times = 0; times < 99; times++) press("ArrowLeft");
+range();
+send("pointerdown", { buttons: 1 });
+const left = at.clientX - (view.x(1) - view.x(0));
+send("pointermove", { buttons: 1, clientX: left });
+send("pointerup", { clientX: left });
+send("click", { detail: 1, clientX: left });
+outcome.push(picture.range.map(Math.round).join(" "));
+outcome.push(told.textContent);
+send("dblclick");
+range();
+document.querySelector("#picture details button").click();
 outcome.push(told.textContent);
 document.getElementById("outcome").textContent = JSON.stringify(outcome);
 </script></body>
@@ -680,12 +711,25 @@ def test_a_tensor_is_followed_and_let_go_in_a_browser(evaluated: Path, tmp_path:
     page.write_text((evaluated / PAGE).read_text().replace("</body>", _GESTURES))
     found = re.search(r'<pre id="outcome">(.*?)</pre>', _dom_of(page, tmp_path / "profile"))
     assert found is not None
-    name, held, is_pages_wheel, let_go = json.loads(html.unescape(found[1]))
-    program = load_program(PROGRAMS[0]).program
-    (index,) = (i for i, buffer in enumerate(program.buffers) if buffer.name == name)
-    uses = len({step for step, _ in program.accesses_of_buffer[index]})
+    outcome = json.loads(html.unescape(found[1]))
+    hint, last = outcome[1], len(load_program(PROGRAMS[0]).program.instructions) + 1
+    name, _, held, wheel, let_go, all_shown, first_shown, dragged, undone, reset, looked_at = (
+        outcome
+    )
+    assert hint.startswith("Point at a tensor")  # another button holds nothing
     assert held.startswith(f"{name}, ")
-    assert f"used by {uses} steps" in held
-    # The wheel is the page's where nothing more can be shown, the picture's where it zooms.
-    assert is_pages_wheel == [True, False]
-    assert let_go.startswith("Point at a tensor")
+    assert wheel == "true false"  # the page's where nothing more can be shown; the picture's
+    assert let_go == undone == hint  # a drag is no click
+    assert all_shown == reset == f"0 {last}"
+    assert first_shown == "0 8"
+    assert dragged == "1 9"
+    slow = slow_accesses(*_shown_map(evaluated), 1)[0]
+    assert looked_at.startswith(load_program(PROGRAMS[0]).program.buffers[slow.buffer].name)
+
+
+def _shown_map(directory: Path) -> tuple[Program, MemoryMap]:
+    """The program and the map that a report's first picture shows first."""
+    loaded = load_program(PROGRAMS[0])
+    rows = [row for row in read_rows(directory) if row.program == PROGRAMS[0]]
+    best = min(rows, key=lambda row: row.latency_seconds or math.inf)
+    return loaded.program, load_map(map_path(directory, best))
