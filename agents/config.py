@@ -286,8 +286,8 @@ PRESETS: Mapping[str, AgentConfig] = {
         learn=LearnConfig(batch_size=1024, learning_rate=1e-3, updates_per_chunk=16),
     ),
 }
-"""tiny and small: two CPU cores, minutes. generalist: many programs, an hour. large: an
-accelerator."""
+"""tiny: two CPU cores, minutes. small: an hour of them. generalist: many programs, an hour.
+large: an accelerator."""
 
 
 _TRAINED = (ModelKind.LEARNED, ModelKind.EXACT)

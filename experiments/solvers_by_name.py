@@ -13,7 +13,7 @@ WITH_AGENT = "portfolio-agent"
 """The portfolio with the agent among its members."""
 
 AGENTS = {
-    "agent": "the trained network's games, then a table that adapts it, then search and learning",
+    "agent": "the trained network's games, then a table; from 80 s on search and learning too",
     "agent-generalist": "the trained network as it is, then with search",
     "agent-scratch": "begins with a uniform table and random weights; else as agent",
     "agent-demonstrations": "agent-scratch, which is first shown the maps of greedy and xla-msa",
