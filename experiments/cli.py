@@ -97,6 +97,10 @@ def solve(
     gap: Annotated[float, typer.Option("--gap", help="Stop within this of the bound")] = 0.0,
     workers: Annotated[int, typer.Option("--workers", help="Processes or threads to use")] = 2,
     max_games: MaxGamesOption = None,
+    bound: Annotated[
+        float,
+        typer.Option("--bound", help="Seconds for a certified bound, for solvers that prove none"),
+    ] = 0.0,
     times: TimesOption = None,
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
     production: ProductionOption = None,
@@ -139,6 +143,7 @@ def solve(
             gap=gap,
             workers=workers,
             max_games=max_games,
+            bound_seconds=bound,
             copy_order=copy_order,
             checkpoint=checkpoint,
             on_progress=live.update,

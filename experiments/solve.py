@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def solve(
     gap: float = 0.0,
     workers: int = 1,
     max_games: int | None = None,
+    bound_seconds: float = 0.0,
     copy_order: str = "deadline",
     checkpoint: Path | None = None,
     initial_maps: Sequence[MemoryMap] = (),
@@ -159,12 +161,14 @@ def solve(
       workers: processes the solver may use.
       max_games: games, or rounds, after which a search stops, so that seed, workers and code alone
         decide.
+      bound_seconds: wall time for a certified lower bound once the solver is done; most prove none.
       copy_order: "deadline" or "fifo".
       checkpoint: of a trained agent, for those solvers that begin with weights.
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
 
-    A KeyboardInterrupt ends the solver, and the best map so far is the answer.
+    A KeyboardInterrupt ends the solver, and the best map so far is the answer; likewise the search
+    for a bound.
 
     Raises:
       InputError: for anything wrong with what was given.
@@ -173,6 +177,8 @@ def solve(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}, must be >= 0")
+    if not 0 <= bound_seconds < math.inf:
+        raise InputError(f"bound is {bound_seconds} seconds, must be >= 0 and finite")
     chosen = any_solver_named(solver, checkpoint)
     if max_games is not None and not counts_games(solver):
         counting = ", ".join(name for name in solver_ideas() if counts_games(name))
@@ -191,6 +197,8 @@ def solve(
     started = time.monotonic()
     solution = _solved(chosen, request, on_progress)
     wall_seconds = time.monotonic() - started
+    if bound_seconds > 0:
+        solution = _bounded(request, solution, bound_seconds)
     return _judged(loaded, request, solution, wall_seconds)
 
 
@@ -214,6 +222,24 @@ def _solved(
             wall_seconds=time.monotonic() - started,
             notes=("interrupted: the best map so far",),
         )
+
+
+def _bounded(request: SolveRequest, solution: Solution, seconds: float) -> Solution:
+    """The solution beside the best bound that is known, or found within the time."""
+    # Loads a solver of linear programs, which most answers do without.
+    from solvers.bounds import bound_program
+
+    found = [] if solution.lower_bound_ticks is None else [solution.lower_bound_ticks]
+    latency = solution.latency_ticks
+    with suppress(KeyboardInterrupt):
+        bound = bound_program(
+            request.program, seconds, on_bound=found.append, target_ticks=lambda: latency
+        )
+        found.append(bound.ticks)
+    if not found:
+        return solution
+    best = max(found)
+    return replace(solution, lower_bound_ticks=best, status=status_of(latency, best, request.gap))
 
 
 @dataclass

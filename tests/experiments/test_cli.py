@@ -99,6 +99,16 @@ def test_a_real_program_is_solved_beside_production(tmp_path: Path) -> None:
     assert run("validate", "lstm_forward", output).returncode == 0
 
 
+def test_a_bound_is_had_for_the_asking() -> None:
+    done = run("solve", "lstm_forward", "--solver", "greedy", "--bound", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert 0 < result["lower_bound_seconds"] <= result["latency_seconds"]
+    code, message = failure("solve", "lstm_forward", "--solver", "greedy", "--bound", "-1")
+    assert code == 3
+    assert "bound is -1.0 seconds" in message
+
+
 JSON_FIELDS = {
     *("schema", "program", "chip", "capacity_bytes", "solver", "status", "latency_seconds"),
     *("all_slow_latency_seconds", "production_latency_seconds", "speedup_over_production"),

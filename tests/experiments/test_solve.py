@@ -1,0 +1,67 @@
+"""Bounds that `solve` adds to the answers of solvers that prove none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from experiments.inputs import load_program
+from experiments.solve import SolveResult, solve
+from hlo_graphs.errors import InputError
+from solvers import bounds
+from solvers.bounds import bound_program
+from solvers.solver import Status
+
+
+def _greedy(bound_seconds: float) -> SolveResult:
+    return solve("lstm_forward", solver="greedy", bound_seconds=bound_seconds)
+
+
+def test_a_bound_is_added_where_the_solver_proves_none() -> None:
+    alone, bounded = _greedy(0.0), _greedy(10.0)
+    assert alone.lower_bound_seconds is None
+    assert bounded.memory_map == alone.memory_map
+    program = load_program("lstm_forward").program
+    expected = bound_program(program, 10.0, target_ticks=lambda: bounded.solution.latency_ticks)
+    assert bounded.solution.lower_bound_ticks == pytest.approx(expected.ticks, rel=1e-3)
+    assert bounded.gap is not None
+    assert 0.05 < bounded.gap < 0.1
+    assert bounded.solution.status is Status.FEASIBLE
+
+
+def test_a_map_that_meets_the_added_bound_is_optimal() -> None:
+    found = solve("lstm_forward", solver="milp", time_limit_seconds=5.0)
+    again = solve(
+        "lstm_forward",
+        solver="greedy",
+        initial_maps=[found.memory_map],
+        bound_seconds=10.0,
+        gap=0.002,
+    )
+    assert again.solution.status is Status.OPTIMAL
+
+
+def test_the_solvers_own_bound_is_kept_if_it_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    weak = bounds.Bound(1.0, (), None, 0, 0.0)
+    monkeypatch.setattr(bounds, "bound_program", lambda *_, **__: weak)
+    kept = solve("lstm_forward", solver="milp", time_limit_seconds=3.0, bound_seconds=1.0)
+    assert kept.solution.lower_bound_ticks is not None
+    assert kept.solution.lower_bound_ticks > 1.0
+
+
+def test_an_interrupted_bound_is_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, on_bound: Callable[[float], None], **__: Any) -> None:
+        on_bound(7.0)
+        on_bound(8.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bounds, "bound_program", interrupted)
+    assert _greedy(10.0).solution.lower_bound_ticks == 8.0
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_bound_takes_some_finite_time(seconds: float) -> None:
+    with pytest.raises(InputError, match="bound is"):
+        _greedy(seconds)
