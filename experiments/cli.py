@@ -121,11 +121,7 @@ def solve(
     from experiments.inputs import load_program
     from experiments.solve import solve as run
 
-    for path in (output, picture):
-        if path is not None:
-            check_writable(path)
-    if output is not None and picture is not None and output.resolve() == picture.resolve():
-        raise InputError(f"{output}: both the map and its picture would be written there")
+    _check_outputs(output, picture)
     loaded = load_program(
         program,
         chip=chip,
@@ -149,6 +145,15 @@ def solve(
             on_progress=live.update,
         )
     _answer(result, output, picture, as_json)
+
+
+def _check_outputs(output: Path | None, picture: Path | None) -> None:
+    """Before any time is spent: both can be written, and are two."""
+    for path in (output, picture):
+        if path is not None:
+            check_writable(path)
+    if output is not None and picture is not None and output.resolve() == picture.resolve():
+        raise InputError(f"{output}: both the map and its picture would be written there")
 
 
 def _answer(

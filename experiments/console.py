@@ -208,7 +208,7 @@ class _ProgramColumn:
     cell: Callable[[CorpusRow], str]
 
 
-# Below it only what tells programs apart, and what is there to be gained.
+# Terminals narrower than that are told only what tells programs apart and what is to be gained.
 _PROGRAM_TABLE_WIDTH = 140
 # Name and split come first: they are all that is known of an unmeasured program.
 _PROGRAM_COLUMNS: tuple[_ProgramColumn, ...] = (

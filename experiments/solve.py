@@ -175,14 +175,10 @@ def solve(
       KeyboardInterrupt: if there is no map yet.
       InvalidMapError: if a solver returned an invalid map (a bug of ours).
     """
-    if seed < 0:
-        raise InputError(f"seed is {seed}, must be >= 0")
-    if not 0 <= bound_seconds < math.inf:
-        raise InputError(f"bound is {bound_seconds} seconds, must be >= 0 and finite")
+    _check_numbers(seed, bound_seconds)
     chosen = any_solver_named(solver, checkpoint)
-    if max_games is not None and not counts_games(solver):
-        counting = ", ".join(name for name in solver_ideas() if counts_games(name))
-        raise InputError(f"solver {solver!r} does not count games; these do: {counting}")
+    if max_games is not None:
+        _check_counts_games(solver)
     loaded = load_program(program)
     request = SolveRequest(
         program=loaded.program,
@@ -200,6 +196,20 @@ def solve(
     if bound_seconds > 0:
         solution = _bounded(request, solution, bound_seconds)
     return _judged(loaded, request, solution, wall_seconds)
+
+
+def _check_numbers(seed: int, bound_seconds: float) -> None:
+    """Before anything is loaded."""
+    if seed < 0:
+        raise InputError(f"seed is {seed}, must be >= 0")
+    if not 0 <= bound_seconds < math.inf:
+        raise InputError(f"bound is {bound_seconds} seconds, must be >= 0 and finite")
+
+
+def _check_counts_games(solver: str) -> None:
+    if not counts_games(solver):
+        counting = ", ".join(name for name in solver_ideas() if counts_games(name))
+        raise InputError(f"solver {solver!r} does not count games; these do: {counting}")
 
 
 def _solved(

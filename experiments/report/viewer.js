@@ -329,9 +329,15 @@ class Picture {
     this.follow(buffer, !(this.isHeld && buffer === this.followed));
   }
 
-  // Shows `width` steps (as many as there are, at most), `low` the first if it can be; false if nothing changes.
+  // How many steps are shown if so many are asked for.
+  widthShown(width) {
+    const last = this.all[1];
+    return Math.min(Math.max(width, Math.min(FEWEST_STEPS, last)), last);
+  }
+
+  // Shows about `width` steps, `low` the first if it can be; false if nothing changes.
   show(low, width) {
-    const last = this.all[1], shown = Math.min(Math.max(width, Math.min(FEWEST_STEPS, last)), last);
+    const last = this.all[1], shown = this.widthShown(width);
     const first = Math.min(Math.max(low, 0), last - shown);
     if (first === this.range[0] && first + shown === this.range[1]) return false;
     this.range = [first, first + shown];
@@ -343,8 +349,7 @@ class Picture {
 
   // `centre` stays where it is on the canvas.
   zoom(factor, centre = (this.range[0] + this.range[1]) / 2) {
-    const [low, high] = this.range, last = this.all[1];
-    const width = Math.min(Math.max((high - low) * factor, Math.min(FEWEST_STEPS, last)), last);
+    const [low, high] = this.range, width = this.widthShown((high - low) * factor);
     return this.show(centre - ((centre - low) / (high - low)) * width, width);
   }
 
@@ -387,8 +392,9 @@ class Gestures {
     canvas.addEventListener("dblclick", (event) => this.reset(event));
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
-    canvas.addEventListener("pointerup", (event) => this.lift(event));
-    canvas.addEventListener("lostpointercapture", (event) => this.pointers.delete(event.pointerId));
+    for (const end of ["pointerup", "lostpointercapture"]) {
+      canvas.addEventListener(end, (event) => this.pointers.delete(event.pointerId));
+    }
     canvas.addEventListener("pointerleave", (event) => this.leave(event));
     canvas.addEventListener("click", (event) => this.click(event));
     canvas.addEventListener("keydown", (event) => this.key(event));
@@ -442,11 +448,6 @@ class Gestures {
     this.picture.zoom(factor, this.view.step(other - left));
   }
 
-  lift(event) {
-    this.pointers.delete(event.pointerId);
-  }
-
-  // The first click of two is undone by the second: a double click only resets the steps shown.
   click(event) {
     if (this.hasMoved || event.detail > 1) return;
     this.before = [this.picture.followed, this.picture.isHeld];
@@ -454,6 +455,7 @@ class Gestures {
     if (event.pointerType === "touch") this.tell(event);
   }
 
+  // A double click only resets the steps shown: what its first click followed is undone.
   reset(event) {
     this.picture.show(...this.picture.all);
     if (this.before !== null) this.picture.follow(...this.before);

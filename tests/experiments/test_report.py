@@ -655,9 +655,8 @@ _GESTURES = """
 <pre id="outcome"></pre><script>
 const picture = showPicture(document.getElementById("picture"), pictures[0]), outcome = [];
 window.onerror = (message) => { outcome.push(message); };
-const [{ canvas }] = picture.views, { told, tip } = picture;
-const [, start, end, low, high] = picture.views[0].map.pieces[0];
-const box = canvas.getBoundingClientRect(), [view] = picture.views;
+const [view] = picture.views, { canvas } = view, { told, tip } = picture;
+const [, start, end, low, high] = view.map.pieces[0], box = canvas.getBoundingClientRect();
 const at = {
   clientX: box.left + view.x((start + end) / 2),
   clientY: box.top + view.y((low + high) / 2),
