@@ -120,7 +120,7 @@ class Found:
 def network_table(member: PlayedProgram, thoughts: Iterable[Thoughts]) -> Table:
     """What the network thinks of each turn, in the mean over games of the program.
 
-    Even where it was not asked.
+    Uniform at turns that came up in none of them.
     """
     turn_of_item = np.full(member.table.num_items, -1)
     turn_of_item[member.item_of_turn] = np.arange(len(member.item_of_turn))

@@ -17,6 +17,10 @@ CACHE_VARIABLE = "MALLOC_GAME_CACHE"
 _NODE_BYTES = 3 * 24
 """Of a tree node beside its embedding: visits, priors, values, rewards of three actions."""
 
+_SAVING_COPIES = 4.5
+"""Times what replay holds that a checkpoint takes while it is written, measured: flax and msgpack
+copy each column several times."""
+
 _COMPILE_SECONDS = {ModelKind.LEARNED: 20.0, ModelKind.EXACT: 40.0, ModelKind.RULES: 40.0}
 """CPU seconds measured for the functions of one bucket on the processors of 2024."""
 
@@ -63,6 +67,7 @@ class Needs:
       elites_bytes: the elite games, and once more as rows to draw from.
       tree_bytes: of the search, at its largest.
       replay_bytes: once it is full.
+      saving_bytes: while a checkpoint is written, with a full replay.
       parameters: numbers in the weights; with the optimiser three times as many are kept.
       compile_seconds: CPU time of the first chunk and update, roughly; less if compiled code of
         the same sizes was kept.
@@ -73,6 +78,7 @@ class Needs:
     elites_bytes: int
     tree_bytes: int
     replay_bytes: int
+    saving_bytes: int
     parameters: int
     compile_seconds: float
 
@@ -80,7 +86,8 @@ class Needs:
     def total_bytes(self) -> int:
         """All together."""
         games = self.games_bytes + self.moves_bytes + self.elites_bytes
-        return games + self.tree_bytes + self.replay_bytes + 12 * self.parameters
+        remembered = self.replay_bytes + self.saving_bytes
+        return games + self.tree_bytes + remembered + 12 * self.parameters
 
     def __str__(self) -> str:
         parts = {
@@ -89,6 +96,7 @@ class Needs:
             "elites": self.elites_bytes,
             "search trees": self.tree_bytes,
             "replay when full": self.replay_bytes,
+            "saving it": self.saving_bytes,
             "weights and optimiser": 12 * self.parameters,
         }
         listed = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in parts.items())
@@ -114,6 +122,7 @@ def needs_of(trainer: Trainer) -> Needs:
         tree_bytes=actors * nodes * (_NODE_BYTES + embedding) if nodes > 1 else 0,
         # Room to move in: `agents.rows.RowStore` is some two times what it holds.
         replay_bytes=2 * config.replay.capacity_decisions * decision,
+        saving_bytes=round(_SAVING_COPIES * config.replay.capacity_decisions * decision),
         parameters=trainer.learner.num_parameters,
         compile_seconds=_COMPILE_SECONDS[config.search.model],
     )

@@ -163,7 +163,9 @@ class LearnConfig:
       weight_decay: of AdamW.
       max_gradient_norm: gradients are clipped to it.
       updates_per_chunk: updates after each `PlayConfig.moves` moves of all actors.
-      elite_fraction: of the batch, drawn from elite games, whose actions are imitated.
+      elite_fraction: of all positions learned from, drawn from elite games, whose actions are
+        imitated. Their share of the loss is larger: what is drawn by priority has importance
+        weights of at most 1, these have 1.
       elite_games: kept per program.
       outlook_dropout: share of positions at which the network is not told what the incumbent
         gains: a program that is played for the first time has none.

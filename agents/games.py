@@ -21,7 +21,7 @@ class Source(enum.IntEnum):
     """Who chose a game's moves."""
 
     SELF_PLAY = 0
-    """Network and search, every one, or they repeat moves of a game of which that is true."""
+    """Network, search or table, every one, or they repeat moves of a game of which that is true."""
     DEMONSTRATION = 1
     """At least one came from a map that another solver made."""
 

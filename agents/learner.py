@@ -44,8 +44,8 @@ class LearnReport:
       policy_loss, value_loss, reward_loss, legality_loss: its parts, not weighted, nats.
       gradient_norm: before clipping.
       value_bias: mean of value less target, return units.
-      value_explained: 1 - variance of that over variance of the target; 1 is perfect, 0 is no
-        better than a constant.
+      value_explained: 1 - variance of that over variance of the target, of all positions
+        together; 1 is perfect, 0 is no better than a constant.
       reward_error: mean absolute error of the learned model's rewards, return units.
       learning_rate: of the update.
     """
@@ -180,11 +180,13 @@ def _updates(
     """An update per batch `[U, N, ...]`: weights and optimiser after, means, errors `[U, N]`."""
 
     def step(carry: tuple[Params, Any], batch: Any) -> tuple[tuple[Params, Any], Any]:
-        params, optimiser_state, numbers, errors = _update(network, weights, *carry, batch)
-        return (params, optimiser_state), (numbers, errors)
+        params, optimiser_state, numbers, losses = _update(network, weights, *carry, batch)
+        return (params, optimiser_state), (numbers, losses.value_errors, losses.value_targets)
 
-    carry, (numbers, errors) = jax.lax.scan(step, (params, optimiser_state), batches)
-    return *carry, jax.tree.map(jnp.mean, numbers), errors
+    carry, (numbers, errors, targets) = jax.lax.scan(step, (params, optimiser_state), batches)
+    means = jax.tree.map(jnp.mean, numbers)
+    means["value_explained"] = 1 - jnp.var(errors) / jnp.maximum(jnp.var(targets), 1e-8)
+    return *carry, means, errors
 
 
 def _update(
@@ -193,7 +195,7 @@ def _update(
     params: Params,
     optimiser_state: Any,
     batch: Any,
-) -> tuple[Params, Any, dict[str, jax.Array], jax.Array]:
+) -> tuple[Params, Any, dict[str, jax.Array], _Losses]:
     def total(params: Params) -> tuple[jax.Array, _Losses]:
         losses = _losses(network, params, batch)
         loss = weights.policy_weight * losses.policy + weights.value_weight * losses.value
@@ -202,7 +204,6 @@ def _update(
 
     (loss, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
     updates, optimiser_state = optimiser_of(weights).update(gradient, optimiser_state, params)
-    spread = jnp.maximum(jnp.var(losses.value_targets), 1e-8)
     numbers = {
         "loss": loss,
         "policy_loss": losses.policy,
@@ -211,10 +212,9 @@ def _update(
         "legality_loss": losses.legality,
         "gradient_norm": optax.tree.norm(gradient),
         "value_bias": jnp.mean(losses.value_errors),
-        "value_explained": 1 - jnp.var(losses.value_errors) / spread,
         "reward_error": losses.reward_error,
     }
-    return optax.apply_updates(params, updates), optimiser_state, numbers, losses.value_errors
+    return optax.apply_updates(params, updates), optimiser_state, numbers, losses
 
 
 def _losses(settings: NetworkConfig, params: Params, batch: Any) -> _Losses:

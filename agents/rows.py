@@ -17,7 +17,8 @@ from agents.games import Game
 from malloc_game.observation import Observation
 
 FIRST_PRIORITY = 1.0
-"""Of decisions the learner has not seen; as errors it would be a large one."""
+"""Of decisions the learner has not seen, in place of their errors: those known to be far off come
+first."""
 
 OBSERVED = ("turn", "now", "window", "memory", "idle")
 """Columns that are parts of the observation; its mask is `legal`."""

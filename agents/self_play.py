@@ -200,8 +200,10 @@ class SelfPlay:
         shown = []
         for lane, plan in zip(self._lanes, self._plans, strict=True):
             turns = self.programs.members[lane.program].item_of_turn
-            # Games that repeat a part of one are of its source, too.
-            if lane.source is Source.DEMONSTRATION and (plan[turns] != NO_ACTION).all():
+            # Games that repeat a part of one, or search it anew, are of its source, too.
+            if lane.repeats is not None or lane.source is not Source.DEMONSTRATION:
+                continue
+            if (plan[turns] != NO_ACTION).all():
                 shown.append((lane.program, Plan(plan.copy(), lane.source)))
         return shown
 

@@ -33,7 +33,7 @@ from agents.config import AgentConfig, ModelKind, SearchConfig, preset_named
 from agents.demonstrations import Demonstration
 from agents.games import Game, Plan, Source, Thoughts
 from agents.generalist import WEIGHTS
-from agents.programs import NothingToPlayError
+from agents.programs import NothingToPlayError, nothing_to_decide
 from agents.trainer import Trainer
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.memory_map import MemoryMap
@@ -115,7 +115,7 @@ class AgentSolver:
     """Plays the program within the time limit, and returns the best game.
 
     The first chunk of a new size has to be compiled, which the time limit cannot cut short: tens
-    of seconds of CPU time the first time, a second or two from then on. Before that a round of
+    of seconds of CPU time the first time, some four seconds from then on. Before that a round of
     games is played by chance, so that there is something to return.
 
     Attributes:
@@ -168,6 +168,8 @@ class AgentSolver:
     def _play(self, game: _Playing) -> None:
         """Stage after stage."""
         game.play_at_random()
+        if game.member.is_decided:
+            raise nothing_to_decide(game.member.program)
         if self.learning is Learning.NONE:
             game.play_policy()
         if self.learning is Learning.ADAPTED:
@@ -249,14 +251,21 @@ class _Playing:
 
     def compile_policy(self) -> None:
         """Meanwhile a table that knows nothing plays: neither needs the interpreter for long."""
-        with ThreadPoolExecutor(1) as background:
+        deadline = self.found.deadline
+        if deadline.expired:
+            return
+        background = ThreadPoolExecutor(1)
+        try:
             compiled = background.submit(self.trainer.compile, self._policy)
             if usable_processors() == 1:
-                wait([compiled], timeout=_LOADING_SECONDS)
-            while not compiled.done() and self.found.deadline.remaining_seconds > 0:
+                wait([compiled], timeout=min(_LOADING_SECONDS, deadline.remaining_seconds))
+            while not compiled.done() and not deadline.expired:
                 self._known = next(self._from_nothing)
                 self._take(self._known, 0)
             compiled.result()
+        finally:
+            # An interrupt has its answer at once; a compilation cannot be ended.
+            background.shutdown(wait=False)
         self._note("table from nothing, while the policy was compiled")
 
     def play_policy(self, share: float = 1.0) -> None:
@@ -307,9 +316,9 @@ class _Playing:
             rounds = adapt(self.member, best, thoughts, config, self._rng)
             return rounds, source, self._table_games
         if self.shown is not None:
-            plan = self.shown.plan
-            rounds = near(self.member, self.member.wishes(plan.actions), config, self._rng)
-            return rounds, plan.source, self._table_games
+            best, source = self._best_known([])
+            rounds = near(self.member, best.wishes, config, self._rng)
+            return rounds, source, self._table_games
         return self._from_nothing, Source.SELF_PLAY, 0
 
     def _unfinished_thoughts(self) -> list[Thoughts]:

@@ -140,7 +140,7 @@ class Trainer:
         self.self_play.restart()
 
     def best(self, program: int, *, own: bool = False) -> Game | None:
-        """The fastest game; if `own`, of those played by network and search alone."""
+        """The fastest game; if `own`, of those in which no other solver chose a move."""
         return self._best_own[program] if own else self._best[program]
 
     def map_of(self, game: Game) -> MemoryMap:

@@ -10,7 +10,7 @@ many games: the same table begun from uniform probabilities (uni), that one with
 single moves only (single) or with games compared whole in place of windows (whole), and the
 cross-entropy method of PROBLEM.md section 4, which has other settings too (ce). Without programs,
 generated ones that no training saw. Printed is the share of the all-slow latency saved, as a share
-of what greedy saves.
+of what greedy saves, and the mean of these shares.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _WIDTH = 14
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One program: shares of the all-slow latency saved.
+    """One program: what each saves of the all-slow latency, as a share of what greedy saves.
 
     Attributes:
       name: of the program.
       num_turns: of its game.
-      greedy: by the greedy solver.
+      greedy: share of the all-slow latency that the greedy solver saves.
       prices: by the game of `agents.canonical.wishes_by_price`, which knows no network.
       policy: by the best of the network's games.
       policy_cpu_seconds: that those games took, compilation included.
@@ -82,12 +82,11 @@ class Comparison:
     cross_entropy: tuple[float, ...]
 
     def row(self) -> str:
-        """One line, all but greedy as shares of what greedy saves."""
-        scale = max(self.greedy, 1e-9)
+        """One line."""
         tables = (self.adapted, self.uniform, self.single, self.whole, self.cross_entropy)
         columns = zip(*tables, strict=True)
         parts = [self.prices, self.policy, *(part for column in columns for part in column)]
-        shares = "".join(f"{part / scale:>{_WIDTH}.4f}" for part in parts)
+        shares = "".join(f"{part:>{_WIDTH}.4f}" for part in parts)
         start = f"{self.name:<36}{self.num_turns:>6}{self.greedy:>10.2%}"
         return f"{start}{shares}{self.policy_cpu_seconds:>8.1f}"
 
@@ -105,7 +104,15 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
     began = time.process_time()
     member, games = play_policy(program, weights, seed)
     seconds = time.process_time() - began
-    slow, settings = program.all_slow_ticks, AdaptationConfig()
+    settings, slow = AdaptationConfig(), program.all_slow_ticks
+    saved_by_greedy = max(slow - greedy.latency_ticks, 1e-9 * slow)
+
+    def share(ticks: float) -> float:
+        return (slow - ticks) / saved_by_greedy
+
+    def shares(rounds: Iterator[Found]) -> tuple[float, ...]:
+        return tuple(share(ticks) for ticks in _best_ticks(rounds, num_games))
+
     thoughts = [game.thoughts for game in games]
     best = Found.of(member, games[0])
     adapted = adapt(member, best, thoughts, settings, np.random.default_rng(seed))
@@ -117,14 +124,14 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
         name=program.name,
         num_turns=member.table.num_turns,
         greedy=1 - greedy.latency_ticks / slow,
-        prices=1 - member.fast_game.latency_ticks(wishes_by_price(member)) / slow,
-        policy=1 - games[0].latency_ticks / slow,
+        prices=share(member.fast_game.latency_ticks(wishes_by_price(member))),
+        policy=share(games[0].latency_ticks),
         policy_cpu_seconds=seconds,
-        adapted=_saved(adapted, num_games, slow),
-        uniform=_saved(uniform, num_games, slow),
-        single=_saved(single, num_games, slow),
-        whole=_saved(whole, num_games, slow),
-        cross_entropy=_saved(control, num_games, slow),
+        adapted=shares(adapted),
+        uniform=shares(uniform),
+        single=shares(single),
+        whole=shares(whole),
+        cross_entropy=shares(control),
     )
 
 
@@ -138,14 +145,13 @@ def play_policy(program: Program, weights: Path, seed: int) -> tuple[PlayedProgr
     return trainer.programs.members[0], list(trainer.elites.games(0))
 
 
-def _saved(rounds: Iterator[Found], num_games: Sequence[int], slow: float) -> tuple[float, ...]:
-    """Shares saved by the end of the round in which each number of games was reached."""
-    saved, found = [], next(rounds)
+def _best_ticks(rounds: Iterator[Found], num_games: Sequence[int]) -> Iterator[float]:
+    """The least latency by the end of the round in which each number of games was reached."""
+    found = next(rounds)
     for wanted in sorted(num_games):
         while found.num_games < wanted:
             found = next(rounds)
-        saved.append(1 - found.latency_ticks / slow)
-    return tuple(saved)
+        yield found.latency_ticks
 
 
 @told_in_a_line()

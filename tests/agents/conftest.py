@@ -8,6 +8,7 @@ import pytest
 
 from agents.adaptation import AdaptationConfig, from_nothing
 from agents.compilation import CACHE_VARIABLE
+from agents.config import AgentConfig, preset_named
 from agents.learner import LearnReport
 from agents.programs import PlayedProgram
 from agents.self_play import PlayStatistics
@@ -29,6 +30,18 @@ CHANCE_GAMES = 200
 
 GRACE_SECONDS = 5.0
 """By which an agent may be late on a busy machine, if nothing is left to compile."""
+
+
+@pytest.fixture(scope="session")
+def known() -> KnownOptimum:
+    """A program whose optimum is known."""
+    return known_optimum_program(2, kind="knapsack", size=8)
+
+
+@pytest.fixture(scope="session")
+def config() -> AgentConfig:
+    """Settings with few simulations."""
+    return preset_named("tiny", simulations=4)
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ from hlo_graphs import corpus
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.fast_game import NOT_ASKED, FastGame, GameWalk, TurnKind
 from malloc_game.generator import random_program
-from malloc_game.known_optimum import KnownOptimum, known_optimum_program
+from malloc_game.known_optimum import KnownOptimum
 from malloc_game.simulate import simulate
 from malloc_game.turn_table import turn_table
 from malloc_game.validate import check
@@ -87,11 +87,6 @@ from solvers.greedy import GreedySolver
 from solvers.portfolio import PortfolioSolver
 from solvers.solver import SolveRequest
 from tests.agents.conftest import CHANCE_GAMES, GRACE_SECONDS
-
-
-@pytest.fixture(scope="module")
-def known() -> KnownOptimum:
-    return known_optimum_program(2, kind="knapsack", size=8)
 
 
 @pytest.fixture(scope="module")

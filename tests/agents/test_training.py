@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from agents.checkpoint import CHECKPOINT, read_document, write_document
-from agents.compilation import CompilationClock
 from agents.config import (
     AgentConfig,
     LearnConfig,
@@ -31,33 +30,18 @@ from agents.search import search_tree
 from agents.solver import (
     AgentSolver,
     Learning,
-    TaughtAgentSolver,
-    _Found,
-    _Playing,
-    agent_named,
 )
 from agents.trainer import Trainer
 from hlo_graphs.errors import InputError
 from malloc_game.known_optimum import KnownOptimum, known_optimum_program
-from malloc_game.memory_map import MemoryMap
 from malloc_game.rules import advance
 from malloc_game.simulate import simulate
 from malloc_game.state import first_state
 from malloc_game.validate import check
 from solvers.solver import SolveRequest
-from tests.agents.conftest import CHANCE_GAMES, GRACE_SECONDS
+from tests.agents.conftest import CHANCE_GAMES
 
 MOST_CHUNKS = 60
-
-
-@pytest.fixture(scope="module")
-def known() -> KnownOptimum:
-    return known_optimum_program(2, kind="knapsack", size=8)
-
-
-@pytest.fixture(scope="module")
-def config() -> AgentConfig:
-    return preset_named("tiny", simulations=4)
 
 
 def saved(trainer: Trainer, chunks: int) -> list[float]:
@@ -201,99 +185,6 @@ def test_demonstrations_under_way_are_shown_again(known: KnownOptimum, config: A
     assert played[0] == shown.latency_ticks
     trainer.self_play.restart()
     assert trainer.self_play.shown_under_way() == [], "what was played is not shown again"
-
-
-def test_the_agent_is_a_solver(hidden: KnownOptimum, config: AgentConfig) -> None:
-    reports = []
-    solver = AgentSolver(Learning.SCRATCH, config)
-    solver.solve(SolveRequest(hidden.program, time_limit_seconds=0.1))  # Loads machine code.
-    request = SolveRequest(
-        hidden.program,
-        time_limit_seconds=2.0,
-        initial_maps=(MemoryMap(),),
-        on_progress=reports.append,
-    )
-    solution = solver.solve(request)
-    check(hidden.program, solution.memory_map)
-    latency = simulate(hidden.program, solution.memory_map).latency_ticks
-    assert latency == solution.latency_ticks == hidden.optimal_ticks
-    assert solution.games_played > CHANCE_GAMES
-    assert solution.wall_seconds < request.time_limit_seconds + GRACE_SECONDS
-    assert solution.solver == "agent-scratch"
-    assert reports[-1].incumbent_ticks == latency
-    assert any("raw" in note for note in solution.notes)
-
-
-@pytest.mark.parametrize("compile_seconds", [0.0, 60.0])
-def test_updates_that_would_be_compiled_beyond_the_limit_are_not_begun(
-    compile_seconds: float,
-    known: KnownOptimum,
-    config: AgentConfig,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    learned: list[int] = []
-    monkeypatch.setattr(Trainer, "learn", lambda self: learned.append(self.num_chunks))
-    monkeypatch.setattr("agents.solver._LEARN_COMPILE_SECONDS", compile_seconds)
-    trainer = Trainer([known.program], config)
-    trainer.run_chunk(learn=False)  # Compiles.
-    found = _Found(SolveRequest(known.program, time_limit_seconds=1.0), "agent")
-    with CompilationClock() as compilation:
-        _Playing(trainer, found, compilation, own=True).play_on(learn=True)
-    assert trainer.num_games > 0
-    # Never in the first chunk, whose moves may have to be compiled before.
-    assert learned == (list(range(2, trainer.num_chunks)) if compile_seconds == 0 else [])
-
-
-def test_in_production_it_is_no_worse_than_what_it_was_shown(
-    hidden: KnownOptimum, config: AgentConfig
-) -> None:
-    agent = AgentSolver(Learning.SCRATCH, config, follow_initial_maps=True)
-    solver = TaughtAgentSolver("agent-prod", agent, returns_shown=True, teachers=("greedy",))
-    solver.solve(SolveRequest(hidden.program, time_limit_seconds=0.1))  # Loads machine code.
-    request = SolveRequest(
-        hidden.program, time_limit_seconds=2.0, initial_maps=(hidden.memory_map,)
-    )
-    solution = solver.solve(request)
-    assert solution.latency_ticks == hidden.optimal_ticks
-    assert solution.solver == "agent-prod"
-    assert solution.games_played > CHANCE_GAMES
-    with pytest.raises(InputError, match=r"use agent-scratch, agent, .* or agent-prod"):
-        agent_named("agnet")
-
-
-def test_what_teachers_found_outlives_an_agent_that_cannot_play(
-    known: KnownOptimum, config: AgentConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def search(self: AgentSolver, found: object) -> None:
-        raise InputError("too deep")
-
-    monkeypatch.setattr(AgentSolver, "search", search)
-    request = SolveRequest(known.program, time_limit_seconds=2.0)
-    deployed = agent_named("agent-prod")
-    solution = deployed.solve(request)
-    assert solution.latency_ticks < known.program.all_slow_ticks
-    assert solution.notes[-1] == "agent: too deep"
-    with pytest.raises(InputError, match="too deep"):
-        agent_named("agent-demonstrations").solve(request)
-    monkeypatch.setattr("agents.solver.solver_named", None)
-    with pytest.raises(InputError, match="cannot read"):
-        agent_named("agent-prod", tmp_path / "none").solve(request)
-
-
-def test_with_demonstrations_alone_the_answer_is_a_game(
-    hidden: KnownOptimum, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agent = AgentSolver(Learning.SCRATCH, config, follow_initial_maps=True)
-    solver = TaughtAgentSolver("agent-demonstrations", agent, returns_shown=False, teachers=())
-    solver.solve(SolveRequest(hidden.program, time_limit_seconds=0.1))  # Loads machine code.
-    request = SolveRequest(
-        hidden.program, time_limit_seconds=2.0, initial_maps=(hidden.memory_map,)
-    )
-    solution = solver.solve(request)
-    assert solution.latency_ticks == hidden.optimal_ticks
-    assert solution.games_played > CHANCE_GAMES
-    monkeypatch.setattr(AgentSolver, "search", lambda self, found: None)
-    assert solver.solve(request).memory_map == MemoryMap()
 
 
 def test_search_without_a_network_is_better_than_chance(

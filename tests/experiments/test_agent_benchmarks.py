@@ -106,8 +106,7 @@ def test_a_row_of_a_variant_holds_medians() -> None:
 
 def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> None:
     rounds = (Found(200 * n, 100.0 - n, np.zeros(1, dtype=np.int8)) for n in itertools.count(1))
-    saved = adaptation._saved(rounds, (150, 500, 600), 100.0)
-    assert saved == pytest.approx((0.01, 0.03, 0.03))
+    assert list(adaptation._best_ticks(rounds, (150, 500, 600))) == [99, 97, 97]
 
     program = random_program(3, num_accesses=20)
     tiny = preset_named("tiny")
@@ -117,7 +116,9 @@ def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> 
     compared = adaptation.compare(program, (200, 400), weights, 0)
     member = PlayedProgram.of(program)
     by_price = member.fast_game.latency_ticks(wishes_by_price(member))
-    assert compared.prices == 1 - by_price / program.all_slow_ticks > 0
+    saved_by_price = 1 - by_price / program.all_slow_ticks
+    assert saved_by_price > 0
+    assert compared.prices == pytest.approx(saved_by_price / compared.greedy)
     tables = {
         "net": compared.adapted,
         "uni": compared.uniform,
@@ -126,8 +127,11 @@ def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> 
         "ce": compared.cross_entropy,
     }
     for early, late in tables.values():
-        assert 0 < early <= late < 1
-    head, row = adaptation.header((200, 400)), adaptation.mean_of([compared]).row()
+        assert 0 < early <= late < 1 / compared.greedy
+    other = replace(compared, greedy=compared.greedy / 2, policy=compared.policy + 0.5)
+    mean = adaptation.mean_of([compared, other])
+    assert mean.policy == pytest.approx(compared.policy + 0.25)
+    head, row = adaptation.header((200, 400)), compared.row()
     width = adaptation._WIDTH
     starts = range(52, 52 + 12 * width, width)
     names, shares = ([line[at : at + width].strip() for at in starts] for line in (head, row))
@@ -137,4 +141,4 @@ def test_tables_are_compared_after_as_many_games_as_are_said(tmp_path: Path) -> 
         for name, saved in tables.items()
     }
     assert names == list(expected)
-    assert shares == [f"{share / compared.greedy:.4f}" for share in expected.values()]
+    assert shares == [f"{share:.4f}" for share in expected.values()]
