@@ -8,6 +8,7 @@ interrupted before there was an answer. Output that nobody reads any more ends a
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from experiments.console import (
+    INTERRUPTED,
     LiveLine,
     print_accesses,
     print_programs,
@@ -24,16 +26,14 @@ from experiments.console import (
     print_row,
     show_error,
     show_note,
+    told_in_a_line,
 )
 from experiments.files import check_writable, write_atomically
 from experiments.sizes import parse_size
-from hlo_graphs.errors import InputError, MallocGameError
+from hlo_graphs.errors import InputError
 
 if TYPE_CHECKING:
     from experiments.solve import SolveResult
-
-INTERRUPTED = 130
-"""Exit code of a command that was interrupted before there was an answer."""
 
 app = typer.Typer(
     name="malloc-game",
@@ -53,7 +53,8 @@ ProgramArgument = Annotated[
 ChipOption = Annotated[
     str | None,
     typer.Option(
-        "--chip", help="Chip name (v4, v5e, v5p, v6e) or chip file; default: the bundle's"
+        "--chip",
+        help="Chip name (v4, v5e, v5p, v6e) or chip file; default: the bundle's, else v5e",
     ),
 ]
 CapacityOption = Annotated[
@@ -99,7 +100,7 @@ def solve(
     max_games: MaxGamesOption = None,
     bound: Annotated[
         float,
-        typer.Option("--bound", help="Seconds for a certified bound, for solvers that prove none"),
+        typer.Option("--bound", help="Seconds more for a certified bound, unless it is optimal"),
     ] = 0.0,
     times: TimesOption = None,
     copy_order: Annotated[str, typer.Option("--copy-order", help="deadline or fifo")] = "deadline",
@@ -130,6 +131,8 @@ def solve(
         production=production,
         cycles=cycles,
     )
+    for note in loaded.notes:
+        show_note(note)
     with LiveLine(loaded, enabled=not as_json) as live:
         result = run(
             loaded,
@@ -162,27 +165,31 @@ def _answer(
     """Writes the files of a solved program that were asked for, prints it, and ends."""
     from experiments.solve import EXIT_CODES
 
-    failure: Exception | None = None
-    try:
-        _write_files(result, output, picture)
-    except (InputError, OSError) as error:  # What was found is said all the same.
-        failure, output = error, None
+    written, failures = [], []
+    for what, path, text in (
+        ("map", output, result.map_json),
+        ("picture", picture, lambda: _page_of(result)),
+    ):
+        if path is None:
+            continue
+        try:
+            write_atomically(path, text())
+            written.append(f"{what} written to {path}")
+        except (InputError, OSError) as error:  # What was found is said all the same.
+            failures.append(error)
     if as_json:
         print(result.to_json())
     else:
-        print_result(result, output)
-    if failure is not None:
+        print_result(result, written)
+    for failure in failures:
         raise failure
     raise typer.Exit(EXIT_CODES[result.solution.status])
 
 
-def _write_files(result: SolveResult, output: Path | None, picture: Path | None) -> None:
-    if output is not None:
-        write_atomically(output, result.map_json())
-    if picture is not None:
-        from experiments.report.page import result_page
+def _page_of(result: SolveResult) -> str:
+    from experiments.report.page import result_page
 
-        write_atomically(picture, result_page(result))
+    return result_page(result)
 
 
 @app.command()
@@ -296,6 +303,8 @@ def info(
         production=production,
         cycles=cycles,
     )
+    for note in loaded.notes:
+        show_note(note)
     if output is not None:
         check_writable(output)
         write_atomically(output, loaded.program.to_json() + "\n")
@@ -351,7 +360,9 @@ def evaluate(
             help="Corpus names, or bundles or HLO files of your own; default: the suite",
         ),
     ] = None,
-    suite: Annotated[str, typer.Option("--suite", help="all, train or test")] = "all",
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="all (default), train or test; no programs then")
+    ] = None,
     solvers: Annotated[
         str, typer.Option("--solvers", help="Comma-separated names")
     ] = "greedy,large-neighbourhood,cross-entropy,local-search,portfolio",
@@ -375,10 +386,17 @@ def evaluate(
     """Run every solver on every program; what is finished is kept and not done again."""
     from experiments.evaluate import EvaluationSettings, failed_of, programs_of, shell_command
     from experiments.evaluate import evaluate as run
+    from solvers.children import usable_processors
 
-    of_suite = programs_of(suite)  # A wrong name is wrong with programs beside it, too.
+    if programs and suite is not None:
+        raise InputError("programs are named: --suite cannot be given with them")
+    if workers * cores > usable_processors():
+        show_note(
+            f"{workers} tasks at a time with {cores} each are more than the {usable_processors()} "
+            "processors there are: they share them, and their rows do not tell"
+        )
     settings = EvaluationSettings(
-        programs=tuple(programs) if programs else of_suite,
+        programs=tuple(programs) if programs else programs_of(suite or "all"),
         solvers=tuple(name.strip() for name in solvers.split(",")),
         seeds=tuple(range(seeds)),
         time_limit_seconds=time_limit,
@@ -443,7 +461,8 @@ def train(
         raise InputError("--from-scratch shows nothing: --demonstrations cannot be given with it")
     if demonstrations is None:
         demonstrations = "" if resume else "greedy,xla-msa"
-    shown = () if from_scratch else tuple(filter(None, demonstrations.split(",")))
+    names = (name.strip() for name in demonstrations.split(","))
+    shown = () if from_scratch else tuple(filter(None, names))
     settings = TrainSettings(
         programs=tuple(programs or ()),
         out=out,
@@ -513,26 +532,24 @@ def report(
 
 
 def main() -> None:
-    """Entry point: every expected failure becomes one message and its exit code.
+    """Entry point.
 
     What ends a process politely (SIGTERM, as `timeout` sends it, or SIGHUP from a terminal that is
     closed) is taken like Ctrl-C, but for a hang-up that is ignored, as `nohup` has it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A file's name may be no text.
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
-    try:
-        app(standalone_mode=True)
-    except MallocGameError as error:
-        show_error(str(error))
-        sys.exit(error.exit_code)
-    except OSError as error:
-        show_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        sys.exit(InputError.exit_code)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # which is how typer ends on Ctrl-C, without a word
-            show_error("interrupted")
-        raise
+    with told_in_a_line():
+        try:
+            app(standalone_mode=True)
+        except SystemExit as ended:
+            if ended.code == INTERRUPTED:  # which is how typer ends on Ctrl-C, without a word
+                show_error("interrupted")
+            raise
 
 
 if __name__ == "__main__":

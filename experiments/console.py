@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiments.sizes import format_size
-from hlo_graphs.errors import MallocGameError
+from hlo_graphs.errors import InputError, MallocGameError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,20 +37,39 @@ def show_note(message: str) -> None:
     print(f"malloc-game: {message}", file=sys.stderr)
 
 
+INTERRUPTED = 130
+"""Exit code of what was interrupted before there was an answer."""
+
+
 @contextmanager
 def told_in_a_line() -> Iterator[None]:
-    """Around a module's `main`: an expected failure is one message and its exit code."""
+    """Around a `main`: every expected failure is one message and its exit code."""
     try:
         yield
     except MallocGameError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(str(error))
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # Nobody reads the output any more, nor what is left to be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        show_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(InputError.exit_code)
+    except KeyboardInterrupt:
+        show_error("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def fitted(text: str) -> str:
+    """What of a line that is written over and over fits the terminal: more would scroll it."""
+    width = shutil.get_terminal_size().columns - 1
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 class LiveLine:
     """The line that shows a running solver: time, incumbent, bound, gap, and who found it.
 
-    Writes to standard error, and only if that is a terminal.
+    Writes to standard error, and only if that is a terminal; every second, so that its clock goes.
     """
 
     def __init__(self, loaded: LoadedProgram, *, enabled: bool) -> None:
@@ -56,8 +78,15 @@ class LiveLine:
         self._incumbent_ticks: float | None = None
         self._bound_ticks: float | None = None
         self._who = ""
+        self._began = time.monotonic()
+        self._writing = threading.Lock()
+        self._is_over = threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> LiveLine:
+        self._began = time.monotonic()
+        if self._enabled:
+            self._clock.start()
         return self
 
     def __exit__(
@@ -66,7 +95,9 @@ class LiveLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._is_over.set()
         if self._enabled:
+            self._clock.join()
             sys.stderr.write("\r\x1b[2K")
 
     def update(self, progress: Progress) -> None:
@@ -78,14 +109,24 @@ class LiveLine:
             self._who = progress.who
         if progress.bound_ticks is not None:
             self._bound_ticks = max(progress.bound_ticks, self._bound_ticks or 0.0)
-        if self._enabled:
-            sys.stderr.write(f"\r\x1b[2K{self._text(progress.seconds)}")
-            sys.stderr.flush()
+        self._draw()
 
-    def _text(self, seconds: float) -> str:
+    def _tick(self) -> None:
+        # A terminal that was closed takes no more.
+        with suppress(OSError):
+            while not self._is_over.wait(1.0):
+                self._draw()
+
+    def _draw(self) -> None:
+        if self._enabled:
+            with self._writing:
+                sys.stderr.write(f"\r\x1b[2K{fitted(self._text())}")
+                sys.stderr.flush()
+
+    def _text(self) -> str:
         from solvers.solver import gap_between
 
-        parts = [f"{seconds:7.1f} s"]
+        parts = [f"{time.monotonic() - self._began:7.1f} s"]
         if self._incumbent_ticks is not None:
             parts.append(f"best {_milliseconds(self._incumbent_ticks * self._tick_seconds)}")
         if self._bound_ticks is not None:
@@ -96,8 +137,8 @@ class LiveLine:
         return "  ".join([*parts, self._who])
 
 
-def print_result(result: SolveResult, output: Path | None) -> None:
-    """The table of one solved program."""
+def print_result(result: SolveResult, remarks: Sequence[str] = ()) -> None:
+    """The table of one solved program, and what else there is to say of it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -110,12 +151,11 @@ def print_result(result: SolveResult, output: Path | None) -> None:
     table.add_column("production", justify="right")
     for label, ours, theirs in _result_rows(result):
         table.add_row(label, ours, theirs)
-    console = Console()
-    console.print(table)
+    Console().print(table)
     for note in result.solution.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-    if output is not None:
-        console.print(f"map written to {output}", highlight=False, markup=False)
+        print(f"note: {note}")
+    for remark in remarks:
+        print(remark)
 
 
 def _result_rows(result: SolveResult) -> list[tuple[str, str, str]]:
@@ -160,6 +200,7 @@ def _result_rows(result: SolveResult) -> list[tuple[str, str, str]]:
             str(ours.num_copies),
             production(str(0 if theirs is None else theirs.num_copies)),
         ),
+        ("times", program.times + ("" if result.copy_order == "deadline" else ", fifo"), ""),
         ("status", result.solution.status.value, ""),
         ("solver seconds", f"{result.wall_seconds:.2f}", ""),
     ]

@@ -19,6 +19,7 @@ from experiments.console import told_in_a_line
 from experiments.files import write_atomically
 from experiments.metrics import METRICS, VALIDATION, read_metrics
 from experiments.report.charts import line_chart
+from hlo_graphs.errors import InputError
 
 PANELS: Mapping[str, Mapping[str, str]] = {
     "Play": {
@@ -64,7 +65,7 @@ def curves_svg(run: Path) -> str:
     """All panels of which the run has metrics, two a row.
 
     Raises:
-      InputError: see `experiments.metrics.read_metrics`.
+      InputError: see `experiments.metrics.read_metrics`; or if there is nothing to draw.
     """
     lines = read_metrics(run / METRICS)
     if (run / VALIDATION).exists():
@@ -76,6 +77,8 @@ def curves_svg(run: Path) -> str:
         drawn = [(label, points) for label, points in drawn if points]
         if drawn:
             panels.append((title, line_chart(drawn, *_ranges(drawn))))
+    if not panels:
+        raise InputError(f"{run}: its metrics are none that there is a panel for")
     rows = -(-len(panels) // 2)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * _PANEL_WIDTH}" '

@@ -257,8 +257,11 @@ def _checked(settings: EvaluationSettings, parallel: int) -> tuple[Source, ...]:
     for what, values in names.items():
         if not values:
             raise InputError(f"an evaluation of no {what} shows nothing: name at least one")
-        if len(set(values)) < len(values):
-            raise InputError(f"{what} are named twice: {', '.join(map(str, values))}")
+        twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+        if twice:
+            of = [str(source.path) for source in sources if source.name in twice]
+            files = f" (of {', '.join(of)}): rename a file" if what == "programs" else ""
+            raise InputError(f"{what} named twice: {', '.join(map(str, twice))}{files}")
     for what, allowed in _CHOICES.items():
         if getattr(settings, what) not in allowed:
             found = getattr(settings, what)
@@ -465,7 +468,7 @@ def _collect(running: _Running) -> Row | None:
     while running.inbox.poll():
         try:
             row = running.inbox.recv()
-        except EOFError:
+        except (EOFError, OSError):  # The latter if it ended in the middle of a message.
             _end(running.process)
             return _failed(running, f"its process ended with {running.process.exitcode}")
         assert isinstance(row, Row)

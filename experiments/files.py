@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def _is_device(path: Path) -> bool:
 
 def check_writable(path: Path) -> None:
     """Raises InputError if `path` could not be written: to know it before long work."""
+    if path == Path("-"):
+        raise InputError("-: standard output has the answer; name a file")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a file to write")
     if not os.access(path if _is_device(path) else path.resolve().parent, os.W_OK):
@@ -33,13 +36,14 @@ def check_writable(path: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` to `path` through a temporary file beside it.
 
-    A link stays, and what it points to is written; so are pipes and devices, directly.
+    A link stays, and what it points to is written; so are pipes and devices, directly. What was
+    there leaves its permissions. What is no text, as names of files may be, is written escaped.
 
     Raises:
       InputError: if the folder does not exist or cannot be written.
     """
     if _is_device(path):
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
         return
     path = path.resolve()
     try:
@@ -47,9 +51,10 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot write there: {error.strerror}") from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-        Path(temporary).chmod(0o666 & ~_umask())
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        Path(temporary).chmod(stat.S_IMODE(mode))
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

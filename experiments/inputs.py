@@ -8,16 +8,17 @@ import json
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from experiments.sizes import format_size
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
 from hlo_graphs.bundle import Bundle
 from hlo_graphs.calibration import calibrated_times
-from hlo_graphs.chips import Chip, find_chip
+from hlo_graphs.chips import CHIPS, Chip, find_chip
 from hlo_graphs.errors import InputError, MissingExtraError
 from hlo_graphs.hlo import HloModule
 from hlo_graphs.lower import Lowered, LoweringOptions, lower
@@ -41,11 +42,14 @@ class LoadedProgram:
       program: the problem.
       lowered: how it came from its module; None for a Program that was given as such.
       production_map: XLA's own map over the same program, None if not known.
+      notes: why production is not compared, or is compared by times that it was not made for,
+        where nobody asked for that.
     """
 
     program: Program
     lowered: Lowered | None = None
     production_map: MemoryMap | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_program(
@@ -63,7 +67,7 @@ def load_program(
     Args:
       source: a corpus name, a bundle's `.before.hlo.gz`, any scheduled HLO file, a Program JSON
         file, `-` for standard input, a `Program`; a `LoadedProgram` comes back as it is.
-      chip: chip name or chip file; the bundle's own, else v5e, if None.
+      chip: chip name or chip file; the bundle's own, else that of the cycles, else v5e, if None.
       capacity_bytes: another fast memory than the chip's.
       times: "analytic" or "calibrated"; the latter where cycles are known if None.
       busy: `LoweringOptions.busy`: which part of a slow access keeps the bus busy.
@@ -80,11 +84,13 @@ def load_program(
     given = {"chip": chip, "times": times, "production": production, "cycles": cycles}
     if isinstance(source, Program):
         return _as_given(source, capacity_bytes, given)
-    bundle = _bundle_of(str(source))
+    bundle = bundle_beside(str(source))
     text = _read(str(source) if bundle is None else str(bundle.before))
     if text.lstrip().startswith("{"):
         return _as_given(_program_json(text, str(source)), capacity_bytes, given)
-    machine = find_chip(chip or (bundle and bundle.chip) or DEFAULT_CHIP)
+    machine = find_chip(chip or _compiled_for(bundle, cycles) or DEFAULT_CHIP)
+    if production is not None:
+        _check_same_compile(Path(production), bundle, machine, cycles)
     files = _files(bundle, source, machine, production, cycles)
     try:
         loaded = _from_hlo(text, str(source), files, machine, capacity_bytes, times, busy)
@@ -94,6 +100,8 @@ def load_program(
         ) from error
     if cycles is not None:
         _check_cycles(loaded, Path(cycles))
+    if production is not None and loaded.production_map is None:
+        raise InputError(f"{production}: {loaded.notes[-1]}; leave out --production or --capacity")
     if production is not None or cycles is not None:
         _check_production(loaded, files.production, cycles)
     return loaded
@@ -105,7 +113,7 @@ def has_cycles(source: str) -> bool:
     Raises:
       InputError: if there is no such program.
     """
-    bundle = _bundle_of(source)
+    bundle = bundle_beside(source)
     return bundle is not None and bundle.cycles is not None
 
 
@@ -157,9 +165,10 @@ class _Files:
     cycles: Path | None
     bufferinfo: Path | None
     allocinfo: Path | None
+    notes: tuple[str, ...] = ()
 
 
-def _bundle_of(source: str) -> Bundle | None:
+def bundle_beside(source: str) -> Bundle | None:
     """The bundle a source names: a corpus program, or one of a bundle's own files."""
     if not source:
         raise InputError("no program is named: give a corpus name, a file, or -")
@@ -168,6 +177,39 @@ def _bundle_of(source: str) -> Bundle | None:
     if source == "-" or (is_there and not bundles.is_part(path)):
         return None
     return bundles.bundle_of(path) if is_there else corpus.bundle(source)
+
+
+def _compiled_for(bundle: Bundle | None, cycles: str | Path | None) -> str | None:
+    """The chip that what lies beside a program was compiled for."""
+    if bundle is not None and bundle.chip is not None:
+        return bundle.chip
+    meta = None if cycles is None else bundles.read_cycles(Path(cycles)).meta
+    return None if meta is None else meta.chip
+
+
+def _check_same_compile(
+    production: Path, bundle: Bundle | None, machine: Chip, cycles: str | Path | None
+) -> None:
+    """A map for less memory is valid in more, and compared with it production looks slow."""
+    key = bundles.key_of(production)
+    if key is None:
+        return
+    _, chip, tag = bundles.split_key(key)
+    beside = None if bundle is None else bundle.before
+    memory = beside if cycles is None else cycles
+    memory_key = None if memory is None else bundles.key_of(Path(memory))
+    expected_tag = None if memory_key is None else bundles.split_key(memory_key)[2]
+    is_other_chip = chip is not None and machine.name in CHIPS and chip != machine.name
+    if is_other_chip or (tag != expected_tag and (memory is None or memory_key is not None)):
+        raise InputError(
+            f"{production}: was compiled for {chip or machine.name}{_sized(tag)}, the program "
+            f"is for {machine.name}{_sized(expected_tag)}: its map is no answer there; give the "
+            "--cycles of the same compile, or leave it out"
+        )
+
+
+def _sized(tag: str | None) -> str:
+    return "" if tag is None else f" with {tag} of memory"
 
 
 def _files(
@@ -183,6 +225,7 @@ def _files(
         name = "stdin" if str(source) == "-" else lone_name(Path(source))
         return _Files(name, None, given_production, given_cycles, None, None)
     is_its_chip = bundle.chip in (None, machine.name)
+    is_left_out = not is_its_chip and given_production is None and bundle.production is not None
     return _Files(
         name=bundle.key,
         chip=bundle.chip,
@@ -191,6 +234,7 @@ def _files(
         cycles=given_cycles or bundle.cycles,
         bufferinfo=bundle.bufferinfo if is_its_chip else None,
         allocinfo=bundle.allocinfo if is_its_chip else None,
+        notes=(f"production's map is for {bundle.chip}: not compared",) if is_left_out else (),
     )
 
 
@@ -221,17 +265,21 @@ def _from_hlo(
         () if files.bufferinfo is None else bundles.read_bufferinfo(files.bufferinfo),
         () if files.allocinfo is None else bundles.read_allocinfo(files.allocinfo),
     )
-    loaded = LoadedProgram(lowered.program, lowered, _production_map(lowered, files.production))
-    if capacity_bytes is None:
-        return loaded
-    return replace(
-        loaded,
-        program=lowered.program.with_capacity(capacity_bytes),
-        # Production's map was made for another memory: comparing with it would mean nothing.
-        production_map=loaded.production_map
-        if capacity_bytes == lowered.program.capacity_bytes
-        else None,
-    )
+    program, production_map = lowered.program, _production_map(lowered, files.production)
+    notes = list(files.notes)
+    if capacity_bytes is not None:
+        program = program.with_capacity(capacity_bytes)
+        if production_map is not None and capacity_bytes != lowered.program.capacity_bytes:
+            # It was made for another memory: comparing with it would mean nothing.
+            production_map = None
+            made_for = format_size(lowered.program.capacity_bytes)
+            notes.append(f"production's map is for {made_for} of fast memory: not compared")
+    if production_map is not None and cycles is None and times is None:
+        notes.append(
+            "no compiler cycles beside it: times are a roofline's, for which production's map "
+            "was not made"
+        )
+    return LoadedProgram(program, lowered, production_map, tuple(notes))
 
 
 @lru_cache(maxsize=2)
@@ -335,7 +383,8 @@ def _as_given(
 
 def lone_name(path: Path) -> str:
     """What the program of a file without a bundle is called: the file's name, to the first dot."""
-    return path.name.lstrip(".").split(".")[0] or path.name
+    name = path.name.lstrip(".").split(".")[0] or path.name
+    return name.encode(errors="replace").decode()  # A file's name may be no text.
 
 
 def _read(source: str) -> str:

@@ -33,6 +33,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: not the metrics of a run: {error}") from error
     if not found:
         raise InputError(f"{path}: holds no metrics yet")
+    if not all(isinstance(line, dict) and "num_updates" in line for line in found):
+        raise InputError(f"{path}: not the metrics of a run: lines without num_updates")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,15 @@ def unmeasured(rows: Iterable[CorpusRow]) -> list[tuple[str, str]]:
 def measured_table(
     known: Iterable[CorpusRow], on_row: Callable[[CorpusRow], None]
 ) -> list[CorpusRow]:
-    """The known rows, and one for every other program of the corpus, measured now."""
+    """The known rows, and one for every other program of the corpus, measured now.
+
+    A KeyboardInterrupt leaves those that were measured.
+    """
     rows = {row.name: row for row in known}
-    for name, split in unmeasured(rows.values()):
-        rows[name] = corpus_row(name, split)
-        on_row(rows[name])
+    with suppress(KeyboardInterrupt):
+        for name, split in unmeasured(rows.values()):
+            rows[name] = corpus_row(name, split)
+            on_row(rows[name])
     return [rows[name] for name in sorted(rows)]
 
 

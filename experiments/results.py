@@ -137,6 +137,10 @@ class Row:
         )
 
 
+_COLUMNS = frozenset(field.name for field in fields(Row))
+_ROW = TypeAdapter(Row)
+
+
 def append_row(directory: Path, row: Row) -> None:
     """Adds a row and waits until it is on disk."""
     path = directory / RESULTS
@@ -195,14 +199,17 @@ def _row(line: str) -> Row | None:
     except ValueError:
         return None
     try:
-        return Row(**{**document, "curve": tuple(tuple(point) for point in document["curve"])})
-    except (TypeError, KeyError) as error:
+        unknown = sorted(set(document) - _COLUMNS)
+        if unknown:
+            raise InputError(f"{RESULTS} has a row of another version: with {', '.join(unknown)}")
+        return _ROW.validate_python(document)
+    except (TypeError, ValidationError) as error:
         raise InputError(f"{RESULTS} has a row of another version: {error}") from error
 
 
 def _rows_of_table(path: Path) -> list[Row]:
     """Rows from CSV, which has empty cells for None; raises InputError if they are none."""
-    lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
     known = [{name: value for name, value in line.items() if value != ""} for line in lines]
     try:
         return TypeAdapter(list[Row]).validate_python(known)

@@ -28,7 +28,9 @@ from solvers.solver import (
     Solver,
     SolveRequest,
     Status,
+    WrongBoundError,
     counts_games,
+    exceeds,
     gap_between,
     solver_ideas,
     status_of,
@@ -52,6 +54,7 @@ class SolveResult:
       copy_order: of the simulator, "deadline" or "fifo".
       seed: the one the solver was given.
       wall_seconds: the solver's, loading and checking excluded.
+      is_interrupted: the answer is the best that the solver had told of; its games are not known.
     """
 
     program: Program
@@ -63,6 +66,7 @@ class SolveResult:
     copy_order: str
     seed: int
     wall_seconds: float
+    is_interrupted: bool = False
 
     @property
     def latency_seconds(self) -> float:
@@ -119,7 +123,7 @@ class SolveResult:
             "bus_bytes": self.simulation.bus_bytes,
             "compulsory_bus_bytes": compulsory_bus_bytes(self.program),
             "num_copies": self.simulation.num_copies,
-            "games_played": self.solution.games_played,
+            "games_played": None if self.is_interrupted else self.solution.games_played,
             "wall_seconds": self.wall_seconds,
             "seed": self.seed,
             "notes": list(self.solution.notes),
@@ -161,14 +165,15 @@ def solve(
       workers: processes the solver may use.
       max_games: games, or rounds, after which a search stops, so that seed, workers and code alone
         decide.
-      bound_seconds: wall time for a certified lower bound once the solver is done; most prove none.
+      bound_seconds: wall time for a certified lower bound once the solver is done, if its answer
+        is not proven to be optimal; most solvers prove nothing.
       copy_order: "deadline" or "fifo".
       checkpoint: of a trained agent, for those solvers that begin with weights.
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
 
-    A KeyboardInterrupt ends the solver, and the best map so far is the answer; likewise the search
-    for a bound.
+    A KeyboardInterrupt ends the solver, and the best map so far is the answer, without a further
+    bound; likewise the search for a bound.
 
     Raises:
       InputError: for anything wrong with what was given.
@@ -191,11 +196,12 @@ def solve(
         copy_order=copy_order,
     )
     started = time.monotonic()
-    solution = _solved(chosen, request, on_progress)
+    solution, is_interrupted = _solved(chosen, replace(request, on_progress=on_progress))
     wall_seconds = time.monotonic() - started
-    if bound_seconds > 0:
-        solution = _bounded(request, solution, bound_seconds)
-    return _judged(loaded, request, solution, wall_seconds)
+    if bound_seconds > 0 and not is_interrupted and solution.status is not Status.OPTIMAL:
+        solution = _bounded(replace(request, on_progress=on_progress), solution, bound_seconds)
+    result = _judged(loaded, request, solution, wall_seconds)
+    return replace(result, is_interrupted=is_interrupted)
 
 
 def _check_numbers(seed: int, bound_seconds: float) -> None:
@@ -212,18 +218,17 @@ def _check_counts_games(solver: str) -> None:
         raise InputError(f"solver {solver!r} does not count games; these do: {counting}")
 
 
-def _solved(
-    solver: Solver, request: SolveRequest, on_progress: ProgressCallback | None
-) -> Solution:
-    """The solver's answer; the best map that it has reported if it is interrupted."""
-    heard = _Heard(on_progress)
+def _solved(solver: Solver, request: SolveRequest) -> tuple[Solution, bool]:
+    """The solver's answer, or the best map that it has reported if it is interrupted; and whether
+    it was."""
+    heard = _Heard(request.on_progress)
     started = time.monotonic()
     try:
-        return solver.solve(replace(request, on_progress=heard))
+        return solver.solve(replace(request, on_progress=heard)), False
     except KeyboardInterrupt:
         if heard.memory_map is None:
             raise
-        return Solution(
+        best = Solution(
             memory_map=heard.memory_map,
             latency_ticks=heard.ticks,
             lower_bound_ticks=heard.bound_ticks,
@@ -232,6 +237,7 @@ def _solved(
             wall_seconds=time.monotonic() - started,
             notes=("interrupted: the best map so far",),
         )
+        return best, True
 
 
 def _bounded(request: SolveRequest, solution: Solution, seconds: float) -> Solution:
@@ -241,11 +247,16 @@ def _bounded(request: SolveRequest, solution: Solution, seconds: float) -> Solut
 
     found = [] if solution.lower_bound_ticks is None else [solution.lower_bound_ticks]
     latency = solution.latency_ticks
+    started = time.monotonic()
+
+    def take(ticks: float) -> None:
+        found.append(ticks)
+        elapsed = solution.wall_seconds + time.monotonic() - started
+        request.report(Progress(elapsed, solution.solver, bound_ticks=ticks))
+
     with suppress(KeyboardInterrupt):
-        bound = bound_program(
-            request.program, seconds, on_bound=found.append, target_ticks=lambda: latency
-        )
-        found.append(bound.ticks)
+        bound = bound_program(request.program, seconds, on_bound=take, target_ticks=lambda: latency)
+        take(bound.ticks)
     if not found:
         return solution
     best = max(found)
@@ -278,11 +289,18 @@ def _judged(
     """The solution, validated and timed here rather than believed."""
     program = loaded.program
     check(program, solution.memory_map)
+    simulation = simulate(program, solution.memory_map, request.copy_order)
+    bound_ticks = solution.lower_bound_ticks
+    if bound_ticks is not None and exceeds(bound_ticks, simulation.latency_ticks):
+        raise WrongBoundError(
+            f"{program.name}: {solution.solver}'s bound of {bound_ticks} ticks is above the "
+            f"{simulation.latency_ticks} ticks of its own valid map: please report this"
+        )
     production = loaded.production_map
     return SolveResult(
         program=program,
         memory_map=solution.memory_map,
-        simulation=simulate(program, solution.memory_map, request.copy_order),
+        simulation=simulation,
         solution=solution,
         production=None
         if production is None

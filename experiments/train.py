@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.console import fitted
 from experiments.files import write_atomically
 from experiments.inputs import LoadedProgram, load_program, read_json
 from experiments.interrupts import interrupts_awaited
@@ -186,8 +187,14 @@ def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None
         if member.is_decided:
             raise nothing_to_decide(member.program)
     say(str(needs_of(trainer)))
-    references = tuple(_reference(one, deadline) for one in loaded)
-    run = _Run(settings.out, trainer, references, settings.save_seconds, [None] * len(references))
+    references = []
+    for one in loaded:
+        references.append(_reference(one, deadline))
+        if len(loaded) > 1:
+            say(f"{references[-1].name}: bounded")
+    run = _Run(
+        settings.out, trainer, tuple(references), settings.save_seconds, [None] * len(references)
+    )
     if kept is not None:
         run.restore(kept)
         say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
@@ -476,7 +483,7 @@ class _Live:
             return
         self._shown_at = now
         text = live_text(report, now - self._began, self._moves, self._references)
-        self._write(f"\r\x1b[2K{text}" if self._in_place else f"{text}\n")
+        self._write(f"\r\x1b[2K{fitted(text)}" if self._in_place else f"{text}\n")
 
     def _write(self, text: str) -> None:
         # A terminal that was closed must not keep a run from being saved.
@@ -488,11 +495,12 @@ class _Live:
 def live_text(
     report: TrainReport, seconds: float, num_moves: int, references: Sequence[Reference]
 ) -> str:
-    """Games, turns a second, best latency over production and bound, loss, health."""
+    """Games, turns a second, health, best latency over bound and production, loss, a warning."""
     parts = [
         f"{seconds:6.0f} s",
         f"{report.num_games} games",
         f"{num_moves / max(seconds, 1e-9):,.0f} turns/s",
+        "warning" if report.warnings else "healthy",
     ]
     known = [
         (reference, ticks)
@@ -505,9 +513,7 @@ def live_text(
         speedups = [r.production_ticks / ticks for r, ticks in known if r.production_ticks]
         if speedups:
             parts.append(f"production/best {sum(speedups) / len(speedups):.4f}")
-    if report.mean_saved is not None:
-        parts.append(f"mean saved {report.mean_saved:.2%}")
     if report.learn is not None:
         parts.append(f"loss {report.learn.loss:.3f}")
-    parts.append(f"! {report.warnings[0]}" if report.warnings else "healthy")
+    parts += report.warnings[:1]
     return "  ".join(parts)

@@ -224,7 +224,8 @@ def _check_chip(table: CycleTable, chip: Chip) -> None:
     if not same_clock or compiled.slow_bytes_per_second != chip.slow_bytes_per_second:
         raise InputError(
             f"the cycles are those of {compiled.name}, the chip is {chip.name}, with another clock "
-            f"or another memory: use analytic times, or a bundle compiled for {chip.name}"
+            f"or another memory: choose {compiled.name}, or analytic times, or a bundle compiled "
+            f"for {chip.name}"
         )
 
 

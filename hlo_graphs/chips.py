@@ -238,9 +238,14 @@ def find_chip(name_or_path: str) -> Chip:
     Raises:
       InputError: for an unknown name, or whatever `read_chip` raises.
     """
-    if name_or_path.endswith((".toml", ".json")):
-        return read_chip(name_or_path)
-    return _known_chip(name_or_path)
+    if not name_or_path.endswith((".toml", ".json")):
+        return _known_chip(name_or_path)
+    chip = read_chip(name_or_path)
+    known = CHIPS.get(chip.name)
+    # What is known of a chip's programs is found by its name.
+    if known is not None and replace(chip, sources=known.sources) != known:
+        raise InputError(f"{name_or_path}: differs from the known {chip.name}: name it otherwise")
+    return chip
 
 
 def _known_chip(name: str) -> Chip:

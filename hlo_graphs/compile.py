@@ -16,6 +16,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -101,9 +102,11 @@ def extract(
     Raises:
       MissingExtraError: libtpu or jax is not installed.
       CompileError: the compiler failed or ran out of time; nothing was written.
-      InputError: unknown chip, impossible size or name, no such target, a folder that cannot be
-        written.
+      InputError: unknown chip, impossible size, name or time limit, no such target, a folder that
+        cannot be written.
     """
+    if not 0 <= time_limit_seconds < math.inf:
+        raise InputError(f"time limit is {time_limit_seconds} seconds, must be >= 0 and finite")
     checked_chip(chip, vmem_bytes)
     _check_output(name or default_name(target), Path(output_dir))
     _require_tpu_extra()

@@ -113,7 +113,7 @@ class CostAnalysis:
     ) -> InstructionCost:
         try:
             return _cost(self, computation, instruction)
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, ArithmeticError) as error:
             raise InputError(
                 f"{self._module.path}:{instruction.line}: {instruction.opcode} "
                 f"{instruction.name}: its attributes do not fit its shapes "

@@ -83,6 +83,13 @@ def require_integers(where: str, **values: object) -> None:
             raise InputError(f"{where}: {name} is {value!r}, not an integer")
 
 
+def require_texts(where: str, **values: object) -> None:
+    """Likewise, if it is no text, or none that can be written."""
+    for name, value in values.items():
+        if not isinstance(value, str) or value != value.encode(errors="replace").decode():
+            raise InputError(f"{where}: {name} is {value!r}, not a text")
+
+
 def require_booleans(where: str, **values: object) -> None:
     """Likewise, if it is neither true nor false."""
     for name, value in values.items():

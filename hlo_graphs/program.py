@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlo_graphs.errors import InputError, require_booleans, require_integers
+from hlo_graphs.errors import InputError, require_booleans, require_integers, require_texts
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -426,8 +426,10 @@ class Program:
 
 def _check(program: Program) -> None:
     """Raises InputError where the fields contradict each other."""
-    if not program.tick_seconds > 0:
-        raise InputError(f"{program.name}: tick_seconds is {program.tick_seconds}, must be > 0")
+    if not 0 < program.tick_seconds < math.inf:
+        raise InputError(
+            f"{program.name}: tick_seconds is {program.tick_seconds}, must be > 0 and finite"
+        )
     _check_machine(program.machine)
     lanes = program.num_lanes
     for index, buffer in enumerate(program.buffers):
@@ -465,8 +467,8 @@ def _check_instruction(program: Program, step: int, instruction: Instruction, la
         )
     if not 0 <= (instruction.compute_ticks or 0) <= MAX_INSTRUCTION_TICKS:
         raise InputError(f"{where}: compute_ticks is {instruction.compute_ticks}")
-    if not instruction.repeat >= 0:
-        raise InputError(f"{where}: repeat is {instruction.repeat}, must be >= 0")
+    if not 0 <= instruction.repeat < math.inf:
+        raise InputError(f"{where}: repeat is {instruction.repeat}, must be >= 0 and finite")
     touched = [access.buffer for access in instruction.accesses]
     if len(set(touched)) != len(touched):
         raise InputError(f"{where}: more than one access to a buffer")
@@ -606,6 +608,7 @@ def _from_document(document: Any) -> Program:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise InputError(f"not a Program: schema is {found!r}, this version reads {SCHEMA!r}")
     try:
+        require_texts("the program", name=document["name"], times=document["times"])
         return Program(
             name=document["name"],
             times=document["times"],
@@ -625,6 +628,7 @@ def _instruction(row: dict[str, Any]) -> Instruction:
         for buffer, kind, size, bus, *lanes in row["accesses"]
     )
     where = f"instruction {row['name']}"
+    require_texts(where, **{name: row[name] for name in ("name", "opcode", "shape")})
     for access in accesses:
         require_integers(
             where, buffer=access.buffer, bytes=access.size_bytes, bus_ticks=access.bus_ticks
@@ -642,6 +646,7 @@ def _instruction(row: dict[str, Any]) -> Instruction:
 def _machine(row: dict[str, Any]) -> Machine:
     sizes = {name: row[name] for name in ("capacity_bytes", "alignment_bytes")}
     require_integers("machine", **sizes)
+    require_texts("machine", chip=row["chip"])
     return Machine(**row)
 
 
@@ -650,6 +655,8 @@ def _loop(row: dict[str, Any]) -> Loop:
     require_integers(
         "loop", start_step=loop.start_step, end_step=loop.end_step, trip_count=loop.trip_count
     )
+    if loop.parent is not None:
+        require_integers("loop", parent=loop.parent)
     require_booleans("loop", trips_known=loop.trips_known)
     return loop
 
@@ -657,6 +664,9 @@ def _loop(row: dict[str, Any]) -> Loop:
 def _buffer(row: dict[str, Any]) -> Buffer:
     where = f"buffer {row['name']}"
     buffer = Buffer(**{**row, "values": tuple(row["values"])})
+    require_texts(where, name=buffer.name, shape=buffer.shape)
+    for value in buffer.values:
+        require_texts(where, value=value)
     require_integers(where, size_bytes=buffer.size_bytes, origin=buffer.origin)
     require_booleans(
         where,

@@ -221,6 +221,7 @@ class ActionSearch:
         self._best_map = MemoryMap()
         self._best_map_ticks = request.program.all_slow_ticks
         self._reported_ticks = request.program.all_slow_ticks
+        self.notes: list[str] = []
         self._seen: MemoryMap | None = None
         for memory_map in request.initial_maps:
             self.consider_map(memory_map)
@@ -304,6 +305,7 @@ class ActionSearch:
             solver=self.name,
             wall_seconds=self.deadline.elapsed_seconds,
             games_played=self.games_played,
+            notes=tuple(self.notes),
         )
 
     def _map_of_best(self) -> MemoryMap:
@@ -328,9 +330,14 @@ class ActionSearch:
         """Makes the best game's map the answer if it is valid and faster than the present one."""
         program, found = self.request.program, self._map_of_best()
         ticks = simulated_latency(program, found, self.request.copy_order)
-        if ticks < self._best_map_ticks and not validate(program, found):
-            self._best_map, self._best_map_ticks = found, ticks
-            self._report(found, ticks)
+        if ticks >= self._best_map_ticks:
+            return
+        broken = validate(program, found)
+        if broken:
+            self.notes.append(f"{self.name}: an invalid map was refused: {broken[0]}")
+            return
+        self._best_map, self._best_map_ticks = found, ticks
+        self._report(found, ticks)
 
     def _report(self, memory_map: MemoryMap, ticks: float) -> None:
         if ticks < self._reported_ticks:

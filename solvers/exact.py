@@ -19,6 +19,7 @@ from ortools.sat.python import cp_model
 from hlo_graphs.program import Program
 from malloc_game.loop_nest import LoopNest
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
+from solvers.cp_sat import cp_solver, solved
 from solvers.plan import all_lanes
 from solvers.solver import Deadline
 from solvers.timeline import Lane, begins_with_write, is_undefined_before, repeat_of_scope
@@ -112,11 +113,8 @@ def solve_exactly(
     _add_service(program, columns, fast, elapsed, built)
     cost = [int(step.repeat) * e for step, e in zip(program.instructions, elapsed, strict=True)]
     built.model.minimize(sum(cost) + sum(repeat * stall for repeat, stall in built.stalls))
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = max(deadline.remaining_seconds, 0.01)
-    solver.parameters.num_workers = workers
-    solver.parameters.random_seed = seed % 2**31
-    status = solver.solve(built.model)
+    solver = cp_solver(deadline, seed=seed, workers=workers)
+    status = solved(solver, built.model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     memory_map = _map_of(program, columns, built, solver)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hlo_graphs.program import Access, Instruction, Program
-from malloc_game.memory_map import MemoryMap, Source
+from malloc_game.memory_map import Source
 from solvers.incumbent import Incumbent
 from solvers.plan import Plan, Proposal, Run, all_lanes
 from solvers.solver import Solution, SolveRequest
@@ -62,17 +62,13 @@ class GreedySolver:
     def solve(self, request: SolveRequest) -> Solution:
         """The best of the constructed maps, the initial ones and the empty one."""
         best = Incumbent(request, self.name)
-        for candidate in _candidates(request):
-            best.offer(candidate)
+        for memory_map in request.initial_maps:
+            best.offer(memory_map)
+        for plan in greedy_plans(request.program, all_lanes(request.program)):
+            best.offer(plan.memory_map())
             if best.deadline.expired:
                 break
         return best.solution(best.offers)
-
-
-def _candidates(request: SolveRequest) -> Iterator[MemoryMap]:
-    yield from request.initial_maps
-    for plan in greedy_plans(request.program, all_lanes(request.program)):
-        yield plan.memory_map()
 
 
 def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:

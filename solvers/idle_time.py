@@ -67,9 +67,11 @@ class Clock:
 
     def vanish(self, step: int) -> None:
         """The step takes no time any more, and its accesses cost nothing."""
+        over = self._over(step)
         self.total -= self.repeat[step] * self.elapsed[step]
         self.elapsed[step] = self.bus[step] = 0
         self.lanes[step] = [0] * len(self.lanes[step])
+        self.overcommitted += self.repeat[step] * (self._over(step) - over)
         for access in self.program.instructions[step].accesses:
             self.fast.add((step, access.buffer))
 

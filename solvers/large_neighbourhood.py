@@ -32,7 +32,7 @@ from solvers.incumbent import Incumbent
 from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
 from solvers.solver import Solution, SolveRequest, Status, status_of
-from solvers.timeline import Lane
+from solvers.timeline import Lane, begins_with_write
 
 NAME = "large-neighbourhood"
 
@@ -41,6 +41,9 @@ MOST_CARRIED = 12
 
 MOST_PLACES = 16
 """Addresses looked at, at most, when room is made for an access."""
+
+WHOLE_VALUES = 0.1
+"""Share of the rounds with a dear access in which all uses of its value are made fast at once."""
 
 MOST_STEPS = 60
 """Steps around a hole from which further candidates to fill it are taken."""
@@ -129,6 +132,9 @@ class NeighbourhoodSearch:
         """The best of the initial maps, greedy plans and the rounded relaxation."""
         for memory_map in self.request.initial_maps:
             self.incumbent.offer(memory_map)
+        for memory_map in self.request.initial_maps:
+            if self.deadline.expired:
+                return
             plan = Plan(self.program, self.lanes)
             plan.load(memory_map)
             self._refill_all(plan)
@@ -171,7 +177,7 @@ class NeighbourhoodSearch:
         current = best = self.plan.latency_estimate()
         stack: list[Change] = []
         undone = 0
-        while self._progress() < 1 and self.lanes and not self._is_proven():
+        while self._progress() < 1 and self.lanes and not self.is_proven():
             self.rounds += 1
             changes = self._round()
             ticks = self.plan.latency_estimate()
@@ -192,7 +198,8 @@ class NeighbourhoodSearch:
                 current = best = self.plan.latency_estimate()
                 undone = 0
 
-    def _is_proven(self) -> bool:
+    def is_proven(self) -> bool:
+        """Whether the incumbent is known to be within the requested gap of the optimum."""
         proven = status_of(self.incumbent.ticks, self.bound_ticks, self.request.gap)
         return proven is Status.OPTIMAL
 
@@ -262,7 +269,8 @@ class NeighbourhoodSearch:
         return len(self.program.accesses_of_buffer[buffer])
 
     def _dear_item(self) -> Key | None:
-        """A slow access that costs time, as an item of one of its scopes, or with a neighbour."""
+        """A slow access that costs time, as an item of one of its scopes, or with a neighbour, or
+        with all uses of its value: of those in between none may be worth its copies."""
         step = self._dear_step()
         slow = [
             (self.shares.get((step, access.buffer), 0.0) * self.rng.random(), access.buffer)
@@ -272,6 +280,8 @@ class NeighbourhoodSearch:
         if not slow or max(slow)[0] <= 0:
             return None
         lane_index, position = self.rng.choice(self.items_of[step, max(slow)[1]])
+        if self.rng.random() < WHOLE_VALUES:
+            return (lane_index, *_value_around(self.lanes[lane_index], position))
         last = len(self.lanes[lane_index].items) - 1
         before, after = self.rng.choice(((0, 0), (0, 0), (1, 0), (0, 1)))
         return lane_index, max(position - before, 0), min(position + after, last)
@@ -408,6 +418,16 @@ class NeighbourhoodSearch:
                     score = filler.estimate(*near) * factor[near]
                     if score > 0:
                         heapq.heappush(heap, (-score, near))
+
+
+def _value_around(lane: Lane, position: int) -> tuple[int, int]:
+    """First and last item from the write before an item to the one after, the latter left out."""
+    first, last = position, position
+    while first > 0 and not begins_with_write(lane.items[first]):
+        first -= 1
+    while last + 1 < len(lane.items) and not begins_with_write(lane.items[last + 1]):
+        last += 1
+    return first, last
 
 
 def _undo(changes: list[Change]) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -30,19 +31,25 @@ from solvers.solver import Solution, Solver, SolveRequest, solver_named
 class Noticeboard:
     """The best map of a run, in a file that is replaced as a whole."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="malloc-game-")
-        self.path = Path(self._folder.name) / "best"
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="malloc-game-")
+
+    @property
+    def path(self) -> Path:
+        """Where the map is; raises OSError if there is no place for temporary files."""
+        return Path(self._folder.name) / "best"
 
     def post(self, memory_map: MemoryMap) -> None:
-        """Shows this map to all members from now on."""
+        """Shows this map to all members from now on; raises OSError if it cannot."""
         fresh = self.path.with_suffix(".new")
         fresh.write_bytes(pickle.dumps(memory_map))
         fresh.replace(self.path)
 
     def close(self) -> None:
         """Removes the file."""
-        self._folder.cleanup()
+        if "_folder" in vars(self):
+            self._folder.cleanup()
 
 
 @dataclass

@@ -32,6 +32,9 @@ from solvers.timeline import Lane
 
 NAME = "milp"
 
+_LEAST_INTEGER_SECONDS = 1.0
+"""With less time left no process for the integer program is started: that takes as long."""
+
 _LONGEST_POLL_SECONDS = 1e6
 """More than the system counts to is an error."""
 
@@ -80,14 +83,20 @@ class MilpSolver:
             request.program, seconds, max_rounds=settings.bound_rounds, branching=False
         )
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
+        search.bound_ticks = bound.ticks
         notes: list[str] = []
+        if search.is_proven():
+            return search.incumbent.solution(search.rounds, bound.ticks)
         if not search.lanes:  # nothing may be resident, but copies may be replaced
             search.seed()
             return search.incumbent.solution(search.rounds, bound.ticks)
         if self._solve_small(request, search, deadline, notes):
             return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
-        limit = deadline.remaining_seconds * settings.integer_share
-        found = integer_solution(request.program, bound, limit, settings.relative_gap)
+        found = None
+        if deadline.remaining_seconds >= _LEAST_INTEGER_SECONDS:
+            limit = deadline.remaining_seconds * settings.integer_share
+            relative_gap = max(settings.relative_gap, request.gap)
+            found = integer_solution(request.program, bound, limit, relative_gap, deadline)
         if found is None:
             notes.append("branch and bound found nothing in time")
             search.seed()
@@ -102,7 +111,6 @@ class MilpSolver:
                 request.program, search.lanes, found, settings.packing_attempts, until
             ):
                 search.offer(plan)
-        search.bound_ticks = bound.ticks
         search.run()
         return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
 
@@ -135,11 +143,16 @@ class MilpSolver:
 
 
 def integer_solution(
-    program: Program, bound: Bound, time_limit_seconds: float, relative_gap: float
+    program: Program,
+    bound: Bound,
+    time_limit_seconds: float,
+    relative_gap: float,
+    deadline: Deadline | None = None,
 ) -> IntegerSolution | None:
     """The integer program's solution; in a child process unless this is one already.
 
-    HiGHS neither reacts to Ctrl-C nor keeps to its limit to the second.
+    HiGHS neither reacts to Ctrl-C nor keeps to its limit to the second: the process is given a
+    little longer, though not beyond the deadline.
     """
     if multiprocessing.current_process().daemon:
         return _integer_solution(program, bound, time_limit_seconds, relative_gap)
@@ -149,13 +162,16 @@ def integer_solution(
     child = start_child(_send_integer_solution, arguments)
     sender.close()
     try:
-        if receiver.poll(min(time_limit_seconds + 1.5, _LONGEST_POLL_SECONDS)):
+        patience = time_limit_seconds + 1.5
+        if deadline is not None:
+            patience = min(patience, deadline.remaining_seconds)
+        if receiver.poll(min(patience, _LONGEST_POLL_SECONDS)):
             found: IntegerSolution | None = receiver.recv()
             return found
     except EOFError:
         return None
     finally:
-        child.terminate()
+        child.kill()  # It has nothing to put in order.
         child.join()
         receiver.close()
     return None

@@ -92,7 +92,7 @@ class SortOverride:
       instruction_regex: full match of the defining instruction's name; None matches all.
       size_gte, size_lte: bounds on the buffer's bytes; None: none.
       use_regex: some use's instruction name must match; None: no matter.
-      priority: `SortOverride.FIRST`, `SortOverride.LAST` or any number; 0 is everyone else's.
+      priority: `ASSIGN_FIRST`, `ASSIGN_LAST` or any number; 0 is everyone else's.
     """
 
     priority: int

@@ -309,6 +309,8 @@ def _pack_exactly(
     """CP-SAT's no-overlap in two dimensions, with the hint and redundant capacity."""
     from ortools.sat.python import cp_model
 
+    from solvers.cp_sat import cp_solver, solved
+
     model = cp_model.CpModel()
     offsets = []
     across, along = [], []
@@ -327,12 +329,9 @@ def _pack_exactly(
     for variable, item, offset in zip(offsets, items, hint, strict=True):
         if offset is not None:
             model.add_hint(variable, offset // item.alignment)
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = max(deadline.remaining_seconds, 0.01)
-    solver.parameters.num_workers = workers
-    solver.parameters.random_seed = seed % 2**31
+    solver = cp_solver(deadline, seed=seed, workers=workers)
     solver.parameters.use_energetic_reasoning_in_no_overlap_2d = True
-    status = solver.solve(model)
+    status = solved(solver, model)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         found: list[int | None] = [
             solver.value(v) * item.alignment for v, item in zip(offsets, items, strict=True)

@@ -280,7 +280,8 @@ class Plan:
                     continue
                 start, end = self.replaced.get(other, (other, other + 1))
                 inner = outermost_loop_within(program, loop, other)
-                if inner is not None and program.loop_of_step[other] != loop:
+                around = loop is None or loop in program.loops_around(program.loop_of_step[other])
+                if inner is not None and around and program.loop_of_step[other] != loop:
                     start = min(start, program.loops[inner].start_step)
                     end = max(end, program.loops[inner].end_step)
                 if other < step:

@@ -3,9 +3,9 @@
 Greedy runs first, in this process, so that there is always an answer. Then a schedule of
 members runs in child processes, as many at a time as there are workers, while this process works
 out the certified bound; what they find is validated and timed here, by code that did not make
-it, before it becomes the incumbent and is handed to the others. A member that fails is noted
-and the portfolio goes on. The answer is never worse than greedy, than any map handed in, or than
-any member's.
+it, before it becomes the incumbent and is handed to the others; bounds are believed of our own
+solvers only. A member that fails is noted and the portfolio goes on. The answer is never worse
+than greedy, than any map handed in, or than any member's.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from solvers.solver import (
     Solver,
     SolveRequest,
     Status,
+    exceeds,
     solver_named,
     status_of,
 )
@@ -333,7 +334,7 @@ class _PortfolioRun:
         try:
             while ended is None and (message := self._next_message(running)) is not None:
                 if isinstance(message, Progress):
-                    self._take_bound(message.bound_ticks)
+                    self._believe_bound(message.bound_ticks, running.member)
                     if message.memory_map is not None:
                         maps.append(message.memory_map)
                 else:
@@ -369,7 +370,7 @@ class _PortfolioRun:
             return
         self.games += ended.games_played
         self.notes.extend(f"{ended.solver}: {note}" for note in ended.notes)
-        self._take_bound(ended.lower_bound_ticks)
+        self._believe_bound(ended.lower_bound_ticks, running.member)
         if running.member.name == "xla-msa":
             self.useless.add(running.member.name)  # the same answer every time
         self._stop(running)
@@ -396,8 +397,18 @@ class _PortfolioRun:
             return None
         return simulated_latency(self.program, memory_map, self.request.copy_order)
 
-    def _take_bound(self, ticks: float | None) -> None:
-        if ticks is not None and (self.bound is None or ticks > self.bound):
+    def _believe_bound(self, ticks: float | None, member: Member) -> None:
+        """Takes a member's bound, unless nobody vouches for it or a map is known to be faster."""
+        if ticks is None or not isinstance(member.solver, str):
+            return
+        if exceeds(ticks, self.best.ticks):
+            note = f"{member.name}: a bound above a valid map's latency was refused"
+            self.notes += [] if note in self.notes else [note]
+        else:
+            self._take_bound(ticks)
+
+    def _take_bound(self, ticks: float) -> None:
+        if self.bound is None or ticks > self.bound:
             self.bound = ticks
             self._report()
 
@@ -434,6 +445,10 @@ class _PortfolioRun:
                 running.process.join()
         if running.inbox is not None:
             running.inbox.close()
+        if running.thread is not None:
+            running.thread.join(timeout=_GRACE_SECONDS)
+            if running.thread.is_alive():
+                self.notes.append(f"{running.member.name} goes on: a thread cannot be ended")
 
 
 def _can_be_sent(solver: Solver) -> bool:

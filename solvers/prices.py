@@ -43,6 +43,9 @@ MAX_CARRIED = 1
 
 _INF = math.inf
 
+_ROUNDING = 2.0**-52
+"""Twice what one operation may be off, as a share of its result."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prices:
@@ -147,7 +150,10 @@ class PricedProgram:
             for divisor, space in zip(self.divisors, self.space, strict=True)
         )
         total = self.constant - capacity_cost
-        self._magnitude += self.constant + capacity_cost + program.all_slow_ticks
+        added = self.constant + capacity_cost + program.all_slow_ticks
+        accesses = sum(len(instruction.accesses) for instruction in program.instructions)
+        operations = 8 + accesses + program.num_steps + len(program.buffers)
+        self._magnitude += operations * added
         savings: list[float] = []
         for buffer, lanes in enumerate(self.lanes):
             if not lanes:
@@ -165,7 +171,7 @@ class PricedProgram:
             return _INF if _INF not in savings else 0.0
         carried = sorted((saving for saving in savings if saving > 0), reverse=True)
         total -= sum(carried[: self.max_carried])
-        return max(total - 1e-12 * self._magnitude, 0.0)
+        return max(total - _ROUNDING * self._magnitude, 0.0)
 
     def _may_be_carried(self, buffer: int, lanes: Sequence[Lane]) -> bool:
         return self.program.buffers[buffer].is_parameter and not any(
@@ -343,7 +349,7 @@ class Life:
         return min(state.here + self._hold(end, lane.end_step), gone)
 
     def magnitude(self) -> float:
-        """Bound on the sum of absolute values added, for the rounding error."""
+        """Operations times a bound on their results, for the rounding error."""
         uses = sum(len(lane.items) + 2 for lane in self.lanes)
         slow = sum(
             self.priced.slow_cost[step, self.buffer]

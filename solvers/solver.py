@@ -15,10 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
-from hlo_graphs.errors import InputError, did_you_mean
+from hlo_graphs.errors import InputError, MallocGameError, did_you_mean
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import check_copy_order
+
+MOST_WORKERS = 1024
+"""Beyond any machine that a solver could use."""
 
 
 class Status(enum.StrEnum):
@@ -100,8 +103,8 @@ class SolveRequest:
             raise InputError(f"gap is {self.gap}, must be >= 0")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}, must be a whole number >= 0")
-        if self.workers < 1:
-            raise InputError(f"workers is {self.workers}, must be at least 1")
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise InputError(f"workers is {self.workers}, must be from 1 to {MOST_WORKERS}")
         if self.max_games is not None and self.max_games < 1:
             raise InputError(f"games are limited to {self.max_games}, must be at least 1")
         check_copy_order(self.copy_order)
@@ -142,6 +145,22 @@ class Solution:
         return gap_between(self.latency_ticks, self.lower_bound_ticks)
 
 
+PROOF_TOLERANCE = 1e-9
+"""Relative difference of a latency and a bound that is none: bounds are lowered by what rounding
+could have added."""
+
+
+class WrongBoundError(MallocGameError):
+    """A lower bound is above the latency of a valid map: a fault of ours."""
+
+    exit_code = 4
+
+
+def exceeds(bound_ticks: float, latency_ticks: float) -> bool:
+    """Whether a lower bound is above a latency by more than rounding: one of them is wrong."""
+    return bound_ticks > latency_ticks * (1 + PROOF_TOLERANCE)
+
+
 def gap_between(latency_ticks: float, lower_bound_ticks: float | None) -> float | None:
     """latency / lower bound - 1; 0 when both are 0, infinite over a bound of 0."""
     if lower_bound_ticks is None:
@@ -152,13 +171,10 @@ def gap_between(latency_ticks: float, lower_bound_ticks: float | None) -> float 
 
 
 def status_of(latency_ticks: float, lower_bound_ticks: float | None, gap: float) -> Status:
-    """`OPTIMAL` if the latency is proven to be within `gap` of the optimum, else `FEASIBLE`.
-
-    Certified bounds are lowered by what rounding could have added, so one part in 10^9 is no
-    difference.
-    """
-    proven = gap_between(latency_ticks, lower_bound_ticks)
-    return Status.OPTIMAL if proven is not None and proven <= gap + 1e-9 else Status.FEASIBLE
+    """`OPTIMAL` if the latency is proven to be within `gap` of the optimum, else `FEASIBLE`."""
+    found = gap_between(latency_ticks, lower_bound_ticks)
+    is_proven = found is not None and found <= gap + PROOF_TOLERANCE
+    return Status.OPTIMAL if is_proven else Status.FEASIBLE
 
 
 @runtime_checkable

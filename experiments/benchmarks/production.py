@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.console import told_in_a_line
-from experiments.inputs import LoadedProgram, load_program
+from experiments.inputs import LoadedProgram, bundle_beside, load_program
 from hlo_graphs import bundle as bundles
 from hlo_graphs import corpus
 from hlo_graphs.calibration import CalibratedTimes
@@ -63,8 +63,13 @@ class ProductionCheck:
 def check_production(name: str) -> ProductionCheck:
     """Reads production's map of a bundle and compares it with what the compiler printed."""
     loaded = load_program(name)
-    bundle = corpus.bundle(name)
-    if loaded.production_map is None or loaded.lowered is None or bundle.production is None:
+    bundle = bundle_beside(name)
+    if (
+        bundle is None
+        or bundle.production is None
+        or loaded.production_map is None
+        or loaded.lowered is None
+    ):
         raise InputError(f"{name}: no production answer beside it")
     marked = marked_fast(loaded.lowered, read_module(bundle.production))
     covered = fast_accesses(loaded.program, loaded.production_map)

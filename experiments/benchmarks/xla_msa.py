@@ -84,8 +84,10 @@ class Row:
 def references(names: Sequence[str]) -> Iterator[Reference]:
     """Programs with production's answer; those without one are left out."""
     for name in names:
+        bundle = corpus.bundle(name)
         loaded = load_program(name)
         if loaded.production_map is None:
+            print(f"{name}: no production answer beside it, left out", file=sys.stderr)
             continue
         simulation = simulate(loaded.program, loaded.production_map)
         yield Reference(
@@ -94,7 +96,7 @@ def references(names: Sequence[str]) -> Iterator[Reference]:
             fast=fast_access_mask(loaded.program, loaded.production_map),
             latency_ticks=simulation.latency_ticks,
             stall_share=simulation.stall_ticks / simulation.latency_ticks,
-            benefits=production_benefits(loaded.program, corpus.bundle(name)),
+            benefits=production_benefits(loaded.program, bundle),
         )
 
 

@@ -48,7 +48,7 @@ def write_report(
     page = (
         _environment()
         .get_template("report.html")
-        .render(report=found, counted=counted, **_assets(drawn))
+        .render(report=found, counted=counted, has_pictures=pictures, **_assets(drawn))
     )
     write_atomically(directory / PAGE, page)
     write_atomically(directory / MARKDOWN, markdown(found))

@@ -298,7 +298,10 @@ class ProfileLine:
 
 
 def performance_profile(results: Sequence[ProgramResult]) -> list[ProfileLine]:
-    """Per solver (and production) how often it is within a factor of the best (Dolan, Moré)."""
+    """Per solver (and production) how often it is within a factor of the best (Dolan, Moré).
+
+    Production's shares are of the programs on which it is known.
+    """
     latencies: dict[str, dict[str, float]] = {}
     for result in results:
         if result.production_seconds is not None:
@@ -310,7 +313,8 @@ def performance_profile(results: Sequence[ProgramResult]) -> list[ProfileLine]:
     for solver, times in latencies.items():
         ratios = sorted(_ratio(times.get(p, math.inf), best[p]) for p in programs)
         finite = [ratio for ratio in ratios if math.isfinite(ratio)]
-        shares = tuple((i + 1) / len(programs) for i in range(len(finite)))
+        count = len(times) if solver == "production" else len(programs)
+        shares = tuple((i + 1) / count for i in range(len(finite)))
         lines.append(ProfileLine(solver, tuple(finite), shares))
     return lines
 

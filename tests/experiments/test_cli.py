@@ -214,9 +214,54 @@ def test_a_folder_called_like_a_program_is_not_in_its_way(
 def test_production_of_another_compile_has_its_own_addresses() -> None:
     other = load_program("lstm_forward.v5e.32MiB")
     production = corpus.bundle("lstm_forward.v5e.32MiB").production
-    assert load_program("lstm_forward", production=production).production_map == (
-        other.production_map
-    )
+    cycles = corpus.bundle("lstm_forward.v5e.32MiB").cycles
+    found = load_program("lstm_forward", production=production, cycles=cycles)
+    assert found.production_map == other.production_map
+    assert found.notes == ()
+
+
+def test_a_map_for_another_memory_is_no_answer(by_hand: dict[str, Path]) -> None:
+    smaller = corpus.bundle("lstm_forward.v5e.32MiB").production
+    with pytest.raises(InputError, match=r"for v5e with 32MiB .*, the program is for v5e: "):
+        load_program("lstm_forward", production=smaller)
+    with pytest.raises(InputError, match="give the --cycles of the same compile"):
+        load_program(by_hand["program"], production=smaller)
+    other_chip = corpus.bundle("lstm_forward.v6e").production
+    with pytest.raises(InputError, match="was compiled for v6e"):
+        load_program("lstm_forward", production=other_chip)
+    with pytest.raises(InputError, match=r"production's map is for 112 MiB.*leave out"):
+        load_program(by_hand["program"], production=by_hand["production"], capacity_bytes=2**26)
+
+
+def test_what_production_is_not_compared_for_is_told(by_hand: dict[str, Path]) -> None:
+    (smaller,) = load_program("lstm_forward", capacity_bytes=2**26).notes
+    assert smaller == "production's map is for 112 MiB of fast memory: not compared"
+    (other_chip,) = load_program("lstm_forward", chip="v6e", times="analytic").notes
+    assert other_chip == "production's map is for v5e: not compared"
+    (roofline,) = load_program(by_hand["program"], production=by_hand["production"]).notes
+    assert "times are a roofline's" in roofline
+    done = run("solve", "lstm_forward", "--capacity", "64MiB", "--solver", "greedy", "--json")
+    assert smaller in done.stderr
+    for asked in ({}, {"times": "analytic"}, {"capacity_bytes": 112 * 2**20}):
+        assert load_program("lstm_forward", **asked).notes == ()
+
+
+def test_a_lone_file_has_the_chip_of_its_cycles(tmp_path: Path) -> None:
+    bundle = corpus.bundle("lstm_forward.v6e")
+    lone = shutil.copy(bundle.before, tmp_path / "mine.hlo.gz")
+    assert load_program(lone, cycles=bundle.cycles).program.machine.chip == "v6e"
+    with pytest.raises(InputError, match=r"those of v6e, the chip is v5e.*choose v6e"):
+        load_program(lone, cycles=bundle.cycles, chip="v5e")
+    assert load_program(lone).program.machine.chip == "v5e"
+
+
+def test_a_chip_of_ones_own_has_a_name_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "chip.toml"
+    path.write_text('name = "v5e"\nbase = "v5e"\n')
+    assert load_program("lstm_forward", chip=str(path)).production_map is not None
+    path.write_text('name = "v5e"\nbase = "v5e"\nfast_capacity_bytes = 33554432\n')
+    with pytest.raises(InputError, match="differs from the known v5e"):
+        load_program("lstm_forward", chip=str(path))
 
 
 def test_cycles_of_another_program_are_refused() -> None:
@@ -310,6 +355,34 @@ def test_what_is_neither_true_nor_false_is_named(
     code, message = failure("solve", path, "--solver", "greedy")
     assert code == 3
     assert f"{field} is {wrong!r}, neither true nor false" in message
+
+
+@pytest.mark.parametrize(
+    ("where", "field", "wrong", "words"),
+    [
+        ("instructions", "shape", None, "shape is None, not a text"),
+        ("instructions", "name", "\ud800", "not a text"),
+        ("buffers", "name", 3, "name is 3, not a text"),
+        ("buffers", "values", [None], "value is None, not a text"),
+        ("loops", "parent", 0.0, "parent is 0.0, not an integer"),
+    ],
+)
+def test_what_is_no_text_or_integer_is_named(
+    where: str, field: str, wrong: object, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.json"
+    whole = json.loads(load_program("lstm_train").program.to_json())
+    whole[where][0][field] = wrong
+    path.write_text(json.dumps(whole))
+    code, message = failure("info", path)
+    assert code == 3
+    assert words in message
+
+
+def test_a_clock_that_stands_still_is_named(tmp_path: Path) -> None:
+    whole, path = json.loads(load_program_json(tmp_path)), tmp_path / "file.json"
+    path.write_text(json.dumps({**whole, "tick_seconds": float("inf")}))
+    assert "tick_seconds is inf" in failure("info", path)[1]
 
 
 def test_more_bytes_than_any_buffer_has_are_named(tmp_path: Path) -> None:
@@ -428,7 +501,7 @@ def test_a_line_of_a_megabyte_makes_a_short_message(tmp_path: Path) -> None:
         (["solve", "-", "--max-games", "9"], 3, "'portfolio' does not count games"),
         (["solve", "-", "--max-games", "0", "--solver", "random"], 3, "limited to 0"),
         (["solve", ""], 3, "no program is named"),
-        (["solve", "lstm_forward", "--chip", "v6e"], 3, "use analytic times"),
+        (["solve", "lstm_forward", "--chip", "v6e"], 3, "or analytic times"),
         (["info", "-", "-o", "/nonexistent/program.json"], 3, "cannot write"),
         (["validate", "-", "absent.json"], 3, "absent.json: no such file"),
         (["solve", "-", "--no-such-option"], 2, "No such option"),
@@ -582,3 +655,55 @@ def test_a_run_is_resumed_with_what_it_began_with(monkeypatch: pytest.MonkeyPatc
     assert refused.returncode == 3
     assert "--demonstrations cannot be given" in " ".join(refused.stderr.split())
     assert len(taken) == 2
+
+
+def test_a_file_whose_name_is_no_text_is_solved(tmp_path: Path) -> None:
+    name = os.fsdecode(b"b\xff.hlo")
+    try:
+        (tmp_path / name).write_text(SMALL)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    command = [sys.executable, "-m", "experiments.cli", "solve", str(tmp_path / name)]
+    files = ("-o", tmp_path / "map.json", "--picture", tmp_path / "map.html")
+    done = subprocess.run(
+        [*command, "--solver", "greedy", *files], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"map written to {tmp_path / 'map.json'}" in done.stdout
+    assert f"picture written to {tmp_path / 'map.html'}" in done.stdout
+
+
+def test_of_two_files_the_one_that_was_written_is_told(tmp_path: Path) -> None:
+    output = tmp_path / "map.json"
+    picture = tmp_path / "gone" / "map.html"
+    with mock.patch("experiments.cli.check_writable"):
+        done = run(
+            "solve", "lstm_forward", "--solver", "greedy", "-o", output, "--picture", picture
+        )
+    assert done.returncode == 3
+    assert f"map written to {output}" in done.stdout
+    assert "map.html: cannot write there" in done.stderr
+
+
+def test_an_answer_tells_its_times() -> None:
+    quick = ("--solver", "greedy")
+    assert re.search(r"times +│ +calibrated │", run("solve", "lstm_forward", *quick).stdout)
+    done = run("solve", "lstm_forward", *quick, "--times", "analytic", "--copy-order", "fifo")
+    assert re.search(r"times +│ analytic, fifo │", done.stdout)
+
+
+def test_programs_and_a_suite_are_one_too_many(tmp_path: Path) -> None:
+    code, message = failure("evaluate", "lstm_forward", "--suite", "test", "-o", tmp_path / "t")
+    assert code == 3
+    assert "--suite cannot be given" in message
+
+
+def test_more_tasks_than_processors_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: [])
+    monkeypatch.setattr("solvers.children.usable_processors", lambda: 3)
+    shared = run("evaluate", "lstm_forward", "--workers", "2", "--cores", "2", "-o", tmp_path / "t")
+    assert "more than the 3 processors there are" in shared.stderr
+    fitting = run("evaluate", "lstm_forward", "--workers", "3", "--cores", "1", "-o", tmp_path)
+    assert fitting.stderr == ""

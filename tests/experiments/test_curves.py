@@ -82,3 +82,15 @@ def test_a_damaged_line_does_not_spoil_those_to_come(tmp_path: Path, damage: byt
     forget_metrics_after(path, "num_updates", 3)
     append_metrics(path, LINES[1])
     assert [line["num_updates"] for line in read_metrics(path)] == [1, 2]
+
+
+def test_metrics_of_something_else_are_no_curves(tmp_path: Path) -> None:
+    metrics = tmp_path / METRICS
+    for lines, message in (
+        ("[1]\n", "lines without num_updates"),
+        ('{"loss": 1}\n', "lines without num_updates"),
+        ('{"num_updates": 1, "other": 2}\n', "none that there is a panel for"),
+    ):
+        metrics.write_text(lines)
+        with pytest.raises(InputError, match=message):
+            curves_svg(tmp_path)

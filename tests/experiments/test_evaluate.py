@@ -319,6 +319,20 @@ def test_a_row_of_another_version_is_not_dropped(finished: Path, tmp_path: Path)
     (tmp_path / RESULTS).write_text(json.dumps({**line, "colour": "red"}) + "\n")
     with pytest.raises(InputError, match="another version"):
         read_rows(tmp_path)
+    for wrong in ({"latency_seconds": "x"}, {"seed": None}, {"curve": [[1]]}):
+        (tmp_path / RESULTS).write_text(json.dumps({**line, **wrong}) + "\n")
+        with pytest.raises(InputError, match=f"another version.*\n?.*{next(iter(wrong))}"):
+            read_rows(tmp_path)
+
+
+def test_programs_of_one_name_are_told_by_their_files(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "mine.hlo" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("HloModule m, is_scheduled=true")
+    settings = replace(SETTINGS, programs=tuple(map(str, paths)), times="analytic")
+    with pytest.raises(InputError, match=rf"twice: mine \(of {paths[0]}, {paths[1]}\): rename"):
+        evaluate(settings, tmp_path / "new")
 
 
 def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

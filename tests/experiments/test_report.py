@@ -360,6 +360,10 @@ def test_a_profile_says_how_often_a_solver_is_within_a_factor() -> None:
     assert lines["t"].factors == pytest.approx((1.0, 2.0))
     assert lines["production"].factors == pytest.approx((4 / 3, 2.0))
     assert lines["s"].shares == (0.5, 1.0)
+    rows += [row("c", "s", 1.0, production_seconds=None)]
+    lines = {line.solver: line for line in performance_profile(program_results(rows))}
+    assert lines["production"].shares == (0.5, 1.0), "of the programs on which it is known"
+    assert lines["t"].shares == pytest.approx((1 / 3, 2 / 3))
 
 
 def test_solvers_with_other_limits_are_told_apart_and_do_not_mix() -> None:

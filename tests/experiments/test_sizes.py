@@ -35,3 +35,16 @@ def test_sizes_are_written_with_binary_units() -> None:
         "112 MiB",
         "2 GiB",
     ]
+
+
+def test_no_size_is_written_with_an_exponent() -> None:
+    sizes = (0, 999, 1023, 1000 * 2**10, 1010 * 2**10, 1023.9 * 2**20, 5000 * 2**30)
+    written = [format_size(size) for size in sizes]
+    expected = ["0 B", "999 B", "1023 B", "1000 KiB", "1010 KiB", "1024 MiB", "5000 GiB"]
+    assert written == expected
+    assert format_size(99.94 * 2**10) == "99.9 KiB"
+
+
+def test_a_size_of_hundreds_of_digits_is_too_large() -> None:
+    with pytest.raises(InputError, match=r"larger than 2\^63"):
+        parse_size("9" * 400)

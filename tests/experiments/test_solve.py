@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from experiments.solve import SolveResult, _bounded, solve
 from hlo_graphs.errors import InputError
 from solvers import bounds
 from solvers.bounds import bound_program
-from solvers.solver import SolveRequest, Status
+from solvers.solver import Progress, SolveRequest, Status, WrongBoundError
 
 
 def _greedy(bound_seconds: float) -> SolveResult:
@@ -69,3 +70,44 @@ def test_an_interrupted_bound_is_the_best_so_far(monkeypatch: pytest.MonkeyPatch
 def test_a_bound_takes_some_finite_time(seconds: float) -> None:
     with pytest.raises(InputError, match="bound is"):
         _greedy(seconds)
+
+
+def test_a_bound_that_is_not_wanted_is_not_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    proven = solve(load_program("lstm_forward"), solver="milp", time_limit_seconds=20.0, gap=0.01)
+    assert proven.solution.status is Status.OPTIMAL
+    monkeypatch.setattr(bounds, "bound_program", lambda *_, **__: pytest.fail("not wanted"))
+    again = solve(
+        load_program("lstm_forward"),
+        solver="milp",
+        initial_maps=[proven.memory_map],
+        gap=5.0,
+        bound_seconds=20.0,
+    )
+    assert again.solution.status is Status.OPTIMAL
+
+
+def test_after_an_interrupt_no_bound_is_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bounds, "bound_program", lambda *_, **__: pytest.fail("interrupted"))
+    found = solve("lstm_forward", solver="greedy", bound_seconds=5.0, on_progress=interrupt)
+    assert found.solution.notes == ("interrupted: the best map so far",)
+    assert found.to_document()["games_played"] is None
+
+
+def test_the_search_for_a_bound_is_heard() -> None:
+    heard: list[Progress] = []
+    found = solve("lstm_forward", solver="greedy", bound_seconds=10.0, on_progress=heard.append)
+    told = [progress.bound_ticks for progress in heard if progress.bound_ticks is not None]
+    assert told
+    assert max(told) == found.solution.lower_bound_ticks
+
+
+def test_a_bound_above_a_valid_map_is_our_fault_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = _greedy(0.0).solution
+    boasting = replace(honest, lower_bound_ticks=honest.latency_ticks * 1.01)
+    solver = SimpleNamespace(solve=lambda request: boasting)
+    monkeypatch.setattr("experiments.solve.any_solver_named", lambda *_: solver)
+    with pytest.raises(WrongBoundError, match=r"is above the .* of its own valid map"):
+        _greedy(0.0)

@@ -586,6 +586,8 @@ ENTRY e {
     [
         "f32[4,4] dot(p0, p0), lhs_contracting_dims={7}, rhs_contracting_dims={0}",
         "f32[4,4] convolution(p0, p0), window={size=3}, dim_labels=bf_io->bf",
+        "f32[4,4] convolution(p0, p0), dim_labels=bf_io->bf, feature_group_count=0",
+        "f32[4,4] convolution(p0, p0), dim_labels=bf_io->bf, batch_group_count=0",
     ],
 )
 def test_attributes_that_do_not_fit_are_located(body: str) -> None:

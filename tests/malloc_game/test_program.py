@@ -124,6 +124,7 @@ def access(**changes: Any) -> tuple[Access, ...]:
         ({"accesses": access() * 2}, "more than one access"),
         ({"base_ticks": (1, 2)}, "expected 1 >= 0"),
         ({"repeat": float("nan")}, "repeat is nan"),
+        ({"repeat": float("inf")}, "must be >= 0 and finite"),
     ],
 )
 def test_bad_instructions(changes: dict[str, Any], named: str) -> None:

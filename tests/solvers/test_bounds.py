@@ -20,7 +20,7 @@ from solvers.exact import solve_exactly
 from solvers.greedy import GreedySolver
 from solvers.prices import Prices, price_bound, resident_lanes, uniform_prices
 from solvers.relaxation import Relaxation
-from solvers.solver import SolveRequest
+from solvers.solver import SolveRequest, Status, status_of
 from tests.malloc_game.small import program_of
 from tests.strategies import programs, programs_with_maps, random_valid_map, small_program
 
@@ -330,3 +330,12 @@ def test_a_carried_parameter_may_give_its_place_up_and_come_back() -> None:
 def test_bytes_given_up_as_early_as_allowed(program: Program, memory_map: MemoryMap) -> None:
     assert validate(program, memory_map) == ()
     assert bound_program(program, 5.0).ticks <= simulate(program, memory_map).latency_ticks
+
+
+def test_many_uses_leave_an_optimum_proven() -> None:
+    steps = [(0, "wa"), (0, "wb"), *[(0, "ra rb")] * 1000]
+    program = program_of({"a": 4, "b": 4}, steps, capacity=4)
+    found = GreedySolver().solve(SolveRequest(program))
+    bound = bound_program(program, 10.0)
+    assert bound.ticks <= found.latency_ticks
+    assert status_of(found.latency_ticks, bound.ticks, 0.0) is Status.OPTIMAL

@@ -245,3 +245,40 @@ def test_a_plan_of_a_map_lets_go_of_what_a_replaced_copy_reads() -> None:
         latency = simulate(program, plan.memory_map()).latency_ticks
         assert plan.latency_estimate() == pytest.approx(latency)
         assert blocked[0] == [*plan.blocked[0], (0, program.num_steps + 1)]
+
+
+def test_all_maps_handed_in_count_whatever_the_time() -> None:
+    program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
+    good = GreedySolver().solve(SolveRequest(program)).memory_map
+    best = min(
+        (plan.memory_map() for plan in greedy_plans(program, all_lanes(program))),
+        key=lambda found: simulate(program, found).latency_ticks,
+    )
+    assert good == best
+    request = SolveRequest(program, time_limit_seconds=0.0, initial_maps=(MemoryMap(), good))
+    ticks = simulate(program, good).latency_ticks
+    assert GreedySolver().solve(request).latency_ticks <= ticks
+
+
+def test_a_copy_in_an_inner_loop_has_the_same_window_as_in_an_outer_one() -> None:
+    steps = [(0, "wa"), (20, ""), (0, "ra wb"), (0, "rb"), (0, "")]
+    found = []
+    for loops in ([Loop(1, 4, 3)], [Loop(0, 5, 2), Loop(1, 4, 3, parent=0)]):
+        program = program_of({"a": 4, "b": 4}, steps, loops=loops, copies=[2], forbidden="ab")
+        plan = Plan(program)
+        plan.replace_copies()
+        memory_map = plan.memory_map()
+        assert validate(program, memory_map) == ()
+        found.append((plan.replaced, simulate(program, memory_map).latency_ticks))
+    (flat, _), (nested, nested_ticks) = found
+    assert flat == nested == {2: (1, 3)}
+    assert nested_ticks == 152
+
+
+def test_time_that_a_replaced_copy_no_longer_has_is_missed_by_who_reserved_it() -> None:
+    steps = [(0, "wa wc"), (20, "ra wb"), (30, "rc wd"), (0, "rb rd")]
+    sizes = dict.fromkeys("abcd", 4)
+    program = program_of(sizes, steps, capacity=4, copies=[1, 2], forbidden="abcd")
+    plan = Plan(program)
+    plan.replace_copies()
+    assert plan.latency_estimate() == simulate(program, plan.memory_map()).latency_ticks == 24

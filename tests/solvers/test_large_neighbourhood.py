@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from malloc_game.generator import random_program
+from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.greedy import GreedySolver
@@ -12,9 +17,10 @@ from solvers.large_neighbourhood import (
     NeighbourhoodSettings,
     guide_by,
 )
-from solvers.plan import all_lanes
+from solvers.plan import Plan, all_lanes
 from solvers.relaxation import Relaxation
 from solvers.solver import Solution, SolveRequest
+from tests.malloc_game.small import program_of
 
 
 def test_improves_on_greedy_and_stays_valid() -> None:
@@ -91,3 +97,29 @@ def test_the_search_ends_within_the_gap_of_a_bound() -> None:
     search.run()
     assert search.incumbent.ticks <= search.bound_ticks * 1.01 < seeded
     assert not search.deadline.expired
+
+
+def test_a_value_is_kept_through_uses_that_are_not_worth_their_copies() -> None:
+    whole = program_of({"a": 4}, [(1, "wa"), *[(1, "ra")] * 3])
+    parts = [
+        replace(step, accesses=(replace(step.accesses[0], size_bytes=1, bus_ticks=1),))
+        for step in whole.instructions[1:3]
+    ]
+    steps = (whole.instructions[0], *parts, whole.instructions[3])
+    program = replace(whole, instructions=steps)
+    # Each stretch by itself costs more in copies than it saves: greedy sees nothing to take.
+    assert GreedySolver().solve(SolveRequest(program)).latency_ticks == program.all_slow_ticks
+    request = SolveRequest(program, time_limit_seconds=60.0, max_games=200)
+    assert LargeNeighbourhoodSolver().solve(request).latency_ticks == 4
+
+
+def test_of_several_maps_the_best_counts_whatever_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
+    good = GreedySolver().solve(SolveRequest(program)).memory_map
+    monkeypatch.setattr(Plan, "load", lambda *_: pytest.fail("there is no time for that"))
+    maps = (MemoryMap(), good)
+    request = SolveRequest(program, time_limit_seconds=0.0, initial_maps=maps)
+    ticks = simulate(program, good).latency_ticks
+    assert LargeNeighbourhoodSolver().solve(request).latency_ticks == ticks

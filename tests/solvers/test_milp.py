@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
+import random
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ortools.sat.python import cp_model
 
 from hlo_graphs.program import Loop, Program
 from malloc_game.fast_game import FastGame
@@ -14,10 +21,12 @@ from malloc_game.generator import random_program
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
+from solvers import milp
+from solvers.cp_sat import cp_solver, solved
 from solvers.exact import can_be_exact, solve_exactly
 from solvers.greedy import GreedySolver
 from solvers.milp import MilpSettings, MilpSolver
-from solvers.solver import SolveRequest, Status, solver_named
+from solvers.solver import Deadline, SolveRequest, Status, solver_named
 from tests.malloc_game.small import program_of
 from tests.strategies import random_valid_map, small_program
 
@@ -187,3 +196,52 @@ def test_where_nothing_may_be_resident_nothing_is_solved() -> None:
     assert solution.wall_seconds < 4.0
     empty = program_of({}, [])
     assert MilpSolver().solve(SolveRequest(empty, time_limit_seconds=5.0)).latency_ticks == 0
+
+
+def hard_model() -> cp_model.CpModel:
+    """Five sums of forty numbers, each to be halved at once: nobody knows a quick way."""
+    rng = random.Random(0)
+    model = cp_model.CpModel()
+    taken = [model.new_bool_var("") for _ in range(40)]
+    for _ in range(5):
+        weights = [rng.randrange(100) for _ in taken]
+        model.add(cp_model.LinearExpr.weighted_sum(taken, weights) == sum(weights) // 2)
+    return model
+
+
+def is_sigint_caught() -> bool:
+    """Whether the process, not only Python, has a handler for it."""
+    status = Path("/proc/self/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_ctrl_c_ends_cp_sat_and_is_heard_afterwards() -> None:
+    assert is_sigint_caught(), "this test needs a process that hears Ctrl-C"
+    solver = cp_solver(Deadline.after(120.0), seed=0, workers=1)
+    interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    started = time.monotonic()
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        solved(solver, hard_model())
+    assert time.monotonic() - started < 60.0
+    assert is_sigint_caught()
+
+
+def test_no_process_is_started_for_which_there_is_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = random_program(1, num_accesses=60)
+    monkeypatch.setattr(milp, "start_child", lambda *_: pytest.fail("it takes a second"))
+    for seconds in (0.0, 0.5):
+        solution = MilpSolver().solve(SolveRequest(program, time_limit_seconds=seconds))
+        assert validate(program, solution.memory_map) == ()
+
+
+def test_nothing_is_solved_once_a_map_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = random_program(1, num_accesses=60)
+    monkeypatch.setattr(milp, "integer_solution", lambda *_: pytest.fail("there is an answer"))
+    given = GreedySolver().solve(SolveRequest(program)).memory_map
+    request = SolveRequest(program, time_limit_seconds=60.0, gap=5.0, initial_maps=(given,))
+    assert MilpSolver().solve(request).status is Status.OPTIMAL

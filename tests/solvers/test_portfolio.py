@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,60 @@ def test_scripts_need_no_main_guard(tmp_path: Path) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.splitlines() == ["once", "()"]
+
+
+@dataclass(frozen=True)
+class Boasting:
+    """A member whose lower bound is above every map's latency."""
+
+    name: str = "boasting"
+
+    def solve(self, request: SolveRequest) -> Solution:
+        ticks = request.program.all_slow_ticks
+        return Solution(MemoryMap(), ticks, 1e18, Status.OPTIMAL, self.name, 0.0)
+
+
+def test_bounds_that_nobody_vouches_for_are_not_believed() -> None:
+    request = SolveRequest(PROGRAM, time_limit_seconds=4.0)
+    solution = checked(PortfolioSolver((), extra=(Boasting(),)).solve(request))
+    assert solution.lower_bound_ticks is not None
+    assert solution.lower_bound_ticks <= solution.latency_ticks
+
+
+def test_a_bound_above_a_valid_map_is_refused() -> None:
+    run = portfolio._PortfolioRun(SolveRequest(PROGRAM), ())
+    run._believe_bound(run.best.ticks * 1.001, Member("milp"))
+    run._believe_bound(run.best.ticks * 1.002, Member("milp"))
+    assert run.bound is None
+    assert run.notes == ["milp: a bound above a valid map's latency was refused"]
+    run._believe_bound(run.best.ticks * 0.5, Member("milp"))
+    assert run.bound == run.best.ticks * 0.5
+
+
+def test_without_a_place_for_temporary_files_there_is_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError("no place")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    for seconds in (1.0, 4.0):
+        request = SolveRequest(PROGRAM, time_limit_seconds=seconds)
+        solution = checked(PortfolioSolver().solve(request))
+        assert any("could not be shown to members" in note for note in solution.notes)
+        assert solution.latency_ticks < PROGRAM.all_slow_ticks
+
+
+def test_a_thread_that_goes_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+
+    @dataclass(frozen=True)
+    class Deaf(Patient):
+        def solve(self, request: SolveRequest) -> Solution:
+            may_end.wait(60.0)
+            return super().solve(replace(request, time_limit_seconds=0.0))
+
+    solver = PortfolioSolver((), extra=(Deaf(),))
+    solution = solver.solve(SolveRequest(PROGRAM, time_limit_seconds=3.5))
+    may_end.set()
+    assert solution.notes[-1] == "patient goes on: a thread cannot be ended"
