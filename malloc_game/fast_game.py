@@ -152,6 +152,11 @@ class FastGame:
         self.players = (self, *(self._twin() for _ in range(threads - 1)))
         self._helpers = ThreadPoolExecutor(threads - 1) if threads > 1 else None
 
+    def close(self) -> None:
+        """Lets the helping threads end; there is nothing to play in parallel afterwards."""
+        if self._helpers is not None:
+            self._helpers.shutdown()
+
     def _twin(self) -> FastGame:
         """The same game with arrays of its own, for another thread."""
         twin = copy.copy(self)

@@ -355,9 +355,12 @@ class ActionSolver(abc.ABC):
     def solve(self, request: SolveRequest) -> Solution:
         """The best game played, the best initial map or the empty one."""
         search = ActionSearch(request, self.name)
-        if not search.finished:
-            self.play(search)
-        return search.solution()
+        try:
+            if not search.finished:
+                self.play(search)
+            return search.solution()
+        finally:
+            search.game.close()
 
     @abc.abstractmethod
     def play(self, search: ActionSearch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from itertools import product
@@ -239,3 +240,12 @@ def test_cross_entropy_begins_anew_when_its_games_get_no_better(
     CrossEntropySolver(decided=2.0).solve(request(program, max_games=30_000))
     assert len(starts) > 2
     assert starts == sorted(starts, reverse=True)
+
+
+def test_a_solver_leaves_no_thread_behind() -> None:
+    program = random_program(1, num_accesses=40)
+    before = threading.active_count()
+    request = SolveRequest(program, time_limit_seconds=60.0, max_games=2000, workers=3)
+    for name in ("cross-entropy", "local-search", "random", "evolution"):
+        solver_named(name).solve(request)
+    assert threading.active_count() == before
