@@ -766,7 +766,8 @@ def test_what_ends_the_generalist_is_one_line(
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path), "--resume"])
     assert stop.value.code == InputError.exit_code
-    assert re.fullmatch(rf"error: .*{SETTINGS}:1:10: not JSON.*\n", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"malloc-game: error: .*{SETTINGS}:1:10: not JSON.*\n", said)
 
     def train(*_: object, **__: object) -> None:
         raise MallocGameError("a process of this work was ended")
@@ -775,7 +776,7 @@ def test_what_ends_the_generalist_is_one_line(
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path)])
     assert stop.value.code == MallocGameError.exit_code
-    assert capsys.readouterr().err == "error: a process of this work was ended\n"
+    assert capsys.readouterr().err == "malloc-game: error: a process of this work was ended\n"
 
 
 @pytest.mark.parametrize("damaged", [SETTINGS, PROGRAMS])

@@ -33,7 +33,7 @@ def test_a_program_that_is_not_there_is_told_in_a_line(
         benchmark.main(["no_such_program"])
     assert stop.value.code == InputError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
+    assert line.startswith("malloc-game: error: ")
     assert "no_such_program" in line
 
 
