@@ -25,7 +25,7 @@ from experiments.console import (
     print_result,
     print_row,
     show_error,
-    show_note,
+    show_notes,
     told_in_a_line,
 )
 from experiments.files import check_writable, write_atomically
@@ -131,8 +131,7 @@ def solve(
         production=production,
         cycles=cycles,
     )
-    for note in loaded.notes:
-        show_note(note)
+    show_notes(*loaded.notes)
     with LiveLine(loaded, enabled=not as_json) as live:
         result = run(
             loaded,
@@ -264,7 +263,7 @@ def programs(
     else:
         print_programs(rows, others)
     if others:
-        show_note(f"{len(others)} programs have no figures yet: --measure makes them")
+        show_notes(f"{len(others)} programs have no figures yet: --measure makes them")
 
 
 @app.command()
@@ -303,8 +302,7 @@ def info(
         production=production,
         cycles=cycles,
     )
-    for note in loaded.notes:
-        show_note(note)
+    show_notes(*loaded.notes)
     if output is not None:
         check_writable(output)
         write_atomically(output, loaded.program.to_json() + "\n")
@@ -386,15 +384,10 @@ def evaluate(
     """Run every solver on every program; what is finished is kept and not done again."""
     from experiments.evaluate import EvaluationSettings, failed_of, programs_of, shell_command
     from experiments.evaluate import evaluate as run
-    from solvers.children import usable_processors
 
     if programs and suite is not None:
         raise InputError("programs are named: --suite cannot be given with them")
-    if workers * cores > usable_processors():
-        show_note(
-            f"{workers} tasks at a time with {cores} each are more than the {usable_processors()} "
-            "processors there are: they share them, and their rows do not tell"
-        )
+    _tell_of_sharing(workers, cores)
     settings = EvaluationSettings(
         programs=tuple(programs) if programs else programs_of(suite or "all"),
         solvers=tuple(name.strip() for name in solvers.split(",")),
@@ -416,6 +409,17 @@ def evaluate(
     failed = failed_of(settings, rows)
     print(f"{len(rows)} rows in {output}, {len(failed)} failed")
     raise typer.Exit(5 if failed else 0)
+
+
+def _tell_of_sharing(tasks: int, cores: int) -> None:
+    """Says so if there are too few processors for all tasks at a time."""
+    from solvers.children import usable_processors
+
+    if tasks * cores > usable_processors():
+        show_notes(
+            f"{tasks} tasks at a time with {cores} each are more than the {usable_processors()} "
+            "processors there are: they share them, and their rows do not tell"
+        )
 
 
 @app.command()

@@ -32,9 +32,10 @@ def show_error(message: str) -> None:
     print(f"malloc-game: error: {message}", file=sys.stderr)
 
 
-def show_note(message: str) -> None:
-    """One remark on standard error, where it is in nobody's way."""
-    print(f"malloc-game: {message}", file=sys.stderr)
+def show_notes(*messages: str) -> None:
+    """Remarks on standard error, where they are in nobody's way."""
+    for message in messages:
+        print(f"malloc-game: {message}", file=sys.stderr)
 
 
 INTERRUPTED = 130

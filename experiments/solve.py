@@ -165,20 +165,18 @@ def solve(
       workers: processes the solver may use.
       max_games: games, or rounds, after which a search stops, so that seed, workers and code alone
         decide.
-      bound_seconds: wall time for a certified lower bound once the solver is done, if its answer
-        is not proven to be optimal; most solvers prove nothing.
+      bound_seconds: wall time for a certified lower bound, unless the solver proved its map best.
       copy_order: "deadline" or "fifo".
       checkpoint: of a trained agent, for those solvers that begin with weights.
       initial_maps: valid maps to start from.
       on_progress: called with each improvement.
 
-    A KeyboardInterrupt ends the solver, and the best map so far is the answer, without a further
-    bound; likewise the search for a bound.
+    A KeyboardInterrupt ends the solver, or the search for a bound, with the best so far.
 
     Raises:
       InputError: for anything wrong with what was given.
       KeyboardInterrupt: if there is no map yet.
-      InvalidMapError: if a solver returned an invalid map (a bug of ours).
+      InvalidMapError, WrongBoundError: if the solver's map or bound is wrong (a bug of ours).
     """
     _check_numbers(seed, bound_seconds)
     chosen = any_solver_named(solver, checkpoint)
@@ -200,8 +198,7 @@ def solve(
     wall_seconds = time.monotonic() - started
     if bound_seconds > 0 and not is_interrupted and solution.status is not Status.OPTIMAL:
         solution = _bounded(replace(request, on_progress=on_progress), solution, bound_seconds)
-    result = _judged(loaded, request, solution, wall_seconds)
-    return replace(result, is_interrupted=is_interrupted)
+    return _judged(loaded, request, solution, wall_seconds, is_interrupted)
 
 
 def _check_numbers(seed: int, bound_seconds: float) -> None:
@@ -219,8 +216,7 @@ def _check_counts_games(solver: str) -> None:
 
 
 def _solved(solver: Solver, request: SolveRequest) -> tuple[Solution, bool]:
-    """The solver's answer, or the best map that it has reported if it is interrupted; and whether
-    it was."""
+    """The solver's answer, or if it is interrupted the best map it has reported; whether it was."""
     heard = _Heard(request.on_progress)
     started = time.monotonic()
     try:
@@ -284,7 +280,11 @@ class _Heard:
 
 
 def _judged(
-    loaded: LoadedProgram, request: SolveRequest, solution: Solution, wall_seconds: float
+    loaded: LoadedProgram,
+    request: SolveRequest,
+    solution: Solution,
+    wall_seconds: float,
+    is_interrupted: bool,
 ) -> SolveResult:
     """The solution, validated and timed here rather than believed."""
     program = loaded.program
@@ -309,6 +309,7 @@ def _judged(
         copy_order=request.copy_order,
         seed=request.seed,
         wall_seconds=wall_seconds,
+        is_interrupted=is_interrupted,
     )
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from types import FrameType
 from typing import Any
 
 
@@ -43,15 +44,39 @@ def start_child(
 def deaf_to_interrupts() -> Iterator[None]:
     """Processes started meanwhile never hear Ctrl-C, which a terminal sends to all of them.
 
-    Their parent does, and ends them. It hears it once this is over, if it comes meanwhile.
+    Their parent does, and ends them. It hears it once this is over, if it comes meanwhile: a
+    process that is told half of what it has to do complains.
     """
     # Starting the tracker of resources would unblock what is blocked here.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        with _interrupts_put_off():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Handlers run when this is over: what one thread blocks the system gives to another."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    missed: dict[int, FrameType | None] = {}
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if callable(handler):
+            handlers[number] = handler
+            signal.signal(number, missed.__setitem__)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for heard, frame in missed.items():
+            handlers[signal.Signals(heard)](heard, frame)
 
 
 @contextmanager

@@ -1,10 +1,38 @@
-"""How many processes are worth starting."""
+"""How many processes are worth starting, and that none is started by half."""
 
 import os
+import signal
+import threading
+import time
 
 import pytest
 
-from solvers.children import usable_processors
+from solvers.children import deaf_to_interrupts, usable_processors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_heard_once_a_process_is_started(number: signal.Signals) -> None:
+    started: list[bool] = []
+    # The system gives to any other thread what one blocks.
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+
+    def start() -> None:
+        with deaf_to_interrupts():
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+            started.append(True)
+
+    before = signal.signal(number, signal.default_int_handler)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        over.set()
+        other.join()
+        signal.signal(number, before)
+    assert started
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
