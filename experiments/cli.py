@@ -33,6 +33,7 @@ from experiments.sizes import parse_size
 from hlo_graphs.errors import InputError
 
 if TYPE_CHECKING:
+    from experiments.inputs import LoadedProgram
     from experiments.solve import SolveResult
 
 app = typer.Typer(
@@ -119,19 +120,10 @@ def solve(
     as_json: JsonOption = False,
 ) -> None:
     """Find a memory map for one program, checked and timed beside production's."""
-    from experiments.inputs import load_program
     from experiments.solve import solve as run
 
     _check_outputs(output, picture)
-    loaded = load_program(
-        program,
-        chip=chip,
-        capacity_bytes=capacity,
-        times=times,
-        production=production,
-        cycles=cycles,
-    )
-    show_notes(*loaded.notes)
+    loaded = _load(program, chip, capacity, times, production, cycles)
     with LiveLine(loaded, enabled=not as_json) as live:
         result = run(
             loaded,
@@ -147,6 +139,29 @@ def solve(
             on_progress=live.update,
         )
     _answer(result, output, picture, as_json)
+
+
+def _load(
+    program: str,
+    chip: str | None,
+    capacity_bytes: int | None,
+    times: str | None,
+    production: Path | None,
+    cycles: Path | None,
+) -> LoadedProgram:
+    """The program that is named, having told what of it is not compared."""
+    from experiments.inputs import load_program
+
+    loaded = load_program(
+        program,
+        chip=chip,
+        capacity_bytes=capacity_bytes,
+        times=times,
+        production=production,
+        cycles=cycles,
+    )
+    show_notes(*loaded.notes)
+    return loaded
 
 
 def _check_outputs(output: Path | None, picture: Path | None) -> None:
@@ -291,18 +306,9 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Describe a program: sizes, loops, times, and what its slow accesses cost."""
-    from experiments.inputs import load_program
     from experiments.programs import describe
 
-    loaded = load_program(
-        program,
-        chip=chip,
-        capacity_bytes=capacity,
-        times=times,
-        production=production,
-        cycles=cycles,
-    )
-    show_notes(*loaded.notes)
+    loaded = _load(program, chip, capacity, times, production, cycles)
     if output is not None:
         check_writable(output)
         write_atomically(output, loaded.program.to_json() + "\n")

@@ -163,8 +163,7 @@ def solve(
       seed: of everything random.
       gap: stop within this of the lower bound.
       workers: processes the solver may use.
-      max_games: games, or rounds, after which a search stops, so that seed, workers and code alone
-        decide.
+      max_games: games, or rounds, after which a search stops, so that no clock decides.
       bound_seconds: wall time for a certified lower bound, unless the solver proved its map best.
       copy_order: "deadline" or "fifo".
       checkpoint: of a trained agent, for those solvers that begin with weights.
@@ -192,12 +191,13 @@ def solve(
         max_games=max_games,
         initial_maps=tuple(initial_maps),
         copy_order=copy_order,
+        on_progress=on_progress,
     )
     started = time.monotonic()
-    solution, is_interrupted = _solved(chosen, replace(request, on_progress=on_progress))
+    solution, is_interrupted = _solved(chosen, request)
     wall_seconds = time.monotonic() - started
     if bound_seconds > 0 and not is_interrupted and solution.status is not Status.OPTIMAL:
-        solution = _bounded(replace(request, on_progress=on_progress), solution, bound_seconds)
+        solution = _bounded(request, solution, bound_seconds)
     return _judged(loaded, request, solution, wall_seconds, is_interrupted)
 
 

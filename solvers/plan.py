@@ -280,8 +280,7 @@ class Plan:
                     continue
                 start, end = self.replaced.get(other, (other, other + 1))
                 inner = outermost_loop_within(program, loop, other)
-                around = loop is None or loop in program.loops_around(program.loop_of_step[other])
-                if inner is not None and around and program.loop_of_step[other] != loop:
+                if inner is not None:
                     start = min(start, program.loops[inner].start_step)
                     end = max(end, program.loops[inner].end_step)
                 if other < step:

@@ -266,13 +266,14 @@ def may_hold_nothing_before(program: Program, lane: Lane, index: int) -> bool:
 
 
 def outermost_loop_within(program: Program, scope: int | None, step: int) -> int | None:
-    """The largest loop inside `scope` that contains `step`; None if the scope itself does."""
+    """The largest loop inside `scope` that contains `step`; None if there is none, or the step is
+    not in the scope."""
     found: int | None = None
     for loop in program.loops_around(program.loop_of_step[step]):
         if loop == scope:
             return found
         found = loop
-    return found
+    return found if scope is None else None
 
 
 def repeat_of_scope(program: Program, scope: int | None) -> float:

@@ -21,6 +21,11 @@ def _greedy(bound_seconds: float) -> SolveResult:
     return solve("lstm_forward", solver="greedy", bound_seconds=bound_seconds)
 
 
+def _again(found: SolveResult, solver: str, gap: float) -> SolveResult:
+    maps = [found.memory_map]
+    return solve("lstm_forward", solver=solver, initial_maps=maps, bound_seconds=20.0, gap=gap)
+
+
 def test_a_bound_is_added_where_the_solver_proves_none() -> None:
     alone, bounded = _greedy(0.0), _greedy(10.0)
     assert alone.lower_bound_seconds is None
@@ -36,13 +41,7 @@ def test_a_bound_is_added_where_the_solver_proves_none() -> None:
 def test_a_map_that_meets_the_added_bound_is_optimal() -> None:
     # Stops as soon as its own bound says so.
     found = solve("lstm_forward", solver="portfolio", time_limit_seconds=120.0, gap=0.001)
-    again = solve(
-        "lstm_forward",
-        solver="greedy",
-        initial_maps=[found.memory_map],
-        bound_seconds=20.0,
-        gap=0.002,
-    )
+    again = _again(found, "greedy", 0.002)
     assert again.solution.status is Status.OPTIMAL
 
 
@@ -76,14 +75,7 @@ def test_a_bound_that_is_not_wanted_is_not_sought(monkeypatch: pytest.MonkeyPatc
     proven = solve(load_program("lstm_forward"), solver="milp", time_limit_seconds=20.0, gap=0.01)
     assert proven.solution.status is Status.OPTIMAL
     monkeypatch.setattr(bounds, "bound_program", lambda *_, **__: pytest.fail("not wanted"))
-    again = solve(
-        load_program("lstm_forward"),
-        solver="milp",
-        initial_maps=[proven.memory_map],
-        gap=5.0,
-        bound_seconds=20.0,
-    )
-    assert again.solution.status is Status.OPTIMAL
+    assert _again(proven, "milp", 5.0).solution.status is Status.OPTIMAL
 
 
 def test_after_an_interrupt_no_bound_is_sought(monkeypatch: pytest.MonkeyPatch) -> None:
