@@ -104,9 +104,9 @@ def _side_by_side(table: SideBySide) -> list[str]:
 
 def _result_table(results: Sequence[ProgramResult]) -> list[str]:
     rows = [
-        "| program | solver | ms | production ms | speed-up | gap | stalls ms | games | seconds "
-        "| status |",
-        f"|{' --- |' * 10}",
+        "| program | solver | ms | production ms | speed-up | gap | stalls ms | games | settled s "
+        "| seconds | status |",
+        f"|{' --- |' * 11}",
     ]
     for r in results:
         gap = "-" if r.gap is None else f"{r.gap:.2%}"
@@ -115,10 +115,12 @@ def _result_table(results: Sequence[ProgramResult]) -> list[str]:
         if r.spread is not None:
             speedup += f" ({r.spread[0]:.4f} to {r.spread[1]:.4f})"
         games = f"{r.games_played:,.0f}" if r.games_played else "-"
+        settled = "-" if r.settled_seconds is None else f"{r.settled_seconds:.2f}"
         rows.append(
             f"| {_cell(r.program)} | {r.solver} | {r.latency_seconds * 1e3:.4f} "
             f"| {production} | {speedup} | {gap} "
-            f"| {r.stall_seconds * 1e3:.4f} | {games} | {r.wall_seconds:.2f} | {r.status} |"
+            f"| {r.stall_seconds * 1e3:.4f} | {games} | {settled} | {r.wall_seconds:.2f} "
+            f"| {r.status} |"
         )
     return rows
 

@@ -57,12 +57,8 @@ def write_report(
 
 def map_page(title: str, program: Program, maps: Sequence[PicturedMap]) -> str:
     """A page with nothing but one program's maps."""
-    picture = {
-        "program": program_document(program),
-        "maps": [map_document(program, pictured) for pictured in maps],
-    }
     template = _environment().get_template("map.html")
-    return template.render(title=title, **_assets(picture))
+    return template.render(title=title, **_assets(_drawn(program, maps)))
 
 
 def result_page(result: SolveResult) -> str:
@@ -93,9 +89,13 @@ def _picture(directory: Path, model: TimeModel, result: ProgramResult) -> dict[s
     maps = [PicturedMap(result.solver, load_map(path), order)] if path.exists() else []
     if loaded.production_map is not None:
         maps.append(PicturedMap("production", loaded.production_map, order))
+    return _drawn(loaded.program, maps)
+
+
+def _drawn(program: Program, maps: Sequence[PicturedMap]) -> dict[str, Any]:
     return {
-        "program": program_document(loaded.program),
-        "maps": [map_document(loaded.program, pictured) for pictured in maps],
+        "program": program_document(program),
+        "maps": [map_document(program, pictured) for pictured in maps],
     }
 
 

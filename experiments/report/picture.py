@@ -17,7 +17,6 @@ from malloc_game.simulate import (
     Simulation,
     fast_accesses,
     held_bytes,
-    scope_repeat,
     simulate,
 )
 
@@ -132,7 +131,7 @@ def _copies(program: Program, simulation: Simulation) -> list[list[Any]]:
             service.copy.direction is Direction.PREFETCH,
             service.copy.size_bytes,
             service.stall_ticks,
-            scope_repeat(program, service.copy.loop),
+            program.repeat_of(service.copy.loop),
         ]
         for service in simulation.services
     ]

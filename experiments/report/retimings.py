@@ -272,7 +272,7 @@ def _retimed(
         times=model.times,
         copy_order=model.copy_order,
         busy=model.busy,
-        all_slow_seconds=program.all_slow_ticks * program.tick_seconds,
+        all_slow_seconds=program.all_slow_seconds,
         production_seconds=None if production is None else production.latency_seconds,
         production_stall_seconds=None if production is None else production.stall_seconds,
         lower_bound_seconds=None,

@@ -22,6 +22,9 @@ TIE = 0.005
 HEADROOM = 0.005
 """A program has headroom if production is more than this above the best bound."""
 
+SETTLED = 5e-5
+"""Relative distance from its last latency within which a solver has found it."""
+
 RESAMPLES = 10_000
 """Bootstrap samples of an interval."""
 
@@ -37,6 +40,8 @@ class ProgramResult:
       solver: its name; in a table with several time limits or numbers of processes, with those.
       row: of the seed whose latency is nearest to the median, for its map.
       production_seconds: None where production's map is not known.
+      settled_seconds: after which the latency did not improve by more than `SETTLED`; median over
+        the seeds; None where a seed's anytime curve was not kept.
       games_played: median over the seeds; 0 if the solver plays none.
       speedup: production's latency over the solver's; None where that is not known.
       spread: least and greatest speed-up of a seed; None where `speedup` is, or with one seed.
@@ -56,6 +61,7 @@ class ProgramResult:
     production_seconds: float | None
     stall_seconds: float
     wall_seconds: float
+    settled_seconds: float | None
     games_played: float
     status: str
     speedup: float | None
@@ -187,6 +193,7 @@ def _result(
         production_seconds=production,
         stall_seconds=float(np.median([row.stall_seconds or 0.0 for row in solved])),
         wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in solved])),
+        settled_seconds=_settled_seconds(solved),
         games_played=float(np.median([row.games_played or 0 for row in solved])),
         status=_status_of(solved),
         speedup=None if production is None else _ratio(production, latency),
@@ -202,6 +209,21 @@ def _status_of(solved: Sequence[Row]) -> str:
     """That of all seeds; where they differ, the least that can be said of all."""
     found = {row.status for row in solved}
     return found.pop() if len(found) == 1 else Status.FEASIBLE.value
+
+
+def _settled_seconds(solved: Sequence[Row]) -> float | None:
+    """Median over the seeds of the moment at which the curve came to its end; see `SETTLED`."""
+    moments = [
+        [
+            moment
+            for moment, found, _ in row.curve
+            if found is not None and found <= (row.latency_seconds or 0.0) * (1 + SETTLED)
+        ]
+        for row in solved
+    ]
+    if not all(moments):
+        return None
+    return float(np.median([min(of_seed) for of_seed in moments]))
 
 
 def _ratio(one: float, other: float) -> float:

@@ -308,6 +308,19 @@ def test_a_profile_ends_where_its_axis_does() -> None:
     assert min(float(point.split()[1]) for point in production.split("L")) == (20.0 + 254.0) / 2
 
 
+def test_a_solver_has_settled_when_its_latency_improves_no_more() -> None:
+    def settled(*curves: tuple[tuple[float, float | None, float | None], ...]) -> float | None:
+        rows = [row("a", "s", 0.5, seed=seed, curve=c) for seed, c in enumerate(curves)]
+        (result,) = program_results(rows)
+        return result.settled_seconds
+
+    late = ((0.1, None, 0.4), (0.2, 0.9, 0.4), (3.0, 0.50001, 0.4), (9.0, 0.5, 0.45))
+    assert settled(late) == 3.0
+    assert settled(((1.0, 0.5001, None), (2.0, 0.5, None))) == 2.0
+    assert settled(late, ((1.0, 0.5, None),), ((8.0, 0.5, None),)) == 3.0
+    assert settled(late, ()) is None
+
+
 def test_curves_are_of_the_programs_that_all_solvers_ran_on() -> None:
     curve = ((0.5, 0.6, None),)
     rows = [
