@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import json
-import sys
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +21,7 @@ from hlo_graphs.hlo import HloModule
 from hlo_graphs.lower import Lowered, LoweringOptions, lower
 from hlo_graphs.parser import parse_module, require_scheduled
 from hlo_graphs.program import Program
+from hlo_graphs.text_files import read_text
 from hlo_graphs.times import Times, analytic_times
 from malloc_game.memory_map import MemoryMap
 from malloc_game.production import read_production_map
@@ -85,7 +83,7 @@ def load_program(
     if isinstance(source, Program):
         return _as_given(source, capacity_bytes, given)
     bundle = bundle_beside(str(source))
-    text = _read(str(source) if bundle is None else str(bundle.before))
+    text = read_text(source if bundle is None else bundle.before)
     if text.lstrip().startswith("{"):
         return _as_given(_program_json(text, str(source)), capacity_bytes, given)
     machine = find_chip(chip or _compiled_for(bundle, cycles) or DEFAULT_CHIP)
@@ -123,7 +121,7 @@ def is_program_document(path: Path) -> bool:
     Raises:
       InputError: if it cannot be read.
     """
-    return _read(str(path)).lstrip().startswith("{")
+    return read_text(path).lstrip().startswith("{")
 
 
 def need_extra(module: str, extra: str, needed_for: str) -> None:
@@ -134,7 +132,7 @@ def need_extra(module: str, extra: str, needed_for: str) -> None:
 
 def load_map(path: Path) -> MemoryMap:
     """A memory map that `solve -o` wrote. Raises InputError on anything else."""
-    text = _read(str(path))
+    text = read_text(path)
     try:
         return MemoryMap.from_json(text)
     except InputError as error:
@@ -144,7 +142,7 @@ def load_map(path: Path) -> MemoryMap:
 def read_json(path: Path, kind: type[Kind]) -> Kind:
     """The one object (`dict`) or `list` in a file. Raises InputError on anything else."""
     try:
-        document = json.loads(_read(str(path)))
+        document = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise InputError(f"{place}: not JSON: {error.msg}") from error
@@ -320,7 +318,7 @@ def _production_map(lowered: Lowered, production: Path | None) -> MemoryMap | No
     """Production's map, with the addresses that lie beside its module."""
     if production is None:
         return None
-    module = _parsed(_read(str(production)), str(production))
+    module = _parsed(read_text(production), str(production))
     assignment = bundles.sibling(production, "buffer_assignment")
     if assignment is None:
         key = bundles.key_of(production) or "NAME"
@@ -385,18 +383,3 @@ def lone_name(path: Path) -> str:
     """What the program of a file without a bundle is called: the file's name, to the first dot."""
     name = path.name.lstrip(".").split(".")[0] or path.name
     return name.encode(errors="replace").decode()  # A file's name may be no text.
-
-
-def _read(source: str) -> str:
-    """Text of a plain or gzipped file, or of standard input for `-`."""
-    if source == "-" and sys.stdin is None:
-        raise InputError("-: there is no standard input")
-    try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: no such file") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read: {error}") from error

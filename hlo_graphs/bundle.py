@@ -10,11 +10,9 @@ Formats: XLA_MSA.md section D. `docs/extract.md` says what `extract` puts into e
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hlo_graphs.errors import InputError, SourceLocation
+from hlo_graphs.hlo import HloComputation, HloInstruction, Layout, Shape
+from hlo_graphs.leaves import leaves
+from hlo_graphs.text_files import read_text
 
 PART_SUFFIXES: Mapping[str, str] = {
     "before": "before.hlo",
@@ -170,6 +171,23 @@ class Placement:
     operands: str
     outputs: str
 
+    @classmethod
+    def of(
+        cls, computation: HloComputation, instruction: HloInstruction, memory_space: int
+    ) -> Placement:
+        """As the layouts of a compiled module have it; `memory_space` is the fast one's number."""
+
+        def bits(shape: Shape) -> str:
+            layouts = (leaf.layout for _, leaf in leaves(shape))
+            return "".join("01"[_is_in(layout, memory_space)] for layout in layouts)
+
+        operands = (computation.instruction(name).shape for name in instruction.operands)
+        return cls("".join(map(bits, operands)), bits(instruction.shape))
+
+
+def _is_in(layout: Layout | None, memory_space: int) -> bool:
+    return layout is not None and layout.memory_space == memory_space
+
 
 @dataclass(frozen=True, slots=True)
 class CyclePoint:
@@ -283,15 +301,11 @@ def parse_capacity_tag(tag: str) -> int:
     return int(tag[:-3]) * _UNIT_BYTES[tag[-3:]]
 
 
-def read_text(path: Path) -> str:
-    """The text of a plain or gzipped file; raises `InputError` where it is damaged."""
+def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-        return data.decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); make the bundle again") from error
+        return read_text(path)
+    except InputError as error:
+        raise InputError(f"{error}; make the bundle again") from error
 
 
 def read_allocinfo(path: Path) -> tuple[AllocationInfo, ...]:
@@ -330,7 +344,7 @@ def read_bufferinfo(path: Path) -> tuple[BufferInfo, ...]:
 def read_buffer_assignment(path: Path) -> tuple[Allocation, ...]:
     """The final buffer assignment: every allocation with its values, offsets and memory space."""
     allocations: list[tuple[int, int, int, str, list[AssignedValue]]] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         if line.startswith("allocation "):
             allocations.append(_allocation_header(path, number, line))
         elif line.startswith(" value: "):
@@ -347,7 +361,7 @@ def read_buffer_assignment(path: Path) -> tuple[Allocation, ...]:
 
 def read_live_range(path: Path) -> LiveRangeTable:
     """XLA's `HloLiveRange::ToString`: schedule and live ranges (XLA_MSA.md D.4)."""
-    lines = read_text(path).splitlines()
+    lines = _text(path).splitlines()
     header = re.match(r"HloLiveRange \(max (\d+)\):", lines[0] if lines else "")
     if header is None:
         raise _error(path, 1, 1, lines[0] if lines else "end of file", "HloLiveRange (max N):")
@@ -476,7 +490,7 @@ csv.field_size_limit(2**31 - 1)
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of every line of a table."""
-    reader = csv.reader(io.StringIO(read_text(path)))
+    reader = csv.reader(io.StringIO(_text(path)))
     try:
         for cells in reader:
             yield reader.line_num, cells
@@ -590,7 +604,7 @@ def _assigned_value(path: Path, number: int, line: str) -> AssignedValue:
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(read_text(path))
+        document = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise _error(path, error.lineno, error.colno, error.msg, "a JSON object") from error
     # Of integers with too many digits JSON makes a plain ValueError.

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hlo_graphs.bundle import PART_SUFFIXES
+from hlo_graphs.bundle import PART_SUFFIXES, Placement
 from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape
 from hlo_graphs.parser import parse_module
@@ -123,9 +123,9 @@ def instruction_points(
         stated = _estimated_cycles(instruction)
         if stated is not None:
             cycles[instruction.name] = stated
-        placement = _placement(computation, instruction, fast_memory_space)
-        if "1" in placement:
-            placements[instruction.name] = placement
+        placed = Placement.of(computation, instruction, fast_memory_space)
+        if "1" in placed.operands + placed.outputs:
+            placements[instruction.name] = f"{placed.operands}>{placed.outputs}"
     return cycles, placements
 
 
@@ -348,22 +348,6 @@ def _plain_shape(shape: Shape) -> Shape:
     layout = None if shape.layout is None else replace(shape.layout, memory_space=0)
     elements = tuple(_plain_shape(element) for element in shape.elements)
     return replace(shape, layout=layout, elements=elements)
-
-
-def _leaf_bits(shape: Shape, space: int) -> str:
-    """One "0" or "1" per array of the shape, in pre-order: is it in that memory space."""
-    return "".join(
-        "1" if leaf.layout is not None and leaf.layout.memory_space == space else "0"
-        for _, leaf in shape.subshapes()
-        if leaf.is_array
-    )
-
-
-def _placement(computation: HloComputation, instruction: HloInstruction, space: int) -> str:
-    operands = "".join(
-        _leaf_bits(computation.instruction(name).shape, space) for name in instruction.operands
-    )
-    return f"{operands}>{_leaf_bits(instruction.shape, space)}"
 
 
 def _estimated_cycles(instruction: HloInstruction) -> int | None:

@@ -30,7 +30,6 @@ from hlo_graphs.chips import CHIPS, Chip
 from hlo_graphs.errors import InputError
 from hlo_graphs.fusion_costs import matrix_operands
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule
-from hlo_graphs.leaves import leaves
 from hlo_graphs.times import (
     AnalyticTimes,
     LeafKey,
@@ -457,26 +456,12 @@ def placements_of(before: HloModule, placed: HloModule, memory_space: int) -> di
             if instruction.name not in originals:
                 continue
             place, original = originals[instruction.name]
-            placement = _placement(computation, instruction, memory_space)
+            placement = Placement.of(computation, instruction, memory_space)
             if instruction.opcode == original.opcode and _same_leaves(
-                placement, _placement(place, original, memory_space)
+                placement, Placement.of(place, original, memory_space)
             ):
                 found[instruction.name] = placement
     return found
-
-
-def _placement(
-    computation: HloComputation, instruction: HloInstruction, memory_space: int
-) -> Placement:
-    def bits(name: str) -> str:
-        shape = computation.instruction(name).shape
-        return "".join(
-            "1" if leaf.layout is not None and leaf.layout.memory_space == memory_space else "0"
-            for _, leaf in leaves(shape)
-        )
-
-    operands = "".join(bits(operand) for operand in instruction.operands)
-    return Placement(operands, bits(instruction.name))
 
 
 def _same_leaves(one: Placement, other: Placement) -> bool:

@@ -7,7 +7,6 @@ end of the pipe, a file descriptor, is closed: when whoever started it has ended
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import importlib.util
 import inspect
@@ -25,6 +24,7 @@ from typing import Any
 
 from hlo_graphs.compiler_dumps import keep_dumps
 from hlo_graphs.compiler_settings import CHIPS, is_hlo_file
+from hlo_graphs.text_files import read_text
 
 
 def main(request_path: str) -> None:
@@ -138,9 +138,7 @@ def _prepare_hlo(path: str, topology: Any) -> Callable[[dict[str, Any]], None]:
         importlib.import_module(name)
         for name in ("jaxlib._hlo", "jaxlib._jax", "jaxlib.xla_client", "jaxlib.mlir.ir")
     )
-    data = Path(path).read_bytes()
-    text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
-    proto = jaxlib_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto()
+    proto = jaxlib_hlo.hlo_module_from_text(read_text(path)).as_serialized_hlo_module_proto()
     module_text = jaxlib_jax.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(proto))
     device = topology.devices[0]
 

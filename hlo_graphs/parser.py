@@ -6,10 +6,7 @@ attributes newer than this parser do no harm; opcodes, shapes, names and bracket
 
 from __future__ import annotations
 
-import gzip
 import re
-import sys
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +20,7 @@ from hlo_graphs.hlo import HloComputation, HloModule, InputOutputAlias, Shape, S
 from hlo_graphs.instruction_text import BodyReader
 from hlo_graphs.lexer import Cursor
 from hlo_graphs.shape_text import ShapeReader
+from hlo_graphs.text_files import read_text
 
 _SEPARATOR_DASHES = "// -----"
 _SEPARATOR = re.compile(rf"^[ \t]*{_SEPARATOR_DASHES}", re.MULTILINE)
@@ -77,21 +75,7 @@ def read_module(path: str | Path) -> HloModule:
       HloSyntaxError: where the text does not follow the grammar.
       InputError: if the file cannot be read, or does not hold exactly one module.
     """
-    name = "<stdin>" if str(path) == "-" else str(path)
-    try:
-        data = sys.stdin.buffer.read() if name == "<stdin>" else Path(path).read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        text = data.decode()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: damaged gzip file: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not HLO text: byte {error.start} is not UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot read the file: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{name!r}: not a file name: {error}") from error
-    return parse_module(text, name)
+    return parse_module(read_text(path), "<stdin>" if str(path) == "-" else str(path))
 
 
 def require_scheduled(module: HloModule) -> HloModule:

@@ -12,7 +12,6 @@ processes of a shared machine disturb them least.
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib
 import re
 import subprocess
@@ -22,8 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.console import told_in_a_line
 from hlo_graphs.errors import InputError
 from hlo_graphs.parser import parse_module, read_module
+from hlo_graphs.text_files import read_text
 
 _REPETITIONS = (1, 2, 4, 8)
 _INSTRUCTION = re.compile(r"^ *(ROOT )?%?([\w.-]+) = (.*?) ([\w-]+)\((.*?)\)(.*)$", re.MULTILINE)
@@ -96,7 +97,7 @@ def measure(path: Path, runs: int) -> Timing:
       InputError: if our parser does not accept it.
     """
     module = read_module(path)
-    text = _text(path)
+    text = read_text(path)
     return Timing(
         path.name,
         len(text.encode()),
@@ -109,7 +110,7 @@ def measure(path: Path, runs: int) -> Timing:
 
 def measure_growth(path: Path, runs: int) -> tuple[Growth, ...]:
     """Times modules made of 1, 2, 4, 8 copies of the file's computations."""
-    text = _text(path)
+    text = read_text(path)
     found = []
     for copies in _REPETITIONS:
         repeated = repeat_computations(text, copies)
@@ -130,11 +131,6 @@ def repeat_computations(text: str, copies: int) -> str:
     return "".join(parts)
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode()
-
-
 def _xla_seconds(path: Path, runs: int) -> float | None:
     command = [sys.executable, "-m", __spec__.name, _CHILD_FLAG, "--runs", str(runs), str(path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -143,7 +139,7 @@ def _xla_seconds(path: Path, runs: int) -> float | None:
 
 def _print_xla_seconds(path: Path, runs: int) -> None:
     parse = importlib.import_module("jaxlib._hlo").hlo_module_from_text
-    text = _text(path)
+    text = read_text(path)
     print(best_seconds(lambda: parse(text), runs))
 
 
@@ -176,8 +172,9 @@ def _print_growth(name: str, growth: Sequence[Growth]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+@told_in_a_line()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see the module."""
     parser = argparse.ArgumentParser(prog="experiments.benchmarks.parsing", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="HLO text, plain or gzipped")
     parser.add_argument("--runs", type=int, default=5, help="the best of so many is taken")
@@ -186,18 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = options.files or _corpus()
     if options.xla_only:
         _print_xla_seconds(files[0], options.runs)
-        return 0
-    try:
-        timings = [measure(path, options.runs) for path in files]
-        if not timings:
-            raise InputError("no files given and none in hlo_graphs/corpus")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return
+    if not files:
+        raise InputError("no files given and none in hlo_graphs/corpus")
+    timings = [measure(path, options.runs) for path in files]
     _print_timings(timings)
     largest = max(zip(timings, files, strict=True), key=lambda pair: pair[0].size_bytes)[1]
     _print_growth(largest.name, measure_growth(largest, options.runs))
-    return 0
 
 
 def _corpus() -> list[Path]:
@@ -208,4 +200,4 @@ def _corpus() -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -48,7 +48,7 @@ def test_ratio_and_time_per_byte() -> None:
 def test_prints_ratios_and_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "sample.hlo"
     path.write_text(SAMPLE)
-    assert main([str(path), "--runs", "1"]) == 0
+    main([str(path), "--runs", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("sample.hlo") for line in lines)
     assert [line.split()[0] for line in lines[-4:]] == ["x1:", "x2:", "x4:", "x8:"]
@@ -57,5 +57,7 @@ def test_prints_ratios_and_growth(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_bad_file_is_an_error_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad.hlo"
     path.write_text("HloModule m {")
-    assert main([str(path)]) == 3
+    with pytest.raises(SystemExit) as ended:
+        main([str(path)])
+    assert ended.value.code == 3
     assert "bad.hlo:1:13: found '{'" in capsys.readouterr().err

@@ -155,8 +155,17 @@ def test_damaged_gzip_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.allocinfo\.csv\.gz: cannot be read"):
         read_allocinfo(path)
     path.write_bytes(b"no gzip at all")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"a\.allocinfo\.csv\.gz:1:1: found 'no gzip at all'"):
         read_allocinfo(path)
+
+
+def test_what_is_gzipped_is_seen_by_its_bytes(tmp_path: Path) -> None:
+    table = b"buffer_id,size,offset,start_time,end_time\n7,64,0,1,3\n"
+    named, unnamed = tmp_path / "a.csv.gz", tmp_path / "a.csv"
+    named.write_bytes(table)
+    unnamed.write_bytes(gzip.compress(table))
+    assert read_allocinfo(named) == read_allocinfo(unnamed)
+    assert [row.size_bytes for row in read_allocinfo(named)] == [64]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from hlo_graphs.bundle import (
     read_live_range,
     read_points,
     read_scheduleinfo,
-    read_text,
     split_key,
 )
 from hlo_graphs.bundle_writer import clean_hlo
@@ -30,6 +29,7 @@ from hlo_graphs.corpus.table import headroom_rows, markdown_table
 from hlo_graphs.errors import InputError
 from hlo_graphs.hlo import HloModule
 from hlo_graphs.parser import read_module
+from hlo_graphs.text_files import read_text
 from tests.shared_data import shared_data_path
 
 NAMES = corpus.names()
