@@ -22,7 +22,7 @@ from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.cp_sat import cp_solver, solved
 from solvers.plan import all_lanes
 from solvers.solver import Deadline
-from solvers.timeline import Lane, begins_with_write, is_undefined_before, repeat_of_scope
+from solvers.timeline import Lane, begins_with_write, is_undefined_before
 
 MOST_COLUMNS = 3000
 """Programs with more columns are not solved exactly."""
@@ -295,7 +295,7 @@ def _add_service(
     model = built.model
     served: dict[tuple[int, int | None], list[cp_model.IntVar]] = {}
     for column, present in zip(columns, built.present, strict=True):
-        repeat = int(repeat_of_scope(program, column.loop))
+        repeat = int(program.repeat_of(column.loop))
         for transfer in column.transfers:
             shares = []
             for step in range(transfer.issue, min(transfer.deadline, program.num_steps)):

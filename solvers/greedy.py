@@ -76,7 +76,7 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
 
     Fewer for programs with many accesses.
     """
-    accesses = sum(len(step.accesses) for step in program.instructions)
+    accesses = program.num_accesses
     effort = sum(accesses <= most for most in MAX_ACCESSES_FOR_EFFORT)
     replaceable = any(step.async_copy for step in program.instructions)
     for settings in VARIANTS[: (1, 1, 4)[effort]]:

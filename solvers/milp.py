@@ -123,7 +123,7 @@ class MilpSolver:
     ) -> bool:
         """Exactly, if the program is small enough; True if nothing is left to do."""
         program = request.program
-        accesses = sum(len(step.accesses) for step in program.instructions)
+        accesses = program.num_accesses
         if accesses > self.settings.exact_accesses:
             return False
         from solvers.exact import solve_exactly

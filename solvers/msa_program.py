@@ -24,8 +24,13 @@ from solvers.msa_attempt import Allocation
 from solvers.msa_options import MsaOptions
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse, MsaValue
 from solvers.msa_step_costs import StepCost
-from solvers.msa_weights import ACTIVATION_OPCODES
 from solvers.timeline import Item, Lane, is_undefined_before, lanes_of
+
+ACTIVATION_OPCODES = frozenset(
+    {"copy", "dynamic-slice", "dynamic-update-slice", "gather", "reduce"}
+)
+"""Opcodes of which most operands are activations, no weights; a Program does not tell operands
+apart as `LooksLikeAnActivation` in `algorithm.cc` does."""
 
 PROGRAM_SCOPE = -1
 """`MsaValue.scope` of what is outside all loops."""

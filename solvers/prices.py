@@ -151,7 +151,7 @@ class PricedProgram:
         )
         total = self.constant - capacity_cost
         added = self.constant + capacity_cost + program.all_slow_ticks
-        accesses = sum(len(instruction.accesses) for instruction in program.instructions)
+        accesses = program.num_accesses
         operations = 8 + accesses + program.num_steps + len(program.buffers)
         self._magnitude += operations * added
         savings: list[float] = []

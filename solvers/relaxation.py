@@ -592,7 +592,7 @@ class Relaxation:
             method="highs-ds",
             options={"time_limit": max(time_limit_seconds, 0.01)},
         )
-        if result.x is None or result.ineqlin is None or result.status not in (0,):
+        if result.x is None or result.ineqlin is None or result.status != 0:
             return None
         duals = np.zeros(len(matrix.row_low))
         split = len(rows.below)

@@ -103,7 +103,7 @@ def _add_lane(
             loop=scope,
             start_step=0 if loop is None else loop.start_step,
             end_step=program.num_steps if loop is None else loop.end_step,
-            repeat=repeat_of_scope(program, scope),
+            repeat=program.repeat_of(scope),
             items=items,
             needed_after=needed_after,
             needed_before=needed_before,
@@ -274,11 +274,3 @@ def outermost_loop_within(program: Program, scope: int | None, step: int) -> int
             return found
         found = loop
     return found if scope is None else None
-
-
-def repeat_of_scope(program: Program, scope: int | None) -> float:
-    """How often the body of `scope` runs in one run of the program."""
-    repeat = 1.0
-    for loop in program.loops_around(scope):
-        repeat *= program.loops[loop].weight
-    return repeat

@@ -16,8 +16,6 @@ from hlo_graphs.costs import analyse_costs
 from hlo_graphs.parser import parse_module
 from hlo_graphs.shapes import byte_size_of
 from solvers.msa_algorithm import PrecoloredError
-from solvers.msa_hlo import HloAssignment, HloMsaInput, assign_hlo
-from solvers.msa_hlo_costs import FixedHloCosts, RooflineHloCosts
 from solvers.msa_options import (
     ASSIGN_FIRST,
     ASSIGN_LAST,
@@ -28,6 +26,8 @@ from solvers.msa_options import (
     PrefetchOverride,
     SortOverride,
 )
+from tests.conformance.msa_hlo import HloAssignment, HloMsaInput, assign_hlo
+from tests.conformance.msa_hlo_costs import FixedHloCosts, RooflineHloCosts
 from tests.shared_data import shared_data_path
 
 COUNTS = PickerOptions(kind=PickerKind.INSTRUCTION_COUNT, min_count=2, max_count=10)

@@ -8,9 +8,9 @@ from hlo_graphs.costs import analyse_costs
 from hlo_graphs.parser import parse_module
 from hlo_graphs.program import Access, AccessKind, Instruction
 from hlo_graphs.shapes import byte_size_of
-from solvers.msa_hlo_costs import TICKS_PER_SECOND, RooflineHloCosts
 from solvers.msa_options import ElapsedModel, MsaOptions
 from solvers.msa_step_costs import StepCost
+from tests.conformance.msa_hlo_costs import TICKS_PER_SECOND, RooflineHloCosts
 
 READ = Access(0, AccessKind.READ, 40, 40, (10, 60))
 WRITE = Access(1, AccessKind.WRITE, 20, 20, (0, 30))

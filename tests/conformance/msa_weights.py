@@ -22,9 +22,6 @@ ACTIVATION_OPERANDS = {
 }
 """Operands that are activations, of opcodes whose other operands are weights."""
 
-ACTIVATION_OPCODES = (frozenset(ACTIVATION_OPERANDS) - {"convolution", "dot"}) | {"reduce"}
-"""Opcodes of which most operands are activations, where operands are not told apart."""
-
 PASSING_ON = frozenset({"bitcast", "get-tuple-element", "slice", "tuple"})
 """What does not say; what they are used for does."""
 

@@ -20,10 +20,10 @@ from hlo_graphs.lower import is_barred
 from hlo_graphs.shapes import byte_size_of, elements_in
 from solvers.msa_algorithm import MsaResult, Placed, assign
 from solvers.msa_attempt import Allocation
-from solvers.msa_hlo_costs import HloCosts, UncostedHlo
 from solvers.msa_options import MsaOptions
 from solvers.msa_problem import MsaBuffer, MsaProblem, MsaUse, MsaValue
-from solvers.msa_weights import looks_like_a_weight
+from tests.conformance.msa_hlo_costs import HloCosts, UncostedHlo
+from tests.conformance.msa_weights import looks_like_a_weight
 
 TRIVIAL = frozenset({"get-tuple-element", "tuple", "bitcast"})
 """Opcodes at which a value is but passed on."""
@@ -211,7 +211,7 @@ class _Builder:
         """(value, time) of what the program takes in and gives out."""
         entry = self.module.entry
         for value in self.aliases.values:
-            opcode = self._defining(value).opcode
+            opcode = self.aliases.defining(value).opcode
             time = self.schedule.time_of.get((value.computation, value.instruction))
             is_parameter = value.computation == entry.name and opcode == "parameter"
             if time is not None and (is_parameter or opcode == "constant"):
@@ -280,7 +280,7 @@ class _Builder:
     def _may_be_carried(self, values: Sequence[HloValue]) -> bool:
         """A read-only entry parameter, at most one tuple deep, that is used like a weight."""
         first = values[0]
-        is_parameter = self._defining(first).opcode == "parameter"
+        is_parameter = self.aliases.defining(first).opcode == "parameter"
         if len(values) != 1 or not is_parameter or first.computation != self.module.entry.name:
             return False
         entry = self.module.entry
@@ -297,7 +297,7 @@ class _Builder:
     def _boundedness(self, values: Sequence[HloValue]) -> float:
         """Gains of the first definition and of all uses but by loops and conditionals."""
         costs = self.given.costs
-        defining = self._defining(values[0])
+        defining = self.aliases.defining(values[0])
         total = costs.output_benefit(values[0].computation, defining, values[0].index)
         total *= self._weight(values[0].computation) if total > 0 else 1
         for value in values:
@@ -479,11 +479,8 @@ class _Builder:
             return self.schedule.spans[computation].start
         return self.schedule.time_of[computation, parameters[0].name]
 
-    def _defining(self, value: HloValue) -> HloInstruction:
-        return self.module.computations[value.computation].instruction(value.instruction)
-
     def _shape(self, value: HloValue) -> Shape:
-        return self._defining(value).shape.at(value.index)
+        return self.aliases.defining(value).shape.at(value.index)
 
     def _user(self, use: Use) -> HloInstruction:
         return self.module.computations[use.computation].instruction(use.instruction)
