@@ -16,6 +16,9 @@ from malloc_game.observation import Observation
 NO_ACTION = -1
 """Items at which no decision was asked for."""
 
+OBSERVED = ("turn", "now", "window", "memory", "idle")
+"""Parts of an observation, without its mask."""
+
 
 class Source(enum.IntEnum):
     """Who chose a game's moves."""
@@ -118,9 +121,8 @@ class Game:
         """Arrays and numbers by name, for a checkpoint."""
         document = {name: getattr(self, name) for name in _PLAIN}
         document["source"] = int(self.source)
-        document["observations"] = {
-            name: np.asarray(getattr(self.observations, name)) for name in _OBSERVED
-        }
+        parts = (*OBSERVED, "action_mask")
+        document["observations"] = {n: np.asarray(getattr(self.observations, n)) for n in parts}
         return document
 
     @staticmethod
@@ -138,7 +140,6 @@ _PLAIN = (
     *("program", "cursors", "actions", "rewards", "opening", "policies"),
     *("latency_ticks", "birth_update"),
 )
-_OBSERVED = ("turn", "now", "window", "memory", "idle", "action_mask")
 
 
 def compact(observation: Observation) -> Observation:

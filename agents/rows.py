@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.games import Game
+from agents.games import OBSERVED, Game
 from malloc_game.observation import Observation
 
 FIRST_PRIORITY = 1.0
 """Of decisions the learner has not seen, in place of their errors: those known to be far off come
 first."""
-
-OBSERVED = ("turn", "now", "window", "memory", "idle")
-"""Columns that are parts of the observation; its mask is `legal`."""
 
 
 @dataclass(frozen=True, eq=False)

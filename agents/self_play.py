@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, SearchConfig
-from agents.games import NO_ACTION, Game, Plan, Source, Thoughts, compact
+from agents.games import NO_ACTION, OBSERVED, Game, Plan, Source, Thoughts, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
 from agents.networks import Params, View
 from agents.programs import OUTLOOK_COLUMNS, Baselines, ProgramSet, nothing_to_decide
-from agents.rows import OBSERVED
 from agents.search import choose
 from malloc_game.observation import Observation, observation_specs
 from malloc_game.state import Action, ProgramArrays, State, first_state

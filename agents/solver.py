@@ -428,7 +428,7 @@ class _Playing:
     def _note(self, stage: str) -> None:
         """What was reached by the end of a stage."""
         self.found.games_played = self.trainer.num_games + self._table_games
-        saved = 1 - self.found.ticks / max(self.found.request.program.all_slow_ticks, 1)
+        saved = self.found.request.program.saved_share(self.found.ticks)
         elapsed = self.found.deadline.elapsed_seconds
         self.found.notes.append(
             f"{stage}: {saved:.3%} of all-slow saved after {self.found.games_played} games, "

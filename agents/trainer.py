@@ -262,13 +262,9 @@ class Trainer:
         )
 
     def _mean_saved(self, games: list[Game]) -> float | None:
-        saved = [
-            1 - game.latency_ticks / max(self._all_slow(game.program), 1e-30) for game in games
-        ]
+        members = self.programs.members
+        saved = [members[game.program].program.saved_share(game.latency_ticks) for game in games]
         return float(np.mean(saved)) if saved else None
-
-    def _all_slow(self, program: int) -> float:
-        return self.programs.members[program].program.all_slow_ticks
 
     def to_document(self) -> dict[str, Any]:
         """The whole state, for a checkpoint."""

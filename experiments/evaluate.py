@@ -584,7 +584,7 @@ def _row_of_program(task: Task, settings: EvaluationSettings, loaded: LoadedProg
         _row_without_result(task, settings),
         chip=program.machine.chip,
         capacity_bytes=program.capacity_bytes,
-        all_slow_seconds=program.all_slow_ticks * program.tick_seconds,
+        all_slow_seconds=program.all_slow_seconds,
         production_seconds=None if theirs is None else theirs.latency_seconds,
         production_stall_seconds=None if theirs is None else theirs.stall_seconds,
         model_error=model_error(loaded, task.source.bundle),

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -164,7 +163,7 @@ def training_programs(settings: GeneralistSettings) -> list[Program]:
     chosen = [
         load_program(name).program for name in _chosen(settings.programs, known, "to train on")
     ]
-    fitting = [p for p in chosen if _num_accesses(p) <= settings.most_accesses]
+    fitting = [p for p in chosen if p.num_accesses <= settings.most_accesses]
     rng = np.random.default_rng(settings.seed)
     variants = [variant(program, rng) for program in fitting for _ in range(settings.num_variants)]
     generated = generated_programs(settings.num_generated, settings.seed, _MOST_TRAINED_ACCESSES)
@@ -236,7 +235,7 @@ class Validation:
         kept = [one for one in both if turn_table(one).num_items <= _MOST_VALIDATION_ITEMS]
         greedy = [solver_named("greedy").solve(SolveRequest(program)) for program in kept]
         judged = [
-            (program, 1 - solution.latency_ticks / program.all_slow_ticks)
+            (program, program.saved_share(solution.latency_ticks))
             for program, solution in zip(kept, greedy, strict=True)
             if solution.latency_ticks < program.all_slow_ticks
         ]
@@ -260,7 +259,7 @@ class Validation:
             trainer.run_chunk(policy, learn=False)
         best = [trainer.best(index) for index in range(len(self.programs))]
         saved = [
-            1 - game.latency_ticks / program.all_slow_ticks
+            program.saved_share(game.latency_ticks)
             for game, program in zip(best, self.programs, strict=True)
             if game is not None
         ]
@@ -285,10 +284,6 @@ def generated_programs(count: int, seed: int, most_accesses: int = 500) -> list[
     ]
 
 
-def _num_accesses(program: Program) -> int:
-    return sum(len(instruction.accesses) for instruction in program.instructions)
-
-
 def show_demonstrations(
     league: League, settings: GeneralistSettings, say: Callable[[str], None]
 ) -> None:
@@ -308,10 +303,10 @@ def show_demonstrations(
         for index, (member, shown) in enumerate(zip(members, games, strict=True)):
             actions = actions_by_item(member, shown.wishes, trainer.programs.bucket.num_items)
             trainer.show(index, Plan(actions, Source.DEMONSTRATION))
-            slow = max(member.program.all_slow_ticks, 1e-30)
-            saved = (f"{1 - ticks / slow:.2%}" for ticks in shown.by_demonstrator)
+            share = member.program.saved_share
+            saved = (f"{share(ticks):.2%}" for ticks in shown.by_demonstrator)
             by_whom = ", ".join(map(" ".join, zip(settings.demonstrations, saved, strict=True)))
-            say(f"{member.program.name}: shown {1 - shown.latency_ticks / slow:.2%} ({by_whom})")
+            say(f"{member.program.name}: shown {share(shown.latency_ticks):.2%} ({by_whom})")
 
 
 def _parts_text(league: League) -> str:
@@ -513,13 +508,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demonstration_games=chosen.demonstration_games,
         seed=chosen.seed,
     )
-    try:
-        if chosen.time_limit > 0:
-            train_generalist(settings, resume=chosen.resume, say=_say)
-        if chosen.ship:
-            _say(f"shipped as {ship(chosen.out)}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted: what was not saved is lost")
+    if chosen.time_limit > 0:
+        train_generalist(settings, resume=chosen.resume, say=_say)
+    if chosen.ship:
+        _say(f"shipped as {ship(chosen.out)}")
 
 
 def _say(line: str) -> None:

@@ -105,16 +105,16 @@ def corpus_row(name: str, split: str) -> CorpusRow:
         chip=program.machine.chip,
         capacity_bytes=program.capacity_bytes,
         num_steps=program.num_steps,
-        num_accesses=num_accesses(program),
+        num_accesses=num_decidable_accesses(program),
         num_loops=len(program.loops),
-        all_slow_seconds=program.all_slow_ticks * program.tick_seconds,
+        all_slow_seconds=program.all_slow_seconds,
         production_seconds=production.latency_seconds,
         lower_bound_seconds=bound_ticks * program.tick_seconds,
         headroom=production.latency_ticks / bound_ticks - 1,
     )
 
 
-def num_accesses(program: Program) -> int:
+def num_decidable_accesses(program: Program) -> int:
     """Accesses of buffers that may lie in fast memory: the decisions there are."""
     return sum(
         program.may_be_resident(access.buffer)
@@ -177,7 +177,7 @@ def _figures(loaded: LoadedProgram) -> list[tuple[str, str]]:
             "of which may be fast",
             f"{len(movable)}, {format_size(sum(b.size_bytes for b in movable))}",
         ),
-        ("accesses to decide", str(num_accesses(program))),
+        ("accesses to decide", str(num_decidable_accesses(program))),
         (
             "times",
             f"{program.times}, {stated / max(program.all_slow_ticks, 1):.1%} from the compiler",

@@ -76,7 +76,7 @@ class SolveResult:
     @property
     def all_slow_latency_seconds(self) -> float:
         """Simulated time with everything in slow memory."""
-        return self.program.all_slow_ticks * self.program.tick_seconds
+        return self.program.all_slow_seconds
 
     @property
     def production_latency_seconds(self) -> float | None:

@@ -129,7 +129,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
             with suppress(OSError):
                 say("interrupted: saving")
         run.save()
-    best = tuple(ticks for ticks in run.best_ticks())
+    best = tuple(run.best_ticks())
     return TrainResult(run.references, best, run.trainer.num_games, run.trainer.num_moves)
 
 
@@ -285,7 +285,7 @@ def _demonstrate(
         limit = _at_most(_DEMONSTRATION_SECONDS, deadline)
         request = SolveRequest(program, time_limit_seconds=limit, seed=seed)
         shown = trainer.demonstrate(index, solver.solve(request).memory_map)
-        saved = 1 - shown.latency_ticks / max(program.all_slow_ticks, 1e-30)
+        saved = program.saved_share(shown.latency_ticks)
         say(f"{program.name}: {name} shows a game that saves {saved:.2%} ({shown.loss:+.2%})")
 
 

@@ -36,8 +36,7 @@ def is_forwarding(instruction: HloInstruction) -> bool:
     """Whether it takes no step: it passes values on, or its callees do the work."""
     opcode = instruction.opcode
     if opcode == "custom-call":
-        target = instruction.attributes.get("custom_call_target", "")
-        return target.strip("\"'") in IDLE_TARGETS
+        return instruction.custom_call_target in IDLE_TARGETS
     return opcode in FORWARDING or opcode.endswith("-done") or async_part(opcode) == "update"
 
 

@@ -68,6 +68,10 @@ class AliasAnalysis:
         """All values, by id."""
         return self.dataflow.values
 
+    def defining(self, value: HloValue) -> HloInstruction:
+        """The instruction that defines a value."""
+        return self.module.computations[value.computation].instruction(value.instruction)
+
     @property
     def uses(self) -> tuple[tuple[Use, ...], ...]:
         """Per value its uses, as XLA counts them."""

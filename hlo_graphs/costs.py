@@ -24,6 +24,7 @@ from hlo_graphs.errors import InputError
 from hlo_graphs.fusion_costs import fusion_writes, parameter_reads, passed_through
 from hlo_graphs.hlo import HloComputation, HloInstruction, HloModule, Shape, ShapeIndex
 from hlo_graphs.leaves import elements, leaves
+from hlo_graphs.opcodes import words
 from hlo_graphs.shapes import POINTER_SIZE_BYTES, padded_size_bytes
 from hlo_graphs.windows import WindowDimension, braces, convolution_flops, parse_window
 
@@ -465,8 +466,7 @@ def transpose_is_bitcast(place: _Place) -> bool:
 
 
 def _custom_call(place: _Place) -> InstructionCost:
-    target = place.instruction.attributes.get("custom_call_target", "").strip('"')
-    if target in IDLE_TARGETS:
+    if place.instruction.custom_call_target in IDLE_TARGETS:
         return _nothing(place)
     operands = tuple(
         _leaf_sizes(place.analysis, place.operand_shape(position))
@@ -561,22 +561,18 @@ def _fusion(place: _Place) -> InstructionCost:
 # --- the opcodes ---------------------------------------------------------------------------------
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_FREE = _words(
+_FREE = words(
     "parameter constant get-tuple-element bitcast domain after-all add-dependency opt-barrier"
 )
 
-_ELEMENTWISE = _words(
+_ELEMENTWISE = words(
     "abs add and bitcast-convert ceil clamp clz compare complex convert count-leading-zeros "
     "divide floor imag is-finite maximum minimum multiply multiply-add negate not or "
     "popcnt real reduce-precision remainder round-nearest-afz round-nearest-even select "
     "shift-left shift-right-arithmetic shift-right-logical sign stochastic-convert subtract "
     "xor"
 )
-_TRANSCENDENTAL = _words(
+_TRANSCENDENTAL = words(
     "acos acosh asin asinh atan2 atanh cbrt cosh cosine erf exponential exponential-minus-one "
     "log log-plus-one logistic power rsqrt sine sinh sqrt tan tanh"
 )

@@ -205,6 +205,13 @@ class HloInstruction:
         """The text of a constant's value (`{...}` where the printer left it out), else None."""
         return self.argument_text if self.opcode == "constant" else None
 
+    @property
+    def custom_call_target(self) -> str | None:
+        """What a custom call calls, without quotes; None of other instructions."""
+        if self.opcode != "custom-call":
+            return None
+        return self.attributes.get("custom_call_target", "").strip("\"'")
+
 
 @dataclass(frozen=True)
 class HloComputation:

@@ -267,10 +267,7 @@ class _Lowering:
 
     def _shapes(self, hlo_buffer: int) -> list[Shape]:
         values = (self.aliases.values[v] for v in self.aliases.buffers[hlo_buffer].values)
-        return [self._defining(value).shape.at(value.index) for value in values]
-
-    def _defining(self, value: HloValue) -> HloInstruction:
-        return self.module.computations[value.computation].instruction(value.instruction)
+        return [self.aliases.defining(value).shape.at(value.index) for value in values]
 
     @cached_property
     def accesses(self) -> Mapping[int, tuple[LeafAccess, ...]]:
@@ -393,13 +390,13 @@ class _Lowering:
 
     def _is_entry_parameter(self, value: HloValue) -> bool:
         is_entry = value.computation == self.module.entry.name
-        return is_entry and self._defining(value).opcode == "parameter"
+        return is_entry and self.aliases.defining(value).opcode == "parameter"
 
     def _is_constant(self, value: HloValue) -> bool:
-        return self._defining(value).opcode == "constant"
+        return self.aliases.defining(value).opcode == "constant"
 
     def _is_allocation(self, value: HloValue) -> bool:
-        instruction = self._defining(value)
+        instruction = self.aliases.defining(value)
         return instruction.opcode == "custom-call" and is_forwarding(instruction)
 
     def _may_be_fast(

@@ -319,6 +319,22 @@ class Program:
             yield loop
             loop = self.loops[loop].parent
 
+    def repeat_of(self, loop: int | None) -> float:
+        """How often what happens once per trip of `loop` happens in one run (once for None)."""
+        return 1.0 if loop is None else self._loop_repeats[loop]
+
+    @cached_property
+    def _loop_repeats(self) -> tuple[float, ...]:
+        repeats: list[float] = []
+        for loop in self.loops:
+            repeats.append(loop.weight * (1.0 if loop.parent is None else repeats[loop.parent]))
+        return tuple(repeats)
+
+    @cached_property
+    def num_accesses(self) -> int:
+        """Accesses of all buffers, also of those that may not be resident."""
+        return sum(len(instruction.accesses) for instruction in self.instructions)
+
     @cached_property
     def accesses_of_buffer(self) -> tuple[tuple[tuple[int, Access], ...], ...]:
         """Per buffer its accesses as (step, access), in program order."""
@@ -363,6 +379,15 @@ class Program:
     def all_slow_ticks(self) -> float:
         """Latency in ticks with everything in slow memory."""
         return sum(i.repeat * i.elapsed_ticks(i.accesses) for i in self.instructions)
+
+    @property
+    def all_slow_seconds(self) -> float:
+        """Latency in seconds with everything in slow memory."""
+        return self.all_slow_ticks * self.tick_seconds
+
+    def saved_share(self, latency_ticks: float) -> float:
+        """Share of the all-slow latency that a map saves; 0 if the program takes no time at all."""
+        return 1 - latency_ticks / self.all_slow_ticks if self.all_slow_ticks else 0.0
 
     @cached_property
     def all_fast_ticks(self) -> float:
@@ -513,11 +538,8 @@ def _check_buffer(program: Program, index: int, buffer: Buffer) -> None:
 def _check_repeats(program: Program) -> None:
     """Steps run as often as the loops around them say: times are summed by the one, copies and
     stalls counted by the other."""
-    weights: dict[int | None, float] = {None: 1.0}
-    for index, loop in enumerate(program.loops):
-        weights[index] = weights[loop.parent] * loop.weight
     for step, instruction in enumerate(program.instructions):
-        expected = weights[program.loop_of_step[step]]
+        expected = program.repeat_of(program.loop_of_step[step])
         if not math.isclose(instruction.repeat, expected, rel_tol=1e-12):
             raise InputError(
                 f"{program.name}: step {step} ({instruction.name}): repeat is "

@@ -165,11 +165,7 @@ class CompiledModule:
 
     def shape_of(self, value: HloValue) -> Shape:
         """Shape of a value of the compiled module."""
-        return self.defining(value).shape.at(value.index)
-
-    def defining(self, value: HloValue) -> HloInstruction:
-        """The instruction that defines a value of the compiled module."""
-        return self.module.computations[value.computation].instruction(value.instruction)
+        return self.aliases.defining(value).shape.at(value.index)
 
     def occupied(self, value: HloValue) -> LiveRange:
         """When a value must be kept in its place, both ends included.

@@ -679,9 +679,7 @@ def _tables(
             access_ticks[row] = (access.bus_ticks, *access.lane_ticks)
             step_ticks[step] += access_ticks[row]
             row += 1
-    repeats = [1.0]
-    for loop in program.loops:
-        repeats.append(loop.weight * repeats[0 if loop.parent is None else loop.parent + 1])
+    scopes = [None, *range(len(program.loops))]
     return kernels.Tables(
         limits=np.array(limits, dtype=np.int64),
         events=np.array(script.events, dtype=np.int64).reshape(-1, kernels.NUM_EVENT_COLUMNS),
@@ -689,7 +687,7 @@ def _tables(
         step_ticks=step_ticks,
         access_ticks=access_ticks,
         repeats=np.array([*(i.repeat for i in program.instructions), 0.0]),
-        loop_repeats=np.array(repeats),
+        loop_repeats=np.array([program.repeat_of(scope) for scope in scopes]),
         offers=_offers(program),
         hints=np.full(len(script.turns), -1, dtype=np.int64),
         placed=np.full(len(script.turns), -1, dtype=np.int64),

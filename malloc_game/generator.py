@@ -84,16 +84,16 @@ class GeneratorSettings:
       copy_share: probability that a plain copy precedes a block (`Instruction.async_copy`).
     """
 
-    family: Family = Family.MIXED
-    num_accesses: int = 60
-    pressure: float = 2.0
-    intensity: float = 1.0
-    max_size_units: int = 8
-    max_loop_depth: int = 2
-    max_trip_count: int = 5
-    num_lanes: int = 1
-    forbidden_share: float = 0.05
-    copy_share: float = 0.1
+    family: Family
+    num_accesses: int
+    pressure: float
+    intensity: float
+    max_size_units: int
+    max_loop_depth: int
+    max_trip_count: int
+    num_lanes: int
+    forbidden_share: float
+    copy_share: float
 
     def __post_init__(self) -> None:
         limits = ("max_size_units", "max_loop_depth", "max_trip_count")

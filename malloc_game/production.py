@@ -26,7 +26,7 @@ from hlo_graphs.shapes import padded_size_bytes
 from malloc_game.compiled import CompiledModule, ProductionError, Transfer
 from malloc_game.memory_map import Eviction, MemoryMap, Part, ReplacedCopy, Residency, Source
 
-_CONCAT = '"ConcatBitcast"'
+_CONCAT = "ConcatBitcast"
 """Target of the custom call that joins the slices of a sliced prefetch; it moves nothing."""
 
 
@@ -266,7 +266,7 @@ class _Reader:
         """The copies that fill a place, None if an instruction of the program does."""
         for value_id in self._compiled.aliases.buffers[alias_set].values:
             value = self._compiled.aliases.values[value_id]
-            instruction = self._compiled.defining(value)
+            instruction = self._compiled.aliases.defining(value)
             if value.is_phi:
                 continue
             transfer = self._transfer_of.get((value.computation, instruction.name))
@@ -359,10 +359,7 @@ class _Reader:
 
 
 def _is_concat(instruction: HloInstruction) -> bool:
-    return (
-        instruction.opcode == "custom-call"
-        and instruction.attributes.get("custom_call_target") == _CONCAT
-    )
+    return instruction.custom_call_target == _CONCAT
 
 
 def _updated_in_place(residencies: Iterable[Residency]) -> list[Residency]:

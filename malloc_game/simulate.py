@@ -121,7 +121,7 @@ def simulate(program: Program, memory_map: MemoryMap, copy_order: str = "deadlin
     _serve_all(program, idle, transfers, DeadlineEngine if copy_order == "deadline" else FifoEngine)
     stall_before = np.zeros(program.num_steps + 1)
     for transfer in transfers:
-        repeat = scope_repeat(program, transfer.copy.loop)
+        repeat = program.repeat_of(transfer.copy.loop)
         stall_before[transfer.copy.deadline] += repeat * transfer.stall
     stall = float(sum(stall_before.tolist()))
     busy = sum(i.repeat * t for i, t in zip(program.instructions, elapsed.tolist(), strict=True))
@@ -177,11 +177,6 @@ def fast_accesses(program: Program, memory_map: MemoryMap) -> frozenset[tuple[in
     table = program.access_table
     fast = fast_access_mask(program, memory_map)
     return frozenset(zip(table.step[fast].tolist(), table.buffer[fast].tolist(), strict=True))
-
-
-def scope_repeat(program: Program, loop: int | None) -> float:
-    """How often what happens once per trip of `loop` happens (once for None)."""
-    return math.prod((program.loops[i].weight for i in program.loops_around(loop)), start=1.0)
 
 
 def compulsory_bus_bytes(program: Program) -> int:
@@ -294,5 +289,5 @@ def _bus_bytes(program: Program, slow: NDArray[np.bool_], copies: Sequence[Copy]
     table = program.access_table
     repeats = np.array([i.repeat for i in program.instructions], dtype=np.float64)
     total = float((repeats[table.step[slow]] * table.size_bytes[slow]).sum())
-    total += sum(scope_repeat(program, copy.loop) * copy.bus_bytes for copy in copies)
+    total += sum(program.repeat_of(copy.loop) * copy.bus_bytes for copy in copies)
     return round(total)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hlo_graphs.program import Program
 from malloc_game.memory_prices import Stays, memory_prices
-from malloc_game.turn_table import NUM_COLUMNS, Column, ItemKind, TurnTable, frame_repeat
+from malloc_game.turn_table import NUM_COLUMNS, Column, ItemKind, TurnTable
 
 
 class TurnFeature(enum.IntEnum):
@@ -117,7 +117,7 @@ def _describe_turns(
         row[TurnFeature.NEEDED] = item[Column.NEEDED]
         row[TurnFeature.LIVE_OUT] = buffer.live_out
         row[TurnFeature.PARAMETER] = buffer.is_parameter
-        row[TurnFeature.REPEAT] = log_count(frame_repeat(program, frame), most=2**16)
+        row[TurnFeature.REPEAT] = log_count(program.repeat_of(frame), most=2**16)
         row[TurnFeature.DEPTH] = min(1.0, len(list(program.loops_around(frame))) / 8)
         row[TurnFeature.PROGRESS] = position / max(1, program.num_steps)
 

@@ -167,11 +167,6 @@ def takes_turns(program: Program, buffer: int) -> bool:
     return program.may_be_resident(buffer) and program.buffers[buffer].size_bytes > 0
 
 
-def frame_repeat(program: Program, frame: int | None) -> float:
-    """How often what happens once per trip of `frame` happens in the program."""
-    return math.prod(program.loops[loop].weight for loop in program.loops_around(frame))
-
-
 class _Writer:
     """Collects items in order."""
 
@@ -230,11 +225,11 @@ class _Writer:
             row[Column.NEEDED] = (position, buffer) in self.after_access
             row[Column.COPIED] = access.kind.reads and self._has_content(buffer, position, frame)
             self._describe_step(row, position)
-            self.weights[-1][1] = frame_repeat(self.program, frame)
+            self.weights[-1][1] = self.program.repeat_of(frame)
         elif kind is ItemKind.ENTRY:
             row[Column.NEEDED] = (loop, buffer) in self.before_loop
             row[Column.COPIED] = self._has_content(buffer, position, frame)
-            self.weights[-1][1] = frame_repeat(self.program, frame)
+            self.weights[-1][1] = self.program.repeat_of(frame)
         elif kind is ItemKind.EXIT:
             row[Column.NEEDED] = (loop, buffer) in self.after_loop
 
@@ -269,7 +264,7 @@ class _Writer:
         if not mergeable or row[Column.FLUSH]:
             row = self._append(position, None, None)
         row[Column.FLUSH] = why
-        self.weights[-1][1] = frame_repeat(self.program, frame)
+        self.weights[-1][1] = self.program.repeat_of(frame)
         if why is Flush.TRIP_END and loop is not None:
             _describe_offer(row, self.program, self.program.loops[loop])
 

@@ -126,7 +126,7 @@ class Subject:
         solutions = [solver_named(teacher).solve(request) for teacher in TEACHERS]
         return Subject(
             loaded=loaded,
-            greedy=1 - solutions[0].latency_ticks / program.all_slow_ticks,
+            greedy=program.saved_share(solutions[0].latency_ticks),
             production_ticks=(
                 None if production is None else simulate(program, production).latency_ticks
             ),
@@ -152,10 +152,10 @@ def train(subject: Subject, variant: Variant, seconds: float, seed: int) -> Outc
         if trainer.num_chunks > 1 and not first_updates:
             spent += time.process_time() - began
         own = [game for game in report.finished if game.source is Source.SELF_PLAY]
-        last.extend(1 - game.latency_ticks / program.all_slow_ticks for game in own)
+        last.extend(program.saved_share(game.latency_ticks) for game in own)
     production = subject.production_ticks
     return Outcome(
-        best=1 - best.latency_ticks / program.all_slow_ticks,
+        best=program.saved_share(best.latency_ticks),
         mean=float(np.mean(last)) if last else float("nan"),
         speedup=float("nan") if production is None else production / best.latency_ticks,
         num_games=trainer.num_games,

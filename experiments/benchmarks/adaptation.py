@@ -123,7 +123,7 @@ def compare(program: Program, num_games: Sequence[int], weights: Path, seed: int
     return Comparison(
         name=program.name,
         num_turns=member.table.num_turns,
-        greedy=1 - greedy.latency_ticks / slow,
+        greedy=program.saved_share(greedy.latency_ticks),
         prices=share(member.fast_game.latency_ticks(wishes_by_price(member))),
         policy=share(games[0].latency_ticks),
         policy_cpu_seconds=seconds,

@@ -19,10 +19,6 @@ from malloc_game.validate import validate
 from tests.strategies import programs
 
 
-def num_accesses(program: Program) -> int:
-    return sum(len(instruction.accesses) for instruction in program.instructions)
-
-
 def largest_live_bytes(program: Program) -> int:
     """Largest sum of sizes from first to last use."""
     live = np.zeros(program.num_steps, dtype=np.int64)
@@ -42,12 +38,12 @@ def test_the_same_seed_gives_the_same_program(family: Family) -> None:
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("wanted", [1, 60, 1000])
 def test_size_is_about_what_was_asked_for(family: Family, wanted: int) -> None:
-    found = num_accesses(random_program(2, family=family, num_accesses=wanted))
+    found = random_program(2, family=family, num_accesses=wanted).num_accesses
     assert wanted <= found <= wanted + 150
 
 
 def test_thousands_of_accesses() -> None:
-    assert num_accesses(random_program(0, num_accesses=4000)) >= 4000
+    assert random_program(0, num_accesses=4000).num_accesses >= 4000
 
 
 @settings(max_examples=60, deadline=None)

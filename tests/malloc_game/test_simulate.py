@@ -19,7 +19,6 @@ from malloc_game.simulate import (
     compulsory_bus_bytes,
     fast_access_mask,
     fast_accesses,
-    scope_repeat,
     simulate,
 )
 from malloc_game.validate import validate
@@ -376,7 +375,7 @@ def test_what_holds_of_every_valid_map(pair: tuple[Program, MemoryMap]) -> None:
         simulation = simulate(program, memory_map, order)
         assert simulation.latency_ticks >= program.all_fast_ticks or memory_map.replaced_copies
         assert simulation.stall_ticks == pytest.approx(
-            sum(scope_repeat(program, s.copy.loop) * s.stall_ticks for s in simulation.services)
+            sum(program.repeat_of(s.copy.loop) * s.stall_ticks for s in simulation.services)
         )
         busy = sum(
             i.repeat * e

@@ -211,9 +211,9 @@ def test_state_carried_around_a_loop_must_be_written_back_or_stay() -> None:
 def test_mixtures_of_prices_are_prices() -> None:
     program = program_of({"a": 4}, [(0, "wa"), (0, "ra")], capacity=2)
     first, second = uniform_prices(program), bound_program(program, 5.0).leaves[0].prices
-    if first.divisors == second.divisors:
-        mixed = mix_prices(first, second, 0.5)
-        assert price_bound(program, mixed) <= program.all_slow_ticks
+    assert first.divisors == second.divisors
+    mixed = mix_prices(first, second, 0.5)
+    assert price_bound(program, mixed) <= program.all_slow_ticks
 
 
 def test_a_parameter_that_holds_nothing_is_not_carried() -> None:
