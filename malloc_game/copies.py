@@ -30,7 +30,8 @@ class Copy:
       size_bytes: bytes transferred.
       bus_bytes: of those, over the slow memory's bus: all, but for a replaced copy once for each
         of its ends (the buffers it reads, the one it writes) that lies in slow memory.
-      ticks: bus time it takes undisturbed.
+      ticks: bus time it takes undisturbed: of the bytes over the bus, or, from fast memory to fast
+        memory, of the bytes transferred.
       issue: it may be served from the beginning of this step.
       deadline: it must be complete before this step.
       loop: the loop on whose every trip it happens, None: once.
@@ -119,7 +120,7 @@ def _replacements(
                 buffer=access.buffer,
                 size_bytes=size,
                 bus_bytes=size * crossings,
-                ticks=program.copy_ticks(size),
+                ticks=program.copy_ticks(size * max(crossings, 1)),
                 issue=issue,
                 deadline=replaced.done,
                 loop=program.loop_of_step[replaced.step],

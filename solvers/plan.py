@@ -236,7 +236,8 @@ class Plan:
         """Has the copy engine do every copy instruction where that is expected to pay.
 
         Only while nothing is resident yet. What such a copy reads and writes stays in slow
-        memory from its issue until it is done.
+        memory from its issue until it is done, so it crosses the bus twice. Production has the
+        engine copy into fast memory only (docs/production.md).
         """
         steps = [t for t, found in enumerate(self.program.instructions) if found.async_copy]
         for step in sorted(steps, key=lambda t: (-self._clock.elapsed[t], t)):
@@ -252,7 +253,9 @@ class Plan:
             return False
         loop = self.program.loop_of_step[step]
         lowest, highest = self._transfer_range(step, loop)
-        ticks = sum(self.copy_ticks[buffer] for buffer in written)
+        crossings = 1 + sum(not a.kind.writes for a in instruction.accesses)
+        sizes = (self.program.buffers[buffer].size_bytes for buffer in written)
+        ticks = sum(self.program.copy_ticks(size * crossings) for size in sizes)
         saved = self._clock.elapsed[step]
         before = self._clock.window_before(step, lowest, ticks, loop)
         after = self._clock.window_after(step + 1, highest, before.lacking_ticks, loop)

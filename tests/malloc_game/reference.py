@@ -570,15 +570,25 @@ def _static_copies(
         ticks = program.copy_ticks(program.buffers[e.buffer].size_bytes)
         yield e.issue, e.done, ticks, origin.loop
     for copy in memory_map.replaced_copies:
-        for size, start in _filled_slices(program, copy, memory_map):
+        reads = [a.buffer for a in program.instructions[copy.step].accesses if not a.kind.writes]
+        from_slow = sum(not _is_fast_throughout(memory_map, buffer, copy) for buffer in reads)
+        for buffer, size, start in _filled_slices(program, copy, memory_map):
             loop = program.loop_of_step[copy.step]
-            yield start, copy.done, program.copy_ticks(size), loop
+            times = from_slow + (not _is_fast_throughout(memory_map, buffer, copy))
+            yield start, copy.done, program.copy_ticks(size * times if times else size), loop
+
+
+def _is_fast_throughout(memory_map: MemoryMap, buffer: int, copy: ReplacedCopy) -> bool:
+    low, high = copy.window
+    return any(
+        r.buffer == buffer and r.ready <= low and high <= r.end for r in memory_map.residencies
+    )
 
 
 def _filled_slices(
     program: Program, copy: ReplacedCopy, memory_map: MemoryMap
-) -> Iterator[tuple[int, int]]:
-    """(bytes, issue) of the transfers of a replaced copy."""
+) -> Iterator[tuple[int, int, int]]:
+    """(buffer, bytes, issue) of the transfers of a replaced copy."""
     for access in program.instructions[copy.step].accesses:
         if access.kind.writes:
             begun = (access.buffer, copy.issue, Source.PRODUCED)
@@ -588,7 +598,8 @@ def _filled_slices(
                 if (r.buffer, r.start, r.source) == begun
                 for part in r.parts
             ]
-            yield from slices or [(program.buffers[access.buffer].size_bytes, copy.issue)]
+            whole = (program.buffers[access.buffer].size_bytes, copy.issue)
+            yield from ((access.buffer, *part) for part in slices or [whole])
 
 
 def reference_fifo_latency(program: Program, memory_map: MemoryMap, slices: int) -> float:

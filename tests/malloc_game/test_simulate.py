@@ -124,7 +124,10 @@ class TestByHand:
             {"a": 4, "c": 4}, [(0, "ra wc"), (6, ""), (0, "rc")], copies=[0], capacity=32
         )
         assert latency(program) == 8 + 6 + 4
-        assert latency(program, replaced_copies=(ReplacedCopy(0, 0, 2),)) == 6 + 4
+        # From slow memory to slow memory: eight ticks of bus, of which six are idle.
+        assert latency(program, replaced_copies=(ReplacedCopy(0, 0, 2),)) == 6 + 2 + 4
+        both = (copied(0, 0, 0, 2), Residency(1, 8, 0, 3, PRODUCED, 0))
+        assert latency(program, *both, replaced_copies=(ReplacedCopy(0, 0, 2),)) == 4 + 6
         fast = Residency(1, 8, 0, 3, PRODUCED, 0)
         assert latency(program, fast, replaced_copies=(ReplacedCopy(0, 0, 2),)) == 6
         # What its own computation would have taken is gone too.

@@ -281,4 +281,4 @@ def test_time_that_a_replaced_copy_no_longer_has_is_missed_by_who_reserved_it() 
     program = program_of(sizes, steps, capacity=4, copies=[1, 2], forbidden="abcd")
     plan = Plan(program)
     plan.replace_copies()
-    assert plan.latency_estimate() == simulate(program, plan.memory_map()).latency_ticks == 24
+    assert plan.latency_estimate() == simulate(program, plan.memory_map()).latency_ticks == 32
