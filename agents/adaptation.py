@@ -1,9 +1,9 @@
 """Learning one program by a table: probabilities of the actions, turn by turn.
 
-Source: AGENT.md, "Adapt few parameters per program from a policy pre-trained on many" (efficient
-active search, Hottung et al. 2022, with a table beside the network's output). It begins as the
-network's policy, which the network's games tell, or uniform. The games are played by the compiled
-game, thousands a second, without the network.
+Few parameters are adapted to a program, from a policy trained on many (efficient active search,
+Hottung et al. 2022, here with a table beside the network's output). It begins as the network's
+policy, which the network's games tell, or uniform. The games are played by the compiled game,
+thousands a second, without the network.
 
 **Credit.** The cross-entropy method (Rubinstein and Kroese 2004) moves the whole table towards
 the games with the least latency. What one turn decided is lost there among the thousand others.
@@ -91,9 +91,9 @@ CROSS_ENTROPY = AdaptationConfig(
     patience=20,
     walk_share=0.0,
 )
-"""A control: the cross-entropy method as in PROBLEM.md section 4, begun anew around its best game
-once it has made up its mind, or its games have got no better for 20 rounds, as the solver
-`cross-entropy` is. It draws from the game's three actions; the solver's fourth, Clean, is none."""
+"""A control: the cross-entropy method, begun anew around its best game once it has made up its
+mind, or its games have got no better for 20 rounds, as the solver `cross-entropy` is. It draws from
+the game's three actions; the solver's fourth, Clean, is none."""
 
 
 @dataclass(frozen=True, slots=True)

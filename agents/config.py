@@ -1,8 +1,7 @@
 """Settings of mallocMuZero: frozen, keyword-only, with four presets.
 
-Source: AGENT.md, "Search" and "What lets a small agent beat a strong heuristic". What one may
-want to change of play, search and learning is here; a checkpoint carries its settings. The table
-has settings of its own (`agents.adaptation`).
+What one may want to change of play, search and learning is here (docs/agent.md, "How it works"); a
+checkpoint carries its settings. The table has settings of its own (`agents.adaptation`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Other solvers' maps as games to learn from.
 
-Source: AGENT.md, "Start from the heuristics". The map is read back into actions
-(`malloc_game.replay`), which become the plan of a game: the agent plays it, searches along it,
-and keeps it in its archive like any other game, marked as a demonstration.
+The map is read back into actions (`malloc_game.replay`), which become the plan of a game: the agent
+plays it, searches along it, and keeps it in its archive like any other game, marked as a
+demonstration (docs/agent.md, "How it works").
 """
 
 from __future__ import annotations

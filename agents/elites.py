@@ -1,7 +1,7 @@
 """The best games of each program: what is imitated, restarted from, and counted against.
 
-Source: AGENT.md, "What lets a small agent beat a strong heuristic": optimise the best, not the
-mean. Two games of the same latency are kept only if they differ in their moves.
+The best games teach, not the mean: a solver returns its best (docs/agent.md, "How it works"). Two
+games of the same latency are kept only if they differ in their moves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Is learning healthy? Figures with the bounds beyond which someone should look.
 
-Source: AGENT.md, "MuZero users' complaints to design out". docs/agent.md shows what healthy
-looks like.
+docs/agent.md, "Curves, and what healthy looks like", has them in a table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two models that a search tree can step, behind one interface: learned, and the game itself.
 
-Source: AGENT.md, "Search". Legal masks hold inside the tree, not only at its root, and past the
-end of the game nothing is gained: reward 0, discount 0, value 0.
+Legal masks hold inside the tree, not only at its root, and past the end of the game nothing is
+gained: reward 0, discount 0, value 0 (docs/agent.md, "How it works").
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The networks: representation of an observation, dynamics of latent states, predictions.
 
-Source: AGENT.md, "Observation"; MuZero (Schrittwieser et al. 2020). The heavy part, reading the
+Source: MuZero (Schrittwieser et al. 2020); docs/game.md, "Observation". The heavy part, reading the
 memory image, runs once per move; the dynamics, which runs once per simulation, is three dense
 layers. The image is coarsened as by a strided convolution and then mixed by products over all of
-its cells (as MLP-Mixer, Tolstikhin et al. 2021): small convolutions take several times as long
-on a CPU, most of all inside a compiled loop. Arrays have a leading batch axis `B`.
+its cells (as MLP-Mixer, Tolstikhin et al. 2021): small convolutions take several times as long on a
+CPU, most of all inside a compiled loop. Arrays have a leading batch axis `B`.
 """
 
 from __future__ import annotations

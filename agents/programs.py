@@ -5,10 +5,10 @@
 the number of decisions, so that Q values of one search and values of one game have the same
 order of magnitude on every program.
 
-**Relative returns** (AGENT.md: late in training returns differ by under 1 %). Of each reward,
-what the incumbent gained over the same stretch of items is taken off. That is a difference of a
-function of the item at hand, so it changes no preference among actions, but a value is then how
-much better than the incumbent a game will be, and nearly all of its variance is gone.
+**Relative returns** (docs/agent.md, "How it works"). Of each reward, what the incumbent gained over
+the same stretch of items is taken off. That is a difference of a function of the item at hand, so
+it changes no preference among actions, but a value is then how much better than the incumbent a
+game will be, and nearly all of its variance is gone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Choosing a move: Gumbel MuZero's search, or the network's policy where no simulation is spent.
 
-Source: Danihelka et al. 2022, "Policy improvement by planning with Gumbel", as in mctx; AGENT.md,
-"Search". Q values are scaled by one constant everywhere: rescaling in each node would magnify
-noise where all actions are worth nearly the same.
+Source: Danihelka et al. 2022, "Policy improvement by planning with Gumbel", as in mctx. Q values
+are scaled by one constant everywhere (docs/agent.md, "How it works"): rescaling in each node would
+magnify noise where all actions are worth nearly the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Buffers: sets of values that must share memory.
 
-Source: XLA_MSA.md section H.2 (`xla/hlo/analysis/hlo_alias_analysis.cc`). Two values must share
-memory where a loop carries one into the other, where branches of a conditional meet, where an
-operation works in place, and where the module gives an output the memory of a parameter.
+Source: `xla/hlo/analysis/hlo_alias_analysis.cc`. Two values must share memory where a loop carries
+one into the other, where branches of a conditional meet, where an operation works in place, and
+where the module gives an output the memory of a parameter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`slice-start` and `slice-done` as the async-start and async-done they stand for.
 
-Source: XLA_MSA.md section G.3: any opcode without native start and done wraps into a computation
-of its own. With late binding (2026) operands may come with the updates, and the output's shape
-may be `()` until the end, so a chain's computation is made when the caller is complete.
+Source: `xla/hlo/parser/hlo_parser.cc`: any opcode without native start and done wraps into a
+computation of its own. With late binding (2026) operands may come with the updates, and the
+output's shape may be `()` until the end, so a chain's computation is made when the caller is
+complete.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Attributes of instructions and modules: where each begins and ends, and their known forms.
 
-Source: XLA_MSA.md section G.5. Values stay text. Unknown attributes are kept like known ones.
+Source: `xla/hlo/parser/hlo_parser.cc`. Values stay text. Unknown attributes are kept like known
+ones.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ A bundle is a set of sibling files `NAME.CHIP[.64MiB].PART`. The parts are the s
 memory-space assignment (`before.hlo.gz`), the production compiler's answer
 (`production.hlo.gz`), its stated cycles (`cycles.json`, more points in `points.json.gz`) and the
 tables it printed (`bufferinfo`, `allocinfo`, `scheduleinfo`, `buffer-assignment`, `live-range`).
-Formats: XLA_MSA.md section D. `docs/extract.md` says what `extract` puts into each part.
+The tables have the form in which XLA prints them (`MsaAlgorithm::DumpDebugStringsIfEnabled`,
+`BufferAssignment::ToString`, `HloLiveRange::ToString`). `docs/extract.md` says what `extract` puts
+into each part.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ class BufferUse:
 
 @dataclass(frozen=True, slots=True)
 class BufferInfo:
-    """A row of `bufferinfo`: a buffer the assignment considered (XLA_MSA.md D.1).
+    """A row of `bufferinfo`: a buffer the assignment considered.
 
     `benefit` is XLA's alternate-memory benefit (seconds per byte-like units of its sort order, 0
     where its picker states none); scoped rows are instructions' own scratch.
@@ -360,7 +362,7 @@ def read_buffer_assignment(path: Path) -> tuple[Allocation, ...]:
 
 
 def read_live_range(path: Path) -> LiveRangeTable:
-    """XLA's `HloLiveRange::ToString`: schedule and live ranges (XLA_MSA.md D.4)."""
+    """XLA's `HloLiveRange::ToString`: schedule and live ranges."""
     lines = _text(path).splitlines()
     header = re.match(r"HloLiveRange \(max (\d+)\):", lines[0] if lines else "")
     if header is None:

@@ -1,7 +1,7 @@
 """Times from the compiler's own cycle estimates, for placements it was never asked about.
 
 The TPU compiler states `estimated_cycles` for most instructions, for the placement it compiled
-(TPU_AOT.md). Compiled without fast memory that is an instruction's all-slow time N; the least
+(docs/times.md). Compiled without fast memory that is an instruction's all-slow time N; the least
 over the compiles is its floor F, taken for the all-fast time. A *pipeline* of two lanes says what
 lies between:
 

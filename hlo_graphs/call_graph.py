@@ -1,8 +1,8 @@
 """Which computations run as part of the program's control flow, and who calls them.
 
-Source: XLA_MSA.md section H (`xla/service/call_graph.cc`). `while`, `conditional`, `call` and
-asynchronous operations run other computations; fusions, reductions and the like embed theirs,
-which have no buffers of their own and are not looked at here.
+Source: `xla/service/call_graph.cc`. `while`, `conditional`, `call` and asynchronous operations run
+other computations; fusions, reductions and the like embed theirs, which have no buffers of their
+own and are not looked at here.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Work of every instruction as XLA counts it: flops, transcendentals, bytes per operand and output.
 
-Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3), tested against the
-`HloCostAnalysis` inside jaxlib. Deliberate differences: a custom call counts its operands and
-outputs in full (XLA: -1 for everything); updates in place are recognised through bitcasts and
-nested fusions; what a fusion only passes on, at its operand's memory, does not move; gathers and
-scatters touch what they move inside any fusion (XLA: custom ones only); an `opt-barrier` moves
-nothing; a `ragged-dot` and a `reduce-window` over a whole dimension count the operations they do,
-where XLA's short cuts miscount.
+Source: the rules of XLA's `xla/service/hlo_cost_analysis.cc`, tested against the `HloCostAnalysis`
+inside jaxlib. Deliberate differences: a custom call counts its operands and outputs in full (XLA:
+-1 for everything); updates in place are recognised through bitcasts and nested fusions; what a
+fusion only passes on, at its operand's memory, does not move; gathers and scatters touch what they
+move inside any fusion (XLA: custom ones only); an `opt-barrier` moves nothing; a `ragged-dot` and a
+`reduce-window` over a whole dimension count the operations they do, where XLA's short cuts
+miscount.
 
 Sizes come from a function, so that the same rules give XLA's unpadded bytes (`byte_size_of`, for
 the tests) and the physical ones of a chip's tiled layouts (`padded_size_bytes`, for times).

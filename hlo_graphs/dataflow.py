@@ -1,8 +1,8 @@
 """Which value is where: definitions, positions, phis and uses of every value of a module.
 
-Source: XLA_MSA.md section H.1 (`xla/hlo/analysis/hlo_dataflow_analysis.cc`,
-`xla/service/hlo_value.cc`, `hlo_phi_graph.cc`). Only computations that run as part of the
-control flow are looked at; inside a fusion there are no buffers.
+Source: `xla/hlo/analysis/hlo_dataflow_analysis.cc`, `xla/service/hlo_value.cc` and
+`hlo_phi_graph.cc`. Only computations that run as part of the control flow are looked at; inside a
+fusion there are no buffers.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Dataflow:
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:
-        """Per value its uses as XLA counts them (XLA_MSA.md H.3)."""
+        """Per value its uses as XLA counts them (`xla/service/hlo_value.cc`)."""
         return tuple(tuple(self._uses_of(positions)) for positions in self.positions)
 
     def _uses_of(self, positions: Sequence[Position]) -> Iterator[Use]:

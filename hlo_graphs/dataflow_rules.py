@@ -1,8 +1,8 @@
 """Where the value at each position comes from: one rule per opcode.
 
-Source: XLA_MSA.md section H.1 (`xla/hlo/analysis/hlo_dataflow_analysis.cc`, in SSA form, with
-bitcasts forwarding). A position is an instruction and an index into its shape; at it a value is
-either defined, or forwarded from other positions, or (rarely) there is none.
+Source: `xla/hlo/analysis/hlo_dataflow_analysis.cc`, in SSA form, with bitcasts forwarding. A
+position is an instruction and an index into its shape; at it a value is either defined, or
+forwarded from other positions, or (rarely) there is none.
 """
 
 from __future__ import annotations

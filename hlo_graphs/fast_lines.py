@@ -2,7 +2,6 @@
 
 A second reader of a part of the grammar in `instruction_text`, there for speed alone: it gives
 the same instructions or declines, and never raises but for a shape or literal that is wrong.
-Source: XLA_MSA.md section G.3.
 """
 
 from __future__ import annotations

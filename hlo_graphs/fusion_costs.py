@@ -1,7 +1,7 @@
 """What fusions read and write of memory, and which of their operands feed matrix products.
 
 Source: `FusionParameterReadBytes` and `HandleFusion` of XLA's
-`xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3); the differences are named in `costs`.
+`xla/service/hlo_cost_analysis.cc`; the differences are named in `costs`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The parts of a scheduled HLO module: shapes, layouts, instructions, computations.
 
-Source: XLA_MSA.md sections E.1 and G (openxla `xla/shape.h`, `xla/layout.h`,
-`xla/hlo/ir/hlo_instruction.h`). Everything is immutable; names are without the leading `%`.
-Attributes stay the text they were: what a reader needs of them it parses itself.
+Source: `xla/shape.h`, `xla/layout.h` and `xla/hlo/ir/hlo_instruction.h`. Everything is immutable;
+names are without the leading `%`. Attributes stay the text they were: what a reader needs of them
+it parses itself.
 """
 
 from __future__ import annotations

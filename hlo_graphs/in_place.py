@@ -1,6 +1,6 @@
 """Operations that write over an operand: which output must share memory with which operand.
 
-Source: XLA_MSA.md section H.2 (`xla/hlo/analysis/alias_info.cc`, default rules).
+Source: `xla/hlo/analysis/alias_info.cc`, default rules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the instructions between a computation's braces, piece by piece.
 
 This is the grammar and finds the place of every error; lines that look as XLA prints them are
-taken by `fast_lines` first. Source: XLA_MSA.md section G.3 (`HloParserImpl`).
+taken by `fast_lines` first. Source: `HloParserImpl` (`xla/hlo/parser/hlo_parser.cc`).
 """
 
 from __future__ import annotations

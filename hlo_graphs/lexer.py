@@ -1,6 +1,6 @@
 """A place in HLO text and the moves the grammar makes from it; every failure is located.
 
-Source: XLA_MSA.md section G.1 (`xla/hlo/parser/hlo_lexer.cc`).
+Source: `xla/hlo/parser/hlo_lexer.cc`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checks the values of constants; they are kept as text.
 
-Source: XLA_MSA.md section G.3 (`HloParserImpl::ParseLiteral`), and what jaxlib 0.10.2 accepts:
-commas are optional, one value without braces does for any shape, `{...}` stands for what was left
-out.
+Source: `HloParserImpl::ParseLiteral` (`xla/hlo/parser/hlo_parser.cc`), and what jaxlib 0.10.2
+accepts: commas are optional, one value without braces does for any shape, `{...}` stands for what
+was left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The flattened schedule and when each value lives.
 
-Source: XLA_MSA.md section H.3 (`xla/hlo/utils/hlo_live_range.cc`, module scope). Times are
-places in the flattened schedule; live ranges include both ends, as XLA prints them.
+Source: `xla/hlo/utils/hlo_live_range.cc`, module scope. Times are places in the flattened schedule;
+live ranges include both ends, as XLA prints them.
 """
 
 from __future__ import annotations

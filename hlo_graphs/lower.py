@@ -1,4 +1,4 @@
-"""From a scheduled HLO module to the `Program` that solvers read (PROBLEM.md section 1).
+"""From a scheduled HLO module to the `Program` that solvers read.
 
 Real instructions become steps, alias sets become buffers, `while` bodies and conditional branches
 become loops, and the seconds of a cost model become integer ticks.
@@ -69,8 +69,7 @@ class LoweringOptions:
       name: of the program.
       capacity_bytes: fast memory for tensors; the chip's assignable bytes if None.
       busy: "bytes": a slow access keeps the bus busy for bytes / bandwidth, the rest of a step
-        can serve copies; "slow": for its whole slow time (the stricter reading of PROBLEM.md
-        section 3).
+        can serve copies; "slow": for its whole slow time (the strict reading of docs/times.md).
       default_trip_count: of loops whose count is unknown.
     """
 
@@ -511,7 +510,11 @@ def _is_of_whole_tiles(source: Shape, piece: HloInstruction) -> bool:
 
 
 def is_barred(aliases: AliasAnalysis, value: HloValue) -> bool:
-    """Whether a value is anywhere that the compiler keeps out of fast memory (XLA_MSA.md A.4)."""
+    """Whether a value is anywhere that the compiler keeps out of fast memory.
+
+    Source: `MemorySpaceAssignmentUtils::IsValueAllowedInAlternateMemory`
+    (`xla/service/memory_space_assignment/utils.cc`).
+    """
     for position in aliases.dataflow.positions[value.id]:
         computation = aliases.module.computations[position.computation]
         instruction = computation.instruction(position.instruction)

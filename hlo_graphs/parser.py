@@ -1,7 +1,7 @@
 """Scheduled HLO text to HloModule.
 
-Source: XLA_MSA.md section G (`xla/hlo/parser/hlo_parser.cc`). Attributes stay raw text, so
-attributes newer than this parser do no harm; opcodes, shapes, names and brackets are checked.
+Source: `xla/hlo/parser/hlo_parser.cc`. Attributes stay raw text, so attributes newer than this
+parser do no harm; opcodes, shapes, names and brackets are checked.
 """
 
 from __future__ import annotations

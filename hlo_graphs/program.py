@@ -1,9 +1,9 @@
 """The tensor-lifetime graph: what a solver, the game, the validator and the simulator all read.
 
-Source: PROBLEM.md section 1. A `Program` is a straight line of steps with loops marked on it,
-buffers that must live somewhere, and accesses of buffers by steps. All times are integer
-*ticks* of `Program.tick_seconds`, so that every reader agrees to the last bit on what is legal;
-all sizes are bytes. Step and time ranges are half open.
+A `Program` is a straight line of steps with loops marked on it, buffers that must live somewhere,
+and accesses of buffers by steps. All times are integer *ticks* of `Program.tick_seconds`, so that
+every reader agrees to the last bit on what is legal; all sizes are bytes. Step and time ranges are
+half open.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ class Instruction:
              sum over slow of bus_ticks )
 
     ticks: convex and monotone in `slow`. The plain roofline has one lane, whose base is the
-    compute time and whose accesses add nothing (PROBLEM.md section 3); calibrated times use
-    more lanes (section 5).
+    compute time and whose accesses add nothing; the times of docs/times.md have two.
 
     Attributes:
       name: the HLO instruction's name.
@@ -106,7 +105,7 @@ class Instruction:
       base_ticks: per lane, the ticks with every access fast.
       accesses: at most one per buffer, ordered reads, updates, writes.
       async_copy: this is a plain copy or slice that the copy engine could do instead
-        (PROBLEM.md section 7).
+        (docs/simulator.md, rule 8).
       stated_cycles: the times come from the compiler, not from the analytic model.
       compute_ticks: the compute units' own time by the roofline, operations over their peak: what
         XLA's heuristic goes by. No part of the times above; None where it is not known.
@@ -300,7 +299,7 @@ class Program:
         return math.ceil(seconds / self.tick_seconds)
 
     def may_be_resident(self, buffer: int) -> bool:
-        """Whether rule 7 of PROBLEM.md section 2 lets `buffer` have residencies."""
+        """Whether rule 7 of docs/simulator.md lets `buffer` have residencies."""
         candidate = self.buffers[buffer]
         return candidate.fast_allowed and candidate.size_bytes <= self.capacity_bytes
 

@@ -1,7 +1,7 @@
 """Result shapes that the text leaves out because operands give them.
 
-Source: XLA_MSA.md section G.3 (`ShapeInference`, `HloParserImpl::CreateInstruction`). Whatever
-changes dimensions gets the row-major layout.
+Source: `ShapeInference` (`xla/service/shape_inference.cc`) and `HloParserImpl::CreateInstruction`
+(`xla/hlo/parser/hlo_parser.cc`). Whatever changes dimensions gets the row-major layout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads shapes and layouts, the part of HLO text that repeats most.
 
-Source: XLA_MSA.md section G.4 (`HloParserImpl::ParseShape`, `ParseLayout`).
+Source: `HloParserImpl::ParseShape` and `ParseLayout` (`xla/hlo/parser/hlo_parser.cc`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many bytes values take: element types, tiled layouts, tuples.
 
-Source: XLA_MSA.md sections G.4 and H.2 (`xla/shape_util.cc`: ByteSizeOf, ArraySize).
+Source: `ByteSizeOf` and `ArraySize` of `xla/shape_util.cc`; docs/hlo.md, "Sizes".
 """
 
 from __future__ import annotations

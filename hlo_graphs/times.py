@@ -6,7 +6,7 @@ outputs instead of per buffer: with `slow` the set of leaves in slow memory,
     elapsed = max( max over lanes k of base[k] + sum over slow of lane[k], sum over slow of bus )
 
 so whoever merges leaves that share a buffer adds their figures up. `analytic_times` is XLA's
-roofline (XLA_MSA.md B.2: `xla/service/memory_space_assignment/cost_analysis.h`) as two lanes,
+roofline (`CostAnalysis` in `xla/service/memory_space_assignment/cost_analysis.cc`) as two lanes,
 compute and memory; `calibration.calibrated_times` gives the compiler's own figures.
 """
 

@@ -1,6 +1,6 @@
 """Windows of convolutions and reductions: their text, and the work they stand for.
 
-Source: `HandleConvolution` of XLA's `xla/service/hlo_cost_analysis.cc` (XLA_MSA.md B.3).
+Source: `HandleConvolution` of XLA's `xla/service/hlo_cost_analysis.cc`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A compiled module read against the program it was made from.
 
 Memory-space assignment keeps the program's instructions, their names and their order; it changes
-layouts, and inserts copies and the forwarding around them (XLA_MSA.md section E.1). This module
-answers where in the program a place of the compiled module is: which step, which buffer.
+layouts, and inserts copies and the forwarding around them (docs/production.md). This module answers
+where in the program a place of the compiled module is: which step, which buffer.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 One engine serves the copies of one loop (or of the program outside all loops). The simulator
 steps through the program, hands each engine the idle time it may use, and asks for a stall when
-a copy is due. Sources: PROBLEM.md section 3 and OpenXLA's `RuntimeSimulator`
-(`msa/simulator.cc`, XLA_MSA.md B.4).
+a copy is due. Sources: docs/simulator.md, "Time", and OpenXLA's `RuntimeSimulator`
+(`xla/service/memory_space_assignment/simulator.cc`).
 """
 
 from __future__ import annotations

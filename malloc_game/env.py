@@ -99,7 +99,7 @@ def _time_step(
 class MallocGame:
     """The game of one program.
 
-    A turn decides about one access: Drop, Copy or Keep (`Action`; PROBLEM.md section 4).
+    A turn decides about one access: Drop, Copy or Keep (`Action`; docs/game.md).
 
     - observation: `Observation`, all dimensionless; `observation_spec`.
     - action: int32 in 0..2, masked by `Observation.action_mask` (True is legal).

@@ -1,9 +1,8 @@
 """mallocGame compiled for the CPU: thousands of whole games a second, for search without jax.
 
-Source: PROBLEM.md section 4, with sections 2 and 3 for what a finished game means. The rules
-themselves are in `malloc_game.fast_game_kernels`; here are the list of turns, the arrays and
-the door. `docs/game.md` has the order of turns; `tests/malloc_game/reference_game.py` is the
-slow witness that both are tested against.
+Source: docs/game.md, and docs/simulator.md for what a finished game means. The rules themselves are
+in `malloc_game.fast_game_kernels`; here are the list of turns, the arrays and the door.
+`tests/malloc_game/reference_game.py` is the slow witness that both are tested against.
 
 **Preferences, not moves.** A player hands in one action per turn of the *static* list of turns
 (`FastGame.turns`), before the game begins. When a turn comes up, the action that is played is
@@ -49,7 +48,7 @@ _Result = TypeVar("_Result")
 
 
 class Action(enum.IntEnum):
-    """What to do with a buffer at its turn (PROBLEM.md section 4)."""
+    """What to do with a buffer at its turn (docs/game.md)."""
 
     DROP = kernels.DROP
     COPY = kernels.COPY
@@ -84,7 +83,7 @@ class Turn:
       loop: the loop that is entered or left; around an access the innermost loop; else None.
       access: row of the access in `Program.instructions[step].accesses`, -1 for other kinds.
       may_keep: there is a next turn of the buffer for which it can be kept.
-      needed_after: content that leaves now is still needed (PROBLEM.md section 1).
+      needed_after: content that leaves now is still needed (docs/game.md, "What an action does").
     """
 
     kind: TurnKind

@@ -1,9 +1,9 @@
 """The compiled inner loop of `malloc_game.fast_game`: mallocGame's rules over flat integer arrays.
 
-Source: PROBLEM.md sections 3 and 4. `FastGame` builds the tables, owns the arrays and documents
-the rules; nobody else should call these functions. All of them live in one file on purpose:
-numba's on-disk cache watches only the file that a function stands in, so a caller compiled from
-another file would keep running yesterday's rules.
+Source: docs/game.md. `FastGame` builds the tables, owns the arrays and documents the rules; nobody
+else should call these functions. All of them live in one file on purpose: numba's on-disk cache
+watches only the file that a function stands in, so a caller compiled from another file would keep
+running yesterday's rules.
 
 A game is a list of *events* (`EVENT_*` kinds) played in order by `run`. Its state is a handful
 of arrays (`State`), each used up to a counter, so that a checkpoint is a copy of prefixes:

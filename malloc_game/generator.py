@@ -3,7 +3,7 @@
 `random_program` draws a small accelerator program of a chosen family: the same seed and
 settings give the same program on every machine. Every tensor is wholly written before it is
 read, loops nest, in-place buffers are updated, and branches may be skipped, so that whatever
-holds for these programs is worth something for real ones (`Program`, PROBLEM.md section 1).
+holds for these programs is worth something for real ones.
 
 Programs whose optimum is known by construction are in `known_optimum.py`.
 """

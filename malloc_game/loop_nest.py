@@ -1,4 +1,4 @@
-"""How step ranges and the loops of a program lie to each other (PROBLEM.md section 2, rule 5)."""
+"""How step ranges and the loops of a program lie to each other (docs/simulator.md, rule 5)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The answer: which buffer lies in fast memory, from when to when, at which address.
 
-Source: PROBLEM.md section 2, with section 7's sliced prefetches and replaced copies, so that
-production's own maps can be expressed.
+docs/simulator.md says which maps are legal. Sliced prefetches, holes and replaced copies are there
+so that production's own maps can be expressed (docs/production.md).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Eviction:
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCopy:
-    """A copy or slice instruction that the copy engine does instead (PROBLEM.md section 7).
+    """A copy or slice instruction that the copy engine does instead (docs/simulator.md, rule 8).
 
     The step takes no time. The transfer of the written buffer's bytes is issued at the
     beginning of step `issue` and complete before step `done`. During the transfer nothing

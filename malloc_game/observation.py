@@ -1,8 +1,8 @@
 """What a network sees at a decision. All dimensionless; tables in docs/game.md ("Observation").
 
-Source: AGENT.md, "Observation". A turn is described by what generalises over programs of any
-size: its own features, those of the coming turns, an image of fast memory over time and
-addresses around now, and the curve of idle time on the same time axis.
+A turn is described by what generalises over programs of any size: its own features, those of the
+coming turns, an image of fast memory over time and addresses around now, and the curve of idle time
+on the same time axis.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory map that a finished game is (PROBLEM.md section 4; docs/game.md).
+"""The memory map that a finished game is (docs/game.md).
 
 The game keeps what the map needs in arrays indexed by item, on the device; this module reads
 them once the map is asked for.

@@ -1,7 +1,7 @@
 """Production's answer: XLA's own assignment, read out of its compiled module as a `MemoryMap`.
 
 Every set of values that shares a place in fast memory becomes one residency of the program's own
-buffer (PROBLEM.md section 7):
+buffer (docs/production.md):
 
 * filled by an instruction: produced; by `copy-start`: copied; by slices that a `ConcatBitcast`
   joins: copied in parts; by a copy that crosses programs: carried;

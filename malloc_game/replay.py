@@ -1,12 +1,11 @@
 """From a memory map back to the actions that make it, as far as the game can.
 
 Any valid map can be replayed: `actions_from_map` reads out of it what each turn should do, plays
-that, and says what was lost on the way. Named are what the game cannot express (PROBLEM.md
-section 7: sliced prefetches, replaced copies, dead contents that give their place away inside a
-loop; carried parameters that are no candidates) and what it did not grant: an access that had no
-place by then, or would have waited longer than it saves, because the game prefetches late, evicts
-at once and packs best-fit.
-No jax here: the game that plays is the compiled one.
+that, and says what was lost on the way. Named are what the game cannot express (sliced prefetches,
+replaced copies, dead contents that give their place away inside a loop, all in docs/production.md;
+carried parameters that are no candidates) and what it did not grant: an access that had no place by
+then, or would have waited longer than it saves, because the game prefetches late, evicts at once
+and packs best-fit. No jax here: the game that plays is the compiled one.
 """
 
 from __future__ import annotations

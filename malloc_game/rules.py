@@ -1,11 +1,11 @@
 """The rules of mallocGame in pure JAX: from one decision to the next.
 
-Source: docs/game.md (PROBLEM.md section 4). A game is a list of items that is the same in every
-play of a program (`malloc_game.turn_table`); `advance` plays the item at hand with the action
-given and then item after item until one asks for a decision. All lanes of a batch go through
-the items in step; lanes that wait for a decision change nothing, by writing outside of their
-arrays: selecting between old and new arrays would cost more than the game itself. That is why
-`advance` brings its own rule for `jax.vmap`.
+Source: docs/game.md. A game is a list of items that is the same in every play of a program
+(`malloc_game.turn_table`); `advance` plays the item at hand with the action given and then item
+after item until one asks for a decision. All lanes of a batch go through the items in step; lanes
+that wait for a decision change nothing, by writing outside of their arrays: selecting between old
+and new arrays would cost more than the game itself. That is why `advance` brings its own rule for
+`jax.vmap`.
 
 Three data structures keep a turn cheap. Idle time is a stack of running sums: prefetches take
 the latest first, so they only ever cut its top, and a window is a binary search. Addresses

@@ -1,4 +1,4 @@
-"""How long a program takes with a memory map: PROBLEM.md section 3, in integer ticks.
+"""How long a program takes with a memory map, in integer ticks (docs/simulator.md, "Time").
 
 Every step takes `Instruction.elapsed_ticks` of its slow accesses; what the slow memory's bus
 leaves of it is idle time, from which one engine serves the copies, each between its issue and
@@ -17,11 +17,11 @@ trips. With a branch the supply is the expected one (and rounded down), not that
 
 **Replaced copies.** Their step takes no time and has no idle time; the transfer counts instead.
 
-**fifo** is OpenXLA's order (`FifoEngine`). Deliberate differences from its `RuntimeSimulator`
-(XLA_MSA.md B.4), each named in docs/simulator.md: the bandwidth is restored when a queue runs
-empty within a step (OpenXLA keeps halving it), a copy that spans a loop is served by all its
-trips (OpenXLA: by one), copies inside a loop go before copies that span it, only ready
-residencies count as fast, and conditionals are not counted beside their branches.
+**fifo** is OpenXLA's order (`FifoEngine`). Deliberate differences from its `RuntimeSimulator`, each
+named in docs/simulator.md: the bandwidth is restored when a queue runs empty within a step (OpenXLA
+keeps halving it), a copy that spans a loop is served by all its trips (OpenXLA: by one), copies
+inside a loop go before copies that span it, only ready residencies count as fast, and conditionals
+are not counted beside their branches.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from malloc_game.copy_engine import CopyEngine, DeadlineEngine, FifoEngine, Tran
 from malloc_game.memory_map import MemoryMap
 
 COPY_ORDERS = ("deadline", "fifo")
-"""How the copy engine chooses among pending copies (PROBLEM.md section 3)."""
+"""How the copy engine chooses among pending copies (docs/simulator.md, "Time")."""
 
 
 def check_copy_order(copy_order: str) -> None:

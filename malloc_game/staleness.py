@@ -1,4 +1,4 @@
-"""Does whoever reads a buffer read its newest content? (PROBLEM.md section 2, rules 3 to 5.)
+"""Does whoever reads a buffer read its newest content? (docs/simulator.md, rules 3 and 4.)
 
 Per buffer three facts are followed through the program: the slow copy is current, what lies in
 the present residency is the content, and there is no content yet. A fact counts only if it holds

@@ -46,7 +46,7 @@ SEGMENT_CHUNK = 32
 
 
 class Action(enum.IntEnum):
-    """What a turn decides (PROBLEM.md section 4)."""
+    """What a turn decides (docs/game.md)."""
 
     DROP = 0
     COPY = 1

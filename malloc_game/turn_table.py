@@ -20,7 +20,7 @@ from hlo_graphs.errors import InputError
 from hlo_graphs.program import Access, Loop, Program
 
 MAX_CARRIED = 1
-"""Carried parameters allowed (PROBLEM.md section 2, rule 6)."""
+"""Carried parameters allowed (docs/simulator.md, rule 6)."""
 
 MAX_DEPTH = 16
 """Deepest nest of loops that the JAX game knows, the program itself included."""

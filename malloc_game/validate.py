@@ -1,9 +1,9 @@
-"""Is a memory map legal? Every rule of PROBLEM.md section 2, independent of all map makers.
+"""Is a memory map legal? Every rule of docs/simulator.md, independent of all map makers.
 
 `validate` returns what is wrong, naming rule, buffers and steps; `check` raises it. Rules 3 and
 4 and the dataflow over loops are in `staleness.py`.
 
-Readings of the contract that it leaves open:
+What the rules leave open is read like this:
 
 * Every loop with a trip count above 1 has a second trip; a loop of trip count 1 has none.
 * A buffer that nothing has written yet is current in slow memory; if it has no content yet

@@ -1,4 +1,4 @@
-"""What can be wrong with a memory map: the rules of PROBLEM.md section 2, one name each."""
+"""What can be wrong with a memory map: the rules of docs/simulator.md, "Legal", by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hlo_graphs.errors import MallocGameError
 
 
 class Rule(enum.IntEnum):
-    """The rules by their numbers in PROBLEM.md section 2 (0: its definitions; 8: section 7)."""
+    """The rules by their numbers in docs/simulator.md, "Legal"."""
 
     DEFINITION = 0
     """A residency, eviction or part is not what the definitions say (ranges, sources, tiling)."""

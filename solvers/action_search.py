@@ -3,7 +3,7 @@
 A search plays `malloc_game.fast_game.FastGame` with arrays of wishes, one per turn. Here are the
 translation of any valid map into wishes, the bookkeeping of a run (`ActionSearch`), and the
 last word: the answer is timed by the simulator and is never worse than the empty map or a map
-handed in. Source: PROBLEM.md section 4.
+handed in. docs/search.md says what the searches do.
 """
 
 from __future__ import annotations

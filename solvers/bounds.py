@@ -6,7 +6,7 @@ cheapest lives would have liked. When the two meet it branches: on one item bein
 or not, with certified prices for each leaf. The bound only grows, and stopping early loses
 nothing else.
 The bytes that every map must move are
-`malloc_game.simulate.compulsory_bus_bytes`. Source: PROBLEM.md section 6.
+`malloc_game.simulate.compulsory_bus_bytes`. Why the bound holds: docs/bounds.md.
 """
 
 from __future__ import annotations

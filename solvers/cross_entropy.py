@@ -1,12 +1,10 @@
 """The cross-entropy method on independent probabilities of the actions, turn by turn.
 
 A round plays games whose wishes are drawn turn by turn, and moves the probabilities towards
-what the best tenth played. Turns that did not come up in those games keep theirs. From uniform
-probabilities this beat the production compiler's map in the study that PROBLEM.md section 4
-reports (200 games a round, best tenth); here it starts from given maps too, and starts anew
-around the best game once it has made up its mind, or its games have stopped getting better: turns
-that make no difference never settle. Reference: Rubinstein and Kroese, The
-Cross-Entropy Method (Springer, 2004).
+what the best tenth played. Turns that did not come up in those games keep theirs. It starts from
+given maps too, and starts anew around the best game once it has made up its mind, or its games have
+stopped getting better: turns that make no difference never settle. Reference: Rubinstein and
+Kroese, The Cross-Entropy Method (Springer, 2004).
 """
 
 from __future__ import annotations

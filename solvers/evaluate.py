@@ -8,5 +8,5 @@ from malloc_game.simulate import simulate
 
 
 def simulated_latency(program: Program, memory_map: MemoryMap, copy_order: str) -> float:
-    """Latency in ticks of a valid map, stalls included (PROBLEM.md section 3)."""
+    """Latency in ticks of a valid map, stalls included (docs/simulator.md, "Time")."""
     return simulate(program, memory_map, copy_order=copy_order).latency_ticks

@@ -4,8 +4,8 @@ A column fixes what a residency covers, when its prefetch is issued and when its
 done; what is left to decide is which columns are there, at which address, and which step serves
 how much of each copy. Columns are all there are of residencies without slices and holes, but
 for those filled by a copy of what nothing reads, and copy instructions are not replaced: the
-optimum is that of the game's maps and more (PROBLEM.md sections 2 to 4). Serving by choice is as
-good as earliest deadline first, which loses least.
+optimum is that of the game's maps and more. Serving by choice is as good as earliest deadline
+first, which loses least.
 """
 
 from __future__ import annotations

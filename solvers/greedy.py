@@ -3,8 +3,8 @@
 Candidates are single accesses and gaps between consecutive accesses of a buffer (an inner loop
 counts as one access). The best density, the time a candidate saves now over the space it holds,
 is taken first, with its prefetch or eviction in unreserved idle time and a best-fit offset; a
-candidate is re-evaluated when it comes up, because steps get shorter and memory fills. Source:
-PROBLEM.md sections 2 to 4.
+candidate is re-evaluated when it comes up, because steps get shorter and memory fills
+(docs/solvers.md, "greedy").
 """
 
 from __future__ import annotations

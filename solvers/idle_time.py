@@ -1,7 +1,7 @@
 """How long each step takes under a plan, and the idle time in which copies are served.
 
 A copy takes idle time from the steps of its own scope, and of whole loops inside it, as the
-simulator serves it (PROBLEM.md section 3); what others have reserved is gone.
+simulator serves it (docs/simulator.md, "Copies and loops"); what others have reserved is gone.
 """
 
 from __future__ import annotations

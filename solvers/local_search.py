@@ -6,8 +6,8 @@ trials *make room* for an access that is slow: they choose the offset whose pres
 worth least, eject just those, and hint the buffer there. Trials
 are drawn in batches; `GameWalk` replays them from checkpoints and accepts by a threshold that
 cools down. The walk starts from the best of greedy construction, keep-by-density games and a
-short cross-entropy run, and goes back to the best game when it has lost its way. Sources:
-PROBLEM.md section 4; COSMA.md section 2 (annealing with ejections).
+short cross-entropy run, and goes back to the best game when it has lost its way (docs/search.md,
+"The solvers").
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The order of the steps is fixed and the goal is latency. The relaxation of `solv
 with whole items (kept or not, fast or not, carried or not) is solved by HiGHS; addresses come
 afterwards, by packing the chosen residencies largest first into the plan, whatever failed to fit
 going first in the next attempt; what is left is repaired and improved by large neighbourhood
-search. Small programs are solved exactly instead (`solvers.exact`). Sources: Li, Gupta, Malik,
-arXiv 2311.18246 (COSMA.md sections 1 and 2), PROBLEM.md section 6.
+search. Small programs are solved exactly instead (`solvers.exact`). Source: COSMA (Li, Gupta,
+Malik, arXiv 2311.18246); docs/solvers.md, "milp", says what is done otherwise.
 """
 
 from __future__ import annotations

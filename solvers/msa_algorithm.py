@@ -1,8 +1,7 @@
 """OpenXLA's memory-space assignment: buffers in order, each tried as a whole.
 
-Source: XLA_MSA.md sections A.2, A.3, A.6 and A.9
-(`xla/service/memory_space_assignment/algorithm.cc`). The loop over one buffer's values and uses
-is `msa_attempt`.
+Source: `MsaAlgorithm::Finish` (`xla/service/memory_space_assignment/algorithm.cc`). The loop over
+one buffer's values and uses is `msa_attempt`.
 """
 
 from __future__ import annotations
@@ -321,7 +320,9 @@ def _last_use(buffer: MsaBuffer) -> int | None:
 
 
 def ordered_buffers(buffers: Sequence[MsaBuffer], options: MsaOptions) -> list[MsaBuffer]:
-    """The buffers in the order in which they are tried (XLA_MSA.md A.3).
+    """The buffers in the order in which they are tried.
+
+    Source: `xla/service/memory_space_assignment/buffer_interval_comparator.cc`.
 
     Raises:
       InputError: if `autotuning_config` is not a permutation of them.
@@ -420,7 +421,8 @@ def inefficient_sites(attempt: Attempt, ratio: float) -> frozenset[tuple[int, in
     """Sites whose copies move more than fast memory saves: (value index, use index or -1).
 
     Allocations at one address belong together, with the evictions out of them. Source:
-    XLA_MSA.md A.6, `inefficient_use_to_copy_ratio`; a ratio of 0 finds none.
+    `MsaAlgorithm::GetInefficientAllocationSites`, whose `inefficient_use_to_copy_ratio` is `ratio`;
+    0 finds none.
     """
     if ratio <= 0:
         return frozenset()

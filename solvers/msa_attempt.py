@@ -1,8 +1,10 @@
-"""One attempt at one buffer: value by value, use by use (XLA_MSA.md sections A.7 and A.8).
+"""One attempt at one buffer: value by value, use by use.
 
-Each use is tried in turn: stay in fast memory without a copy; else save the value to default
-memory if it has no copy there yet, and prefetch it; else read it from default memory. Space,
-bandwidth and counters taken on the way can be given back (`Attempt.uncommit`).
+Source: `MsaAlgorithm::AllocateAllocationValues` and `AllocateSegment`
+(`xla/service/memory_space_assignment/algorithm.cc`). Each use is tried in turn: stay in fast memory
+without a copy; else save the value to default memory if it has no copy there yet, and prefetch it;
+else read it from default memory. Space, bandwidth and counters taken on the way can be given back
+(`Attempt.uncommit`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What limits asynchronous copies: bandwidth, order and number.
 
-Source: XLA_MSA.md section A.10 (`AsynchronousCopyResource`, `AsynchronousCopyOrdering` in
-`xla/service/memory_space_assignment/algorithm.h`). A copy `(start, end)` is issued after the
+Source: `AsynchronousCopyResource` and `AsynchronousCopyOrdering` in
+`xla/service/memory_space_assignment/algorithm.h`. A copy `(start, end)` is issued after the
 instruction at time `start` (exclusive) and done before the one at `end`, so that it can use the
 times in between. Everything is an integer, so that taking a copy back restores the state exactly.
 """

@@ -1,7 +1,8 @@
 """Fast memory over logical times: who is where, best fit, and repacking.
 
-Source: XLA_MSA.md sections A.8.1 and A.12 (`xla/service/heap_simulator/heap_simulator.cc`,
-`best_fit_repacker.cc`). Both ends of a chunk's times are included, as in XLA.
+Source: `xla/service/heap_simulator/heap_simulator.cc` and
+`xla/service/memory_space_assignment/best_fit_repacker.cc`. Both ends of a chunk's times are
+included, as in XLA.
 """
 
 from __future__ import annotations

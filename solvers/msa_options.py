@@ -1,8 +1,8 @@
 """Options of the memory-space assignment: OpenXLA's names, defaults and meaning.
 
-Source: XLA_MSA.md section C.1 (`xla/service/memory_space_assignment/options.h`,
-`cost_analysis.h`). What a backend hands over as callbacks is either part of the problem
-(`msa_problem`), or given here as a function of logical times.
+Source: `options.h`, `cost_analysis.h` and `memory_space_assignment.proto` in
+`xla/service/memory_space_assignment/`. What a backend hands over as callbacks is either part of the
+problem (`msa_problem`), or given here as a function of logical times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hlo_graphs.errors import InputError
 
 
 class BufferOrder(enum.StrEnum):
-    """In which order buffers are tried (XLA_MSA.md A.3)."""
+    """In which order buffers are tried (`buffer_interval_comparator.cc`)."""
 
     MEMORY_BOUNDEDNESS = "memory-boundedness"
     """Time saved over the square root of the size, largest first."""
@@ -23,7 +23,7 @@ class BufferOrder(enum.StrEnum):
 
 
 class PickerKind(enum.StrEnum):
-    """How prefetch windows are proposed (XLA_MSA.md A.11)."""
+    """How prefetch windows are proposed (`prefetch_interval_picker.cc`)."""
 
     COST_ANALYSIS = "cost-analysis"
     INSTRUCTION_COUNT = "instruction-count"
@@ -64,7 +64,7 @@ class PickerOptions:
 
 @dataclass(frozen=True, slots=True)
 class PrefetchOverride:
-    """Preferred start of the prefetch for some uses (XLA_MSA.md C.2); the first match wins.
+    """Preferred prefetch start of some uses (`PreferredPrefetchOverrides`): the first match wins.
 
     Attributes:
       instruction_regex: full match of the using instruction's name; None matches all.
@@ -86,7 +86,7 @@ class PrefetchOverride:
 
 @dataclass(frozen=True, slots=True)
 class SortOverride:
-    """Priority of some buffers (XLA_MSA.md C.2); the first match wins, lower comes earlier.
+    """Priority of some buffers (`MsaSortOrderOverrides`): first match wins, lower comes earlier.
 
     Attributes:
       instruction_regex: full match of the defining instruction's name; None matches all.

@@ -1,8 +1,8 @@
 """When to start a prefetch: the two interval pickers of OpenXLA's memory-space assignment.
 
-Source: XLA_MSA.md section A.11 (`xla/service/memory_space_assignment/prefetch_interval_picker.cc`).
-Times are logical times; a prefetch starts *after* the instruction at its start time and is done
-before the one at its end, so the time between is that of the instructions strictly between.
+Source: `xla/service/memory_space_assignment/prefetch_interval_picker.cc`. Times are logical times;
+a prefetch starts *after* the instruction at its start time and is done before the one at its end,
+so the time between is that of the instructions strictly between.
 """
 
 from __future__ import annotations

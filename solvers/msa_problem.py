@@ -1,6 +1,7 @@
 """What memory-space assignment works on: values over logical times, wherever they come from.
 
-Source: XLA_MSA.md sections A.4, A.5 and A.7. A `MsaProblem` is made from a `Program`
+Source: `MsaAlgorithm` (`xla/service/memory_space_assignment/algorithm.cc`), its allocation values,
+their uses and required assignments. A `MsaProblem` is made from a `Program`
 (`msa_program`: steps are the logical times) or, for the conformance tests, from a scheduled HLO
 module (the flattened schedule is). Times are inclusive at both ends, as in XLA.
 """

@@ -2,10 +2,10 @@
 
 Steps are the logical times. Every write of a buffer begins a new value, which shares its place
 with the one before if the write is an update (XLA: an in-place pair). A loop that accesses a
-buffer is one use of it: fast memory that serves it is held for the whole loop (PROBLEM.md
-section 2, rule 5); if it is served from slow memory, the values inside the loop are placed for
-themselves, once per trip. Where XLA's decisions depend on what a Program does not say (operand
-roles of a weight), the largest read-only parameters stand in.
+buffer is one use of it: fast memory that serves it is held for the whole loop (docs/simulator.md,
+rule 5); if it is served from slow memory, the values inside the loop are placed for themselves,
+once per trip. Where XLA's decisions depend on what a Program does not say (operand roles of a
+weight), the largest read-only parameters stand in.
 """
 
 from __future__ import annotations

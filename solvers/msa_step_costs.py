@@ -1,9 +1,10 @@
 """What a step of a `Program` costs in the eyes of memory-space assignment.
 
-XLA's assignment decides by its own roofline (XLA_MSA.md B.2), not by how long steps really take:
-compute time, operations over the units' peak, against bytes over bandwidth. Where a Program does
-not state the former it is read out of its lanes: floors hold fast memory's own time in every
-lane, so compute is by how much the longest lane's floor exceeds the shortest's.
+XLA's assignment decides by its own roofline (`CostAnalysis` in
+`xla/service/memory_space_assignment/cost_analysis.cc`), not by how long steps really take: compute
+time, operations over the units' peak, against bytes over bandwidth. Where a Program does not state
+the former it is read out of its lanes: floors hold fast memory's own time in every lane, so compute
+is by how much the longest lane's floor exceeds the shortest's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Constructive orders first (largest, longest or largest area first, at the lowest free address or
 in the tightest hole), then a search over orders that moves what did not fit to the front, then
 CP-SAT with the best order's packing as its hint. Problems fall apart at steps that no buffer
-crosses; the parts are packed alone. File format: MiniMalloc's CSV (COSMA.md section 3).
+crosses; the parts are packed alone. File format: MiniMalloc's CSV (github.com/google/minimalloc).
 """
 
 from __future__ import annotations

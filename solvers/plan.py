@@ -3,7 +3,7 @@
 `Plan` holds residencies that never overlap, reserves idle time for every copy, and knows each
 step's current duration, so that a constructive solver can ask "what would it bring if this
 buffer stayed over these accesses, and is there room?" and take the answer back. Every state is
-a valid map (PROBLEM.md section 2); its estimate of stalls is close, the simulator decides.
+a valid map; its estimate of stalls is close, the simulator decides (docs/solvers.md, "Plans").
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ where a life pays for slow accesses, for the space it holds and for the copies i
 price of the cheapest idle step in reach, or 1 per tick for a stall). So nothing depends on the
 solver that found the prices: `price_bound` evaluates them itself, in floating point with an
 error term that covers every rounding. Good prices come from a linear program
-(`solvers.relaxation`), the relaxation of PROBLEM.md section 6. The lives allow whatever
-production's maps may do: sliced prefetches, replaced copies, carried parameters, evictions that
-overlap reads.
+(`solvers.relaxation`). Why the bound holds: docs/bounds.md. The lives allow whatever production's
+maps may do: sliced prefetches, replaced copies, carried parameters, evictions that overlap reads.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from solvers.timeline import (
 Floats = npt.NDArray[np.float64]
 
 MAX_CARRIED = 1
-"""Carried residencies a map may have (PROBLEM.md section 2, rule 6)."""
+"""Carried residencies a map may have (docs/simulator.md, rule 6)."""
 
 _INF = math.inf
 

@@ -1,7 +1,7 @@
 """Random games: the floor every cleverer search over the same actions must beat.
 
 Each batch draws its own shares of Drop, Copy and Keep, then plays that many games at random:
-with fixed shares all games of a large program look alike. Source: PROBLEM.md section 4.
+with fixed shares all games of a large program look alike.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 One column per item (the share of it that is fast), per way to serve a copy (a step, or a
 stall), per state of the slow copy, and per step's duration; rows for capacity, idle time, lanes
-and the links between them. Source: PROBLEM.md section 6 and COSMA.md section 2. Not trusted for
-bounds (`solvers.prices.price_bound` is); its columns serve copies only at a few promising
-steps, to which `Relaxation.add_services` adds more.
+and the links between them (docs/bounds.md, "Where prices come from"). Not trusted for bounds
+(`solvers.prices.price_bound` is); its columns serve copies only at a few promising steps, to which
+`Relaxation.add_services` adds more.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A solver takes a `Program` and returns a memory map, with a certified lower bound where it has
 one. Nothing here imports a solver until it is asked for by name, so that `solve --solver greedy`
-loads greedy and nothing else. Source: PROBLEM.md sections 2, 3 and 6.
+loads greedy and nothing else. docs/solvers.md says which solver does what.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SolveRequest:
         depends on the seed alone, in local search on the workers too, as long as the time limit is
         not reached. None leaves it to the clock, as other solvers do in any case.
       initial_maps: valid maps to start from; the answer is never worse than the best of them.
-      copy_order: "deadline" or "fifo" (PROBLEM.md section 3): the simulator that decides.
+      copy_order: "deadline" or "fifo" (docs/simulator.md, "Time"): the simulator that decides.
       on_progress: called in the solver's own thread with each improvement.
       best_known: asked from time to time for the best map anyone has found, None if there is
         none; lets solvers that run beside each other share incumbents.
@@ -141,7 +141,7 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        """latency / lower bound - 1, None without a bound (PROBLEM.md section 6)."""
+        """latency / lower bound - 1, None without a bound (docs/bounds.md)."""
         return gap_between(self.latency_ticks, self.lower_bound_ticks)
 
 

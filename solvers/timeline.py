@@ -2,8 +2,8 @@
 
 Inside one scope (the program, or one loop's body) a buffer's life is a sequence of *items*: its
 direct accesses, and whole inner loops that access it. A residency of that scope covers a
-contiguous run of items, an inner loop wholly or not at all (PROBLEM.md section 2, rule 5). A
-`Lane` is that sequence for one buffer and one scope.
+contiguous run of items, an inner loop wholly or not at all (docs/simulator.md, rule 5). A `Lane` is
+that sequence for one buffer and one scope.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def lanes_of(program: Program, buffer: int) -> tuple[Lane, ...]:
     """The buffer's lanes, a scope before the scopes inside it; empty if nothing accesses it.
 
     Whether the buffer is needed after an item assumes that every loop of several trips may run
-    again, every branch may be skipped, and a loop of unknown trips may do both, as rule 5 of
-    PROBLEM.md section 2 asks.
+    again, every branch may be skipped, and a loop of unknown trips may do both (docs/simulator.md,
+    "Legal").
     """
     uses = program.accesses_of_buffer[buffer]
     if not uses:

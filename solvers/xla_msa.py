@@ -1,9 +1,9 @@
 """Solver `xla-msa`: OpenXLA's memory-space assignment, re-implemented on our Program.
 
-A faithful re-implementation from XLA_MSA.md (the algorithm's description, no code): buffers by
-memory-boundedness over the square root of the size, use by use, with prefetch intervals from the
-cost analysis, copy bandwidth, look-ahead best fit, retries, repacking, inefficient sites and one
-parameter carried over to the next run. See docs/xla_msa.md.
+A faithful re-implementation from a description of what `xla/service/memory_space_assignment/` does,
+without its code: buffers by memory-boundedness over the square root of the size, use by use, with
+prefetch intervals from the cost analysis, copy bandwidth, look-ahead best fit, retries, repacking,
+inefficient sites and one parameter carried over to the next run. See docs/xla_msa.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class XlaMsaSolver:
 
     Attributes:
       options: see `MsaOptions`; by default those tuned on the train split. At most one
-        parameter may be carried over (PROBLEM.md section 2, rule 6).
+        parameter may be carried over (docs/simulator.md, rule 6).
 
     Raises:
       InputError: if the options carry any other number over.

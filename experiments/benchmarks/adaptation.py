@@ -8,7 +8,7 @@ The network plays 32 games by its policy alone (policy); its table then moves as
 least what its place costs, which the network is told as features, is fast (prices). And, with as
 many games: the same table begun from uniform probabilities (uni), that one with a walk that changes
 single moves only (single) or with games compared whole in place of windows (whole), and the
-cross-entropy method of PROBLEM.md section 4, which has other settings too (ce). Without programs,
+cross-entropy method (`CROSS_ENTROPY`), which has other settings too (ce). Without programs,
 generated ones that no training saw. Printed is the share of the all-slow latency saved, as a share
 of what greedy saves, and the mean of these shares.
 """

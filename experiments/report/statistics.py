@@ -1,7 +1,7 @@
 """Figures of an evaluation: speed-ups with intervals, wins and losses, gaps, profiles.
 
-Source: PROBLEM.md section 6. A difference from production under half a percent is a tie; a win is
-*safe* if it is larger than the cost model's own error on that program.
+A difference from production under half a percent is a tie; a win is *safe* if it is larger than the
+cost model's own error on that program (docs/evaluate.md, "The report").
 """
 
 from __future__ import annotations

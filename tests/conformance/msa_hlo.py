@@ -1,9 +1,11 @@
 """A scheduled HLO module as memory-space assignment sees it, and the answer read back.
 
-Source: XLA_MSA.md sections A.4, A.5, A.7 and A.13. Logical times are the places of the flattened
-schedule. Every value has one place per non-trivial position (not get-tuple-element, tuple,
-bitcast); a use is attached to the last of them in its computation. What a use shares its place
-with (in-place results, parameters and results of loops and branches) becomes an alias.
+Source: `CreateAllocationValues` and `FindAliases` of `MsaAlgorithm`, `ScheduleAsynchronousCopies`
+of `MemorySpaceAssignment` (`algorithm.cc` and `memory_space_assignment.cc` in
+`xla/service/memory_space_assignment/`). Logical times are the places of the flattened schedule.
+Every value has one place per non-trivial position (not get-tuple-element, tuple, bitcast); a use is
+attached to the last of them in its computation. What a use shares its place with (in-place results,
+parameters and results of loops and branches) becomes an alias.
 """
 
 from __future__ import annotations

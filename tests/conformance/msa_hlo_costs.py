@@ -1,7 +1,7 @@
 """What OpenXLA's cost analysis says about the instructions of a module, in ticks.
 
-Source: XLA_MSA.md section B.2 (`xla/service/memory_space_assignment/cost_analysis.cc`). Ticks
-are fractions of a second fine enough that sums do not depend on their order.
+Source: `CostAnalysis` in `xla/service/memory_space_assignment/cost_analysis.cc`. Ticks are
+fractions of a second fine enough that sums do not depend on their order.
 """
 
 from __future__ import annotations

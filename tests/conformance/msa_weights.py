@@ -1,7 +1,6 @@
 """Is a parameter a weight? Only what looks like one may stay in place between runs.
 
-Source: XLA_MSA.md section A.9 (`LooksLikeAnActivation` in
-`xla/service/memory_space_assignment/algorithm.cc`).
+Source: `LooksLikeAnActivation` in `xla/service/memory_space_assignment/algorithm.cc`.
 """
 
 from __future__ import annotations

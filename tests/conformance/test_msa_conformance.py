@@ -1,9 +1,10 @@
-"""OpenXLA's own scenarios of memory-space assignment (XLA_MSA.md section E.2).
+"""OpenXLA's own scenarios of memory-space assignment.
 
+They are those of `xla/service/memory_space_assignment/memory_space_assignment_test.cc`.
 Expectations are derived by hand from what each of OpenXLA's tests checks: which values are in
-alternate memory, that offsets differ or agree, where copies start and end in the sequence.
-Modules come from the shared reference data, or are written here where OpenXLA builds them in
-code. Unless stated: 128 bytes, alignment 8, instruction counts (2, 10), largest buffers first.
+alternate memory, that offsets differ or agree, where copies start and end in the sequence. Modules
+come from the shared reference data, or are written here where OpenXLA builds them in code. Unless
+stated: 128 bytes, alignment 8, instruction counts (2, 10), largest buffers first.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Golden:
     output: float
 
 
-# XLA_MSA.md B.3, each recomputed by hand.
+# By the rules of `xla/service/hlo_cost_analysis.cc`, each recomputed by hand.
 GOLDEN = [
     Golden(
         "f32[10] dynamic-slice(p0, p1), dynamic_slice_sizes={10}",

@@ -54,7 +54,7 @@ def add_step() -> StepTimes:
     ],
 )
 def test_xlas_own_figures(slow: tuple[LeafKey, ...], seconds: float) -> None:
-    """`cost_analysis_test.cc`: NoPipelineOverhead (XLA_MSA.md B.5)."""
+    """`cost_analysis_test.cc`: NoPipelineOverhead."""
     assert add_step().elapsed_seconds(slow) == pytest.approx(seconds)
 
 

@@ -24,7 +24,7 @@ FRACTION_DENOMINATOR = 1024
 
 
 class Action(enum.IntEnum):
-    """What a turn decides (PROBLEM.md section 4)."""
+    """What a turn decides (docs/game.md)."""
 
     DROP = 0
     COPY = 1

@@ -1,4 +1,8 @@
-"""Copy bandwidth and order against OpenXLA's test vectors (XLA_MSA.md A.10) and a slow queue."""
+"""Copy bandwidth and order against OpenXLA's test vectors and a slow queue.
+
+The vectors are those of `AsynchronousCopyResourceTest` and `AsynchronousCopyOrderingTest`
+(`xla/service/memory_space_assignment/memory_space_assignment_test.cc`).
+"""
 
 from __future__ import annotations
 

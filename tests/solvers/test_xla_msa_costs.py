@@ -1,4 +1,4 @@
-"""How steps' times are read, and OpenXLA's own example of a roofline (XLA_MSA.md B.5)."""
+"""How steps' times are read, and OpenXLA's own example of a roofline (`cost_analysis_test.cc`)."""
 
 from __future__ import annotations
 
