@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ class Report:
     Attributes:
       settings: what its table was made with.
       num_programs: in the table.
-      codes: digests of the sources that made its rows.
+      codes: per digest of the sources that made its rows, the solvers they are of.
       processors: those its rows were made on, each with its solvers.
       sections: summaries over groups of programs.
       retiming: the maps under other times.
@@ -90,7 +90,7 @@ class Report:
 
     settings: TableSettings
     num_programs: int
-    codes: tuple[str, ...]
+    codes: Mapping[str, tuple[str, ...]]
     processors: Mapping[str, tuple[str, ...]]
     sections: tuple[Section, ...]
     retiming: Retiming
@@ -120,8 +120,9 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
     return Report(
         settings=settings,
         num_programs=len({row.program for row in rows}),
-        codes=tuple(sorted({row.code for row in rows})),
-        processors=_processors(rows, settings),
+        codes=_solvers_by(rows, lambda row: row.code),
+        # Older rows tell no processor, their table does.
+        processors=_solvers_by(rows, lambda row: row.processor or settings.machine["processor"]),
         sections=tuple(sections(results)),
         retiming=retime(directory, rows, results, settings.model, say),
         charts=tuple(charts(rows, results)),
@@ -132,11 +133,12 @@ def report_of(directory: Path, other: Path | None = None, say: Say | None = None
     )
 
 
-def _processors(rows: Sequence[Row], settings: TableSettings) -> Mapping[str, tuple[str, ...]]:
-    """Which solvers' rows were made on which processor; older rows tell none, their table does."""
+def _solvers_by(
+    rows: Sequence[Row], maker_of: Callable[[Row], str]
+) -> Mapping[str, tuple[str, ...]]:
     solvers = defaultdict[str, set[str]](set)
     for row in rows:
-        solvers[row.processor or settings.machine["processor"]].add(row.solver)
+        solvers[maker_of(row)].add(row.solver)
     return {name: tuple(sorted(found)) for name, found in sorted(solvers.items())}
 
 

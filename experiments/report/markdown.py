@@ -18,9 +18,13 @@ def markdown(report: Report) -> str:
         + ", ".join(f"`{run.command}`" for run in report.settings.runs)
         + ".",
     ]
-    if len(report.processors) > 1:
-        kinds = (f"{name} ({', '.join(solvers)})" for name, solvers in report.processors.items())
-        lines += ["", f"The rows were made on several processors: {'; '.join(kinds)}."]
+    for makers, what in (
+        (report.codes, "by several versions of this project's code"),
+        (report.processors, "on several processors"),
+    ):
+        if len(makers) > 1:
+            kinds = (f"{name} ({', '.join(solvers)})" for name, solvers in makers.items())
+            lines += ["", f"The rows were made {what}: {'; '.join(kinds)}."]
     for section in report.sections:
         lines += ["", f"## {section.title}", "", section.note, "", *_summary_table(section)]
     lines += _retiming_lines(report.retiming)

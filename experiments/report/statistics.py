@@ -7,7 +7,7 @@ cost model's own error on that program (docs/evaluate.md, "The report").
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,8 +33,7 @@ RESAMPLES = 10_000
 class ProgramResult:
     """One solver on one program, its seeds put together by the median latency.
 
-    A solver that gave nothing with any seed leaves the program in slow memory: that is its
-    latency, its status is "failed".
+    A seed with which a solver gave nothing leaves the program in slow memory: that is its latency.
 
     Attributes:
       solver: its name; in a table with several time limits or numbers of processes, with those.
@@ -48,6 +47,7 @@ class ProgramResult:
       gap: latency over the best bound any solver proved, minus one; None without a bound.
       production_gap: the same of production.
       model_error: of the times at production's placement; None where it is not known.
+      status: of all seeds; where they differ, the least that can be said of all; "1 of 3 failed".
       failures: seeds that gave nothing.
     """
 
@@ -169,18 +169,19 @@ def _result(
     solver: str, rows: Sequence[Row], bound: float | None, known: Row | None
 ) -> ProgramResult | None:
     """One result from a solver's rows of one program, whose own times `known` says."""
-    solved = [row for row in rows if row.latency_seconds is not None]
-    failures = len(rows) - len(solved)
-    if not solved and known is not None:
-        solved = [_all_slow(rows[0], known)]
-    if not solved:
+    answers = [row for row in rows if row.latency_seconds is not None]
+    failures = len(rows) - len(answers)
+    seeds = answers
+    if known is not None:
+        seeds = [row if row in answers else _all_slow(row, known) for row in rows]
+    if not seeds:
         return None
-    latency = float(np.median([row.latency_seconds or 0.0 for row in solved]))
-    middle = min(solved, key=lambda row: abs((row.latency_seconds or 0.0) - latency))
-    production = solved[0].production_seconds
-    latencies = [row.latency_seconds or 0.0 for row in solved]
+    latencies = [row.latency_seconds or 0.0 for row in seeds]
+    latency = float(np.median(latencies))
+    middle = min(answers or seeds, key=lambda row: abs((row.latency_seconds or 0.0) - latency))
+    production = middle.production_seconds
     spread = None
-    if production is not None and len(solved) > 1:
+    if production is not None and len(seeds) > 1:
         spread = (_ratio(production, max(latencies)), _ratio(production, min(latencies)))
     return ProgramResult(
         program=middle.program,
@@ -191,11 +192,11 @@ def _result(
         row=middle,
         latency_seconds=latency,
         production_seconds=production,
-        stall_seconds=float(np.median([row.stall_seconds or 0.0 for row in solved])),
-        wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in solved])),
-        settled_seconds=_settled_seconds(solved),
-        games_played=float(np.median([row.games_played or 0 for row in solved])),
-        status=_status_of(solved),
+        stall_seconds=float(np.median([row.stall_seconds or 0.0 for row in seeds])),
+        wall_seconds=float(np.median([row.wall_seconds or 0.0 for row in seeds])),
+        settled_seconds=_settled_seconds(seeds),
+        games_played=float(np.median([row.games_played or 0 for row in seeds])),
+        status=_status_of(rows, failures),
         speedup=None if production is None else _ratio(production, latency),
         spread=spread,
         gap=None if not bound else latency / bound - 1,
@@ -205,13 +206,14 @@ def _result(
     )
 
 
-def _status_of(solved: Sequence[Row]) -> str:
-    """That of all seeds; where they differ, the least that can be said of all."""
-    found = {row.status for row in solved}
+def _status_of(rows: Sequence[Row], failures: int) -> str:
+    if 0 < failures < len(rows):
+        return f"{failures} of {len(rows)} failed"
+    found = {row.status for row in rows}
     return found.pop() if len(found) == 1 else Status.FEASIBLE.value
 
 
-def _settled_seconds(solved: Sequence[Row]) -> float | None:
+def _settled_seconds(seeds: Sequence[Row]) -> float | None:
     """Median over the seeds of the moment at which the curve came to its end; see `SETTLED`."""
     moments = [
         [
@@ -219,7 +221,7 @@ def _settled_seconds(solved: Sequence[Row]) -> float | None:
             for moment, found, _ in row.curve
             if found is not None and found <= (row.latency_seconds or 0.0) * (1 + SETTLED)
         ]
-        for row in solved
+        for row in seeds
     ]
     if not all(moments):
         return None
@@ -343,7 +345,8 @@ def performance_profile(results: Sequence[ProgramResult]) -> list[ProfileLine]:
 
 @dataclass(frozen=True, slots=True)
 class AnytimeLine:
-    """Median gap to the best bound over programs, against solver time."""
+    """Median over programs of the gap to the best bound (of several seeds their median), against
+    solver time."""
 
     solver: str
     seconds: tuple[float, ...]
@@ -362,33 +365,35 @@ def anytime_curves(
     bounds = best_bounds(rows)
     known = rows_with_times(rows)
     label = labels(rows)
-    by_solver: dict[str, list[Row]] = {}
+    by_solver: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         if row.program not in programs or not bounds.get(row.program):
             continue
-        if row.latency_seconds is not None:
-            by_solver.setdefault(label(row), []).append(row)
-        elif row.program in known:
-            by_solver.setdefault(label(row), []).append(_all_slow(row, known[row.program]))
+        if row.latency_seconds is None and row.program not in known:
+            continue
+        seed = row if row.latency_seconds is not None else _all_slow(row, known[row.program])
+        by_solver.setdefault(label(row), {}).setdefault(row.program, []).append(seed)
+
+    def median_gap(of_solver: Mapping[str, Sequence[Row]], moment: float) -> float:
+        gaps = [_gap_at(seeds, bounds[name], moment) for name, seeds in of_solver.items()]
+        return float(np.median(gaps))
+
     return [
-        AnytimeLine(
-            solver,
-            tuple(seconds),
-            tuple(
-                float(np.median([_gap_at(row, bounds[row.program], moment) for row in group]))
-                for moment in seconds
-            ),
-        )
-        for solver, group in by_solver.items()
-        if any(row.curve for row in group)
+        AnytimeLine(solver, tuple(seconds), tuple(median_gap(found, at) for at in seconds))
+        for solver, found in by_solver.items()
+        if any(row.curve for seeds in found.values() for row in seeds)
     ]
 
 
-def _gap_at(row: Row, bound: float, moment: float) -> float:
-    """The gap of the best map known at a moment; everything slow until the first."""
-    known = [found for at, found, _ in row.curve if found is not None and at <= moment]
-    latency = min(known) if known else row.all_slow_seconds
-    return math.inf if latency is None else latency / bound - 1
+def _gap_at(seeds: Sequence[Row], bound: float, moment: float) -> float:
+    """The gap of the best map known at a moment, the median of the seeds; everything slow until
+    the first."""
+    gaps = []
+    for row in seeds:
+        known = [found for at, found, _ in row.curve if found is not None and at <= moment]
+        latency = min(known) if known else row.all_slow_seconds
+        gaps.append(math.inf if latency is None else latency / bound - 1)
+    return float(np.median(gaps))
 
 
 @dataclass(frozen=True, slots=True)

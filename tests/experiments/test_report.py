@@ -127,8 +127,11 @@ def test_headroom_is_judged_by_the_best_bound_of_all_solvers() -> None:
 
 def test_failures_are_counted_and_never_dropped() -> None:
     failed = row("b", "s", 0.0, latency_seconds=None, status="failed", error="why", seed=1)
-    (result,) = program_results([row("b", "s", 0.9), failed])
-    assert result.failures == 1
+    (result,) = program_results([row("b", "s", 0.9, all_slow_seconds=1.5), failed])
+    assert (result.failures, result.status) == (1, "1 of 2 failed")
+    assert result.latency_seconds == pytest.approx((0.9 + 1.5) / 2)
+    assert result.row.latency_seconds == 0.9
+    assert result.spread == pytest.approx((1 / 1.5, 1 / 0.9))
 
 
 def test_a_solver_that_always_fails_leaves_the_program_slow() -> None:
