@@ -2,7 +2,7 @@
 
 A population of games; parents are chosen by tournament, crossed at points in time (what happens
 in one stretch of the program hardly depends on another), mutated turn by turn; the best of
-parents and children live on.
+parents and children live on. Where nothing gets better any more it begins anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class EvolutionSolver(ActionSolver):
       tournament: candidates among whom a parent is chosen.
       mutations: expected number of turns that a child changes.
       crossover: probability that a child has two parents.
+      patience: generations without a better game after which other founders begin anew.
     """
 
     name: str = "evolution"
@@ -33,27 +34,34 @@ class EvolutionSolver(ActionSolver):
     tournament: int = 3
     mutations: float = 2.0
     crossover: float = 0.7
+    patience: int = 200
 
     def play(self, search: ActionSearch) -> None:
-        """Generations, from founders on."""
-        genes = self._founders(search)
+        """Generations, from founders on, of whom the first know the best map handed in."""
+        genes = self._founders(search, search.best.wishes)
         latencies = self._played(search, genes)
+        unimproved = 0
         while not search.finished:
             children = self._offspring(search.rng, genes, latencies)
             if search.hear_news():
                 children[0] = search.best.wishes
-            everyone = np.concatenate([genes, children])
-            fitness = np.concatenate([latencies, self._played(search, children)])
+            # Of equally fast games the younger live on: most turns make no difference, and drift.
+            everyone = np.concatenate([children, genes])
+            fitness = np.concatenate([self._played(search, children), latencies])
             fittest = np.argsort(fitness, kind="stable")[: self.population]
+            unimproved = 0 if fitness[fittest[0]] < latencies.min() else unimproved + 1
             genes, latencies = everyone[fittest], fitness[fittest]
+            if unimproved == self.patience:
+                genes, unimproved = self._founders(search), 0
+                latencies = self._played(search, genes)
 
-    def _founders(self, search: ActionSearch) -> Actions:
-        """Random games, those that keep by density, and the best map handed in."""
+    def _founders(self, search: ActionSearch, *known: Actions) -> Actions:
+        """Random games, those that keep by density, and known ones."""
         num_turns = search.game.num_turns
         shares = search.rng.dirichlet(np.ones(3), size=self.population)
         drawn = search.rng.random((self.population, num_turns, 1))
         genes = (drawn > shares.cumsum(axis=1)[:, None, :2]).sum(axis=2).astype(np.int8)
-        given = [search.best.wishes, *density_wishes(search.game)][: self.population // 2]
+        given = [*known, *density_wishes(search.game)][: self.population // 2]
         genes[: len(given)] = given
         return np.asarray(genes, dtype=np.int8)
 

@@ -12,7 +12,7 @@ import pytest
 
 from hlo_graphs.program import Program
 from malloc_game.fast_game import Action, FastGame
-from malloc_game.fast_game_kernels import Floats
+from malloc_game.fast_game_kernels import Actions, Floats
 from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import fast_accesses, simulate
@@ -158,6 +158,21 @@ def test_news_from_others_is_taken_up(solver: Solver) -> None:
 @pytest.mark.parametrize("name", ["random", "evolution", "cross-entropy", "local-search"])
 def test_they_are_in_the_registry(name: str) -> None:
     assert solver_named(name).name == name
+
+
+def test_evolution_begins_anew_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    founded = []
+    founders = EvolutionSolver._founders
+
+    def counted(self: EvolutionSolver, search: ActionSearch, *known: Actions) -> Actions:
+        founded.append(len(known))
+        return founders(self, search, *known)
+
+    monkeypatch.setattr(EvolutionSolver, "_founders", counted)
+    program = random_program(11, num_accesses=12)
+    EvolutionSolver(patience=4).solve(request(program, max_games=60 * 26))
+    assert len(founded) > 3
+    assert founded == [1] + [0] * (len(founded) - 1)
 
 
 def test_search_finds_the_best_play_of_small_games() -> None:
