@@ -170,7 +170,7 @@ def test_evolution_begins_anew_where_nothing_gets_better(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(EvolutionSolver, "_founders", counted)
     program = random_program(11, num_accesses=12)
-    EvolutionSolver(patience=4).solve(request(program, max_games=60 * 26))
+    EvolutionSolver(patience=4).solve(request(program, max_games=60 * 60))
     assert len(founded) > 3
     assert founded == [1] + [0] * (len(founded) - 1)
 
