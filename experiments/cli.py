@@ -462,7 +462,7 @@ def train(
     from experiments.inputs import need_extra
 
     need_extra("mctx", "train", "training the agent")
-    from experiments.train import TrainSettings, print_result
+    from experiments.train import TrainSettings, print_training
     from experiments.train import train as run
 
     if resume and from_scratch:
@@ -485,7 +485,7 @@ def train(
         resume=resume,
         seed=seed,
     )
-    print_result(run(settings))
+    print_training(run(settings))
 
 
 @app.command()

@@ -21,7 +21,7 @@ from experiments.console import fitted
 from experiments.files import write_atomically
 from experiments.inputs import LoadedProgram, load_program, read_json
 from experiments.interrupts import interrupts_awaited
-from experiments.metrics import METRICS, forget_metrics_after
+from experiments.metrics import METRICS, append_metrics, forget_metrics_after
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap, to_document
@@ -143,7 +143,7 @@ def _check(settings: TrainSettings) -> None:
         solver_named(name)
 
 
-def print_result(result: TrainResult) -> None:
+def print_training(result: TrainResult) -> None:
     """One line per program: what was reached."""
     for reference, ticks in zip(result.references, result.best_latency_ticks, strict=True):
         if ticks is None:
@@ -310,7 +310,6 @@ class _Run:
     _shown: dict[int, Game] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
     _first_move: int | None = None
-    _metrics: Any = None
     _board: Any = None
 
     def best_ticks(self) -> list[float | None]:
@@ -368,16 +367,13 @@ class _Run:
 
     def close(self) -> None:
         """Closes what was opened."""
-        if self._metrics is not None:
-            self._metrics.close()
         if self._board is not None:
             self._board.close()
 
     def _log(self, row: dict[str, Any]) -> None:
-        if self._metrics is None:
+        if self._board is None:
             from tensorboardX import SummaryWriter
 
-            self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
             # Where the disk is full its writer ends: with a bounded queue training waited for it.
             # Points that a run wrote after its checkpoint are hidden: they are made again.
             # Files are named by the second: a restart within it would write over the one before.
@@ -387,8 +383,7 @@ class _Run:
                 purge_step=self._first_move,
                 filename_suffix=f".{self._first_move or 0:012d}",
             )
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        append_metrics(self.out / METRICS, row)
         for name, value in row.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, row["num_moves"])
