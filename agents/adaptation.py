@@ -35,6 +35,7 @@ from agents.passages import MOST_CHANGES, Passages
 from agents.programs import PlayedProgram
 from malloc_game.fast_game import NOT_ASKED, FastGame, GameWalk, TurnKind
 from malloc_game.state import NUM_ACTIONS
+from solvers.cross_entropy import moved_towards
 
 Table = NDArray[np.float64]
 """`[num_turns, 3]` probabilities."""
@@ -219,7 +220,8 @@ def _converge(
         spent, taken = game.sample_along(table, config.games_per_round, rng)
         found = _better(found, spent[:, -1], taken)
         yield found
-        table = _moved(table, _elites(spent, taken, ends, count), config)
+        elite = _elites(spent, taken, ends, count)
+        table = moved_towards(table, elite, config.smoothing, config.least_probability)
         idle_rounds = 0 if spent[:, -1].min() < fastest else idle_rounds + 1
         fastest = min(fastest, float(spent[:, -1].min()))
         tired = config.patience is not None and idle_rounds >= config.patience
@@ -367,17 +369,6 @@ def around(wishes: NDArray[np.int8], weight: float) -> Table:
     table = np.full((len(wishes), NUM_ACTIONS), (1 - weight) / (NUM_ACTIONS - 1))
     table[np.arange(len(wishes)), wishes] = weight
     return table
-
-
-def _moved(table: Table, elite: NDArray[np.int8], config: AdaptationConfig) -> Table:
-    """The table, moved towards what `elite` `[games, num_turns]` played where it was asked."""
-    counts = np.stack([(elite == action).sum(axis=0) for action in range(NUM_ACTIONS)], axis=1)
-    asked = counts.sum(axis=1, keepdims=True)
-    shares = np.where(asked > 0, counts / np.maximum(asked, 1), table)
-    moved = table + config.smoothing * asked / len(elite) * (shares - table)
-    moved = np.maximum(moved, config.least_probability)
-    result: Table = moved / moved.sum(axis=1, keepdims=True)
-    return result
 
 
 def actions_by_item(member: PlayedProgram, wishes: NDArray[np.int8], size: int) -> NDArray[np.int8]:

@@ -83,16 +83,28 @@ class CrossEntropySolver(ActionSolver):
         num_elite = max(1, round(self.games_per_round * self.elite_share))
         latencies, taken = search.sample(table, self.games_per_round)
         elite = taken[np.argpartition(latencies, num_elite - 1)[:num_elite]]
-        return self._moved(table, elite), float(latencies.min())
+        moved = moved_towards(table, elite, self.smoothing, self.least_probability)
+        return moved, float(latencies.min())
 
-    def _moved(self, table: Floats, elite: Actions) -> Floats:
-        counts = np.stack([(elite == action).sum(axis=0) for action in range(NUM_ACTIONS)], axis=1)
-        asked = counts.sum(axis=1, keepdims=True)
-        shares = np.where(asked > 0, counts / np.maximum(asked, 1), table)
-        step = self.smoothing * asked / elite.shape[0]
-        least = np.where(table > 0, self.least_probability, 0.0)
-        moved = np.maximum(table + step * (shares - table), least)
-        return np.asarray(moved / moved.sum(axis=1, keepdims=True), dtype=np.float64)
+
+def moved_towards(
+    table: Floats, elite: Actions, smoothing: float, least_probability: float
+) -> Floats:
+    """`[num_turns, num_actions]` probabilities, moved towards what the elite played.
+
+    Args:
+      table: `[num_turns, num_actions]`; what is 0 there stays so.
+      elite: `[num_games, num_turns]` actions, negative where a turn was not asked.
+      smoothing: how far, where all of the elite were asked.
+      least_probability: of actions that are not 0.
+    """
+    counts = np.stack([(elite == action).sum(axis=0) for action in range(table.shape[1])], axis=1)
+    asked = counts.sum(axis=1, keepdims=True)
+    shares = np.where(asked > 0, counts / np.maximum(asked, 1), table)
+    step = smoothing * asked / elite.shape[0]
+    least = np.where(table > 0, least_probability, 0.0)
+    moved = np.maximum(table + step * (shares - table), least)
+    return np.asarray(moved / moved.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def start_from_densities(search: ActionSearch) -> None:
