@@ -12,6 +12,7 @@ import io
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -122,7 +123,7 @@ def solve(
     """Find a memory map for one program, checked and timed beside production's."""
     from experiments.solve import solve as run
 
-    _check_outputs(output, picture)
+    _check_outputs((output, picture), (program, production, cycles, chip))
     loaded = _load(program, chip, capacity, times, production, cycles)
     with LiveLine(loaded, enabled=not as_json) as live:
         result = run(
@@ -164,13 +165,21 @@ def _load(
     return loaded
 
 
-def _check_outputs(output: Path | None, picture: Path | None) -> None:
-    """Before any time is spent: both can be written, and are two."""
-    for path in (output, picture):
-        if path is not None:
-            check_writable(path)
-    if output is not None and picture is not None and output.resolve() == picture.resolve():
-        raise InputError(f"{output}: both the map and its picture would be written there")
+def _check_outputs(
+    outputs: Sequence[Path | None], inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """Before any time is spent: they can be written, are several, and none is what is read."""
+    read = {Path(path).resolve() for path in inputs if path is not None}
+    written: set[Path] = set()
+    for path in outputs:
+        if path is None:
+            continue
+        check_writable(path)
+        if path.resolve() in read:
+            raise InputError(f"{path}: it is read, and would be written over")
+        if path.resolve() in written:
+            raise InputError(f"{path}: both the map and its picture would be written there")
+        written.add(path.resolve())
 
 
 def _answer(
@@ -308,9 +317,9 @@ def info(
     """Describe a program: sizes, loops, times, and what its slow accesses cost."""
     from experiments.programs import describe
 
+    _check_outputs((output,), (program, production, cycles, chip))
     loaded = _load(program, chip, capacity, times, production, cycles)
     if output is not None:
-        check_writable(output)
         write_atomically(output, loaded.program.to_json() + "\n")
     description = describe(loaded)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -134,7 +135,8 @@ class LiveLine:
             parts.append(f"bound {_milliseconds(self._bound_ticks * self._tick_seconds)}")
             if self._incumbent_ticks is not None:
                 gap = gap_between(self._incumbent_ticks, self._bound_ticks)
-                parts.append(f"gap {gap:.2%}")
+                if gap is not None and math.isfinite(gap):
+                    parts.append(f"gap {gap:.2%}")
         return "  ".join([*parts, self._who])
 
 
@@ -178,7 +180,7 @@ def _result_rows(result: SolveResult) -> list[tuple[str, str, str]]:
         ("lower bound", "-" if bound is None else _milliseconds(bound), ""),
         (
             "gap to the bound",
-            "-" if gap is None else f"{gap:.2%}",
+            "-" if gap is None or math.isinf(gap) else f"{gap:.2%}",
             production("-" if not bound else f"{theirs_seconds / bound - 1:.2%}"),
         ),
         (

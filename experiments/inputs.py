@@ -253,13 +253,14 @@ def _from_hlo(
         )
     module = require_scheduled(_parsed(text, path))
     cycles = None if files.cycles is None else bundles.read_cycles(files.cycles)
+    options = LoweringOptions(
+        files.name, capacity_bytes=_native_capacity(machine, files.chip, cycles), busy=busy
+    )
     lowered = lower(
         module,
         machine,
         _times(module, machine, cycles, files, times),
-        LoweringOptions(
-            files.name, capacity_bytes=_native_capacity(machine, files.chip, cycles), busy=busy
-        ),
+        options,
         () if files.bufferinfo is None else bundles.read_bufferinfo(files.bufferinfo),
         () if files.allocinfo is None else bundles.read_allocinfo(files.allocinfo),
     )
@@ -276,6 +277,12 @@ def _from_hlo(
         notes.append(
             "no compiler cycles beside it: times are a roofline's, for which production's map "
             "was not made"
+        )
+    assumed = sum(not loop.trips_known for loop in program.loops)
+    if assumed:
+        notes.append(
+            f"loops whose trip count is not known: {assumed}; times are for "
+            f"{options.default_trip_count} trips of each"
         )
     return LoadedProgram(program, lowered, production_map, tuple(notes))
 

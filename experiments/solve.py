@@ -102,7 +102,8 @@ class SolveResult:
         return gap_between(self.simulation.latency_ticks, self.solution.lower_bound_ticks)
 
     def to_document(self) -> dict[str, Any]:
-        """The result as plain JSON values; null where nothing is known."""
+        """The result as plain JSON values; null where nothing is known, and for an endless gap."""
+        gap = self.gap
         return {
             "schema": SCHEMA,
             "program": self.program.name,
@@ -117,7 +118,7 @@ class SolveResult:
             "production_latency_seconds": self.production_latency_seconds,
             "speedup_over_production": self.speedup_over_production,
             "lower_bound_seconds": self.lower_bound_seconds,
-            "gap": self.gap,
+            "gap": None if gap is None or math.isinf(gap) else gap,
             "stall_seconds": self.simulation.stall_seconds,
             "peak_fast_bytes": self.simulation.peak_fast_bytes,
             "bus_bytes": self.simulation.bus_bytes,

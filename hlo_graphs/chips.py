@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hlo_graphs.errors import InputError, did_you_mean
 
@@ -278,6 +278,13 @@ class _ChipFile(BaseModel):
     alignment_bytes: int | None = Field(default=None, gt=0)
     fast_memory_space: int | None = Field(default=None, gt=0)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("true and false are no numbers")
+        return value
+
 
 def read_chip(path: str | Path) -> Chip:
     """Reads a chip from a TOML or JSON file.
@@ -326,7 +333,11 @@ def _load(path: Path) -> Any:
 def _merge(path: Path, base: str | None, given: dict[str, Any]) -> Chip:
     sources = tuple((key, str(path)) for key in sorted(given) if key != "name")
     if base is not None:
-        chip = _known_chip(base)
+        if base not in CHIPS:
+            known = ", ".join(sorted(CHIPS))
+            near = did_you_mean(base, CHIPS)
+            raise InputError(f"{path}: base: no chip is called {base!r}{near}; known are {known}")
+        chip = CHIPS[base]
         kept = tuple(entry for entry in chip.sources if entry[0] not in given)
         return replace(chip, **given, sources=tuple(sorted((*kept, *sources))))
     required = [field.name for field in fields(Chip) if field.name != "sources"]

@@ -121,6 +121,18 @@ class CostAnalysis:
                 f"({type(error).__name__}: {error}); is the module whole?"
             ) from error
 
+    def step_cost(self, computation: str, instruction: str) -> InstructionCost:
+        """The cost of an instruction that is a step of its own; raises as `cost`.
+
+        A transposition that layouts make a renaming is nothing to XLA, yet its result has a
+        buffer of its own here: it is priced as the copy it then is.
+        """
+        place = self._module.computations[computation]
+        found = place.instruction(instruction)
+        if found.opcode == "transpose":
+            return _default(_Place(self, place, found))
+        return self.cost(computation, instruction)
+
     def total(self, computation: str) -> InstructionCost:
         """Sums over a computation's instructions, without bytes per operand."""
         if computation not in self._totals:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -634,13 +634,37 @@ def _from_document(document: Any) -> Program:
             name=document["name"],
             times=document["times"],
             tick_seconds=document["tick_seconds"],
-            machine=_machine(document["machine"]),
-            instructions=tuple(_instruction(row) for row in document["instructions"]),
-            buffers=tuple(_buffer(row) for row in document["buffers"]),
-            loops=tuple(_loop(row) for row in document["loops"]),
+            machine=_row("machine", document["machine"], _machine),
+            instructions=_rows(document, "instructions", _instruction),
+            buffers=_rows(document, "buffers", _buffer),
+            loops=_rows(document, "loops", _loop),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"not a Program: {type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise InputError(f"not a Program: it has no {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"not a Program: {error}") from error
+
+
+_Row = TypeVar("_Row")
+
+
+def _rows(
+    document: dict[str, Any], name: str, read: Callable[[dict[str, Any]], _Row]
+) -> tuple[_Row, ...]:
+    rows = document[name]
+    if not isinstance(rows, list):
+        raise InputError(f"not a Program: {name} is {type(rows).__name__}, not a list")
+    return tuple(_row(f"{name}[{index}]", row, read) for index, row in enumerate(rows))
+
+
+def _row(where: str, row: Any, read: Callable[[dict[str, Any]], _Row]) -> _Row:
+    """One part of the document; errors name it."""
+    try:
+        return read(row)
+    except KeyError as error:
+        raise InputError(f"not a Program: {where} has no {error}") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"not a Program: {where}: {error}") from error
 
 
 def _instruction(row: dict[str, Any]) -> Instruction:

@@ -20,7 +20,7 @@ def read_text(source: str | Path) -> str:
     """
     try:
         data = _bytes(str(source))
-        return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode()
+        return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{source}: no such file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -163,7 +163,7 @@ class AnalyticTimes(TwoLaneTimes):
         if takes_no_time(instruction.opcode):
             nothing = LeafTimes(0, 0.0, (0.0, 0.0))
             return StepTimes((0.0, 0.0), dict.fromkeys(leaf_keys(place, instruction), nothing))
-        cost = self.costs.cost(place.name, instruction.name)
+        cost = self.costs.step_cost(place.name, instruction.name)
         sizes = leaf_bytes(place, instruction, cost, self.costs.size_of)
         compute = compute_seconds(cost, self.chip)
         fast = sum(self._fast_seconds(key, size) for key, size in sizes.items())

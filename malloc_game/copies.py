@@ -35,6 +35,7 @@ class Copy:
       issue: it may be served from the beginning of this step.
       deadline: it must be complete before this step.
       loop: the loop on whose every trip it happens, None: once.
+      replaced_step: the step that it does in the copy engine; None of prefetches and evictions.
     """
 
     direction: Direction
@@ -45,6 +46,7 @@ class Copy:
     issue: int
     deadline: int
     loop: int | None
+    replaced_step: int | None = None
 
 
 def copies_of(program: Program, memory_map: MemoryMap) -> tuple[Copy, ...]:
@@ -124,6 +126,7 @@ def _replacements(
                 issue=issue,
                 deadline=replaced.done,
                 loop=program.loop_of_step[replaced.step],
+                replaced_step=replaced.step,
             )
 
 

@@ -122,7 +122,8 @@ def _fast_buffers(program: Program, fast: frozenset[tuple[int, int]]) -> list[li
 
 
 def _copies(program: Program, simulation: Simulation) -> list[list[Any]]:
-    """[buffer, issue, deadline, into fast memory?, bytes, stall ticks per trip, trips] each."""
+    """[buffer, issue, deadline, into fast memory (or a replaced copy)?, bytes, stall ticks per
+    trip, trips, replaced step or None] each."""
     return [
         [
             service.copy.buffer,
@@ -132,6 +133,7 @@ def _copies(program: Program, simulation: Simulation) -> list[list[Any]]:
             service.copy.size_bytes,
             service.stall_ticks,
             program.repeat_of(service.copy.loop),
+            service.copy.replaced_step,
         ]
         for service in simulation.services
     ]

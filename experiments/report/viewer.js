@@ -15,6 +15,10 @@ const FEWEST_STEPS = 8;
 const ACCESSES_TOLD = 6;
 const HINT = "Point at a tensor to follow it in both maps, click to hold on to it.";
 
+function timesText(repeat) {
+  return repeat < 1 ? `with probability ${Number(repeat.toPrecision(3))}` : `${Number(repeat.toPrecision(6))} times`;
+}
+
 function sizeText(bytes) {
   for (const unit of ["B", "KiB", "MiB"]) {
     if (bytes < 1024) return `${unit === "B" ? bytes : Number(bytes.toPrecision(3))} ${unit}`;
@@ -220,7 +224,7 @@ class MapView {
       return stall ? [end, `stalls ${timeText(stall[1] * tick)} before it`] : [end];
     }
     const [name, opcode, shape, repeat] = instruction;
-    const lines = [`step ${step}: ${opcode} ${name}${repeat === 1 ? "" : `, ${repeat} times`}`, shape];
+    const lines = [`step ${step}: ${opcode} ${name}${repeat === 1 ? "" : `, ${timesText(repeat)}`}`, shape];
     lines.push(`takes ${timeText(this.map.elapsed[step] * tick)}, leaves copies ${timeText(this.map.idle[step] * tick)} of the bus`);
     lines.push(`fast memory held: ${sizeText(this.map.held[step])}`);
     if (stall) lines.push(`stalls ${timeText(stall[1] * tick)} before it${repeat === 1 ? "" : ", all trips"}`);
@@ -245,16 +249,17 @@ class MapView {
     if (!piece) return [];
     const [buffer, start, end, low, , source, ready, saves] = piece;
     const [name, shape, bytes] = this.program.buffers[buffer];
-    const copied = source === "copied" ? `, copied until ${ready}` : "";
+    const copied = source === "copied" ? `, copied before ${ready}` : "";
     return [name, `${shape}  ${sizeText(bytes)} at ${sizeText(low)}`,
-      `${source}, steps ${start} to ${end}${copied}`, `saves ${timeText(saves)}`, ""];
+      `${source}, steps ${start} to ${end - 1}${copied}`, `saves ${timeText(saves)}`, ""];
   }
 
   describeCopy(step, py) {
     const copy = this.copyAt(step, py);
     if (!copy) return [];
-    const [buffer, issue, deadline, inward, bytes, stall, trips] = copy;
-    const lines = [`${inward ? "prefetch" : "eviction"} of ${this.program.buffers[buffer][0]}`,
+    const [buffer, issue, deadline, inward, bytes, stall, trips, replaces] = copy;
+    const kind = replaces !== null ? `step ${replaces} by the copy engine, filling` : inward ? "prefetch of" : "eviction of";
+    const lines = [`${kind} ${this.program.buffers[buffer][0]}`,
       `${sizeText(bytes)}, issued at ${issue}, due before ${deadline}`];
     if (stall) lines.push(`stalls ${timeText(stall * trips * this.program.tick)}${trips === 1 ? "" : ", all trips"}`);
     return [...lines, ""];

@@ -621,6 +621,53 @@ def test_a_map_and_its_picture_are_two_files(tmp_path: Path) -> None:
     assert "both the map and its picture would be written there" in message
 
 
+@pytest.mark.parametrize("command", [("solve",), ("info",), ("solve", "--chip", "here.toml")])
+def test_what_is_read_is_not_written_over(command: tuple[str, ...], tmp_path: Path) -> None:
+    own, chip = tmp_path / "small.hlo", tmp_path / "here.toml"
+    own.write_text(SMALL)
+    chip.write_text('name = "half"\nbase = "v5e"\nslow_bytes_per_second = 4.0e11\n')
+    target = chip if "--chip" in command else own
+    arguments = [str(chip) if word == "here.toml" else word for word in command]
+    before = target.read_text()
+    code, message = failure(*arguments, own, "-o", target)
+    assert code == 3
+    assert message.endswith(f"{target}: it is read, and would be written over\n")
+    assert target.read_text() == before
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    marked = tmp_path / "marked.hlo"
+    marked.write_text(SMALL, encoding="utf-8-sig")
+    assert run("info", marked).returncode == 0
+
+
+def test_over_a_bound_of_nothing_the_gap_is_not_known(tmp_path: Path) -> None:
+    text = "HloModule m, is_scheduled=true\nENTRY e {\n  x = f32[1024,1024]{1,0} parameter(0)\n"
+    text += "  ROOT y = f32[1024,1024]{1,0} copy(x)\n}\n"
+    arguments = ("solve", "-", "--solver", "greedy", "--bound", "1")
+    found = json.loads(run(*arguments, "--json", stdin=text).stdout)
+    assert (found["lower_bound_seconds"], found["gap"]) == (0.0, None)
+    assert found["latency_seconds"] > 0
+    assert "inf" not in run(*arguments, stdin=text).stdout
+
+
+def test_assumed_trip_counts_are_told() -> None:
+    text = """HloModule m, is_scheduled=true
+c { s = (pred[]{:T(512)}, f32[8]{0}) parameter(0)
+  ROOT p = pred[]{:T(512)} get-tuple-element(s), index=0 }
+b { s = (pred[]{:T(512)}, f32[8]{0}) parameter(0)
+  p = pred[]{:T(512)} get-tuple-element(s), index=0
+  x = f32[8]{0} get-tuple-element(s), index=1
+  y = f32[8]{0} tanh(x)
+  ROOT t = (pred[]{:T(512)}, f32[8]{0}) tuple(p, y) }
+ENTRY e { s = (pred[]{:T(512)}, f32[8]{0}) parameter(0)
+  ROOT w = (pred[]{:T(512)}, f32[8]{0}) while(s), condition=c, body=b }
+"""
+    done = run("solve", "-", "--solver", "greedy", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert "loops whose trip count is not known: 1; times are for 5 trips of each" in done.stderr
+
+
 def test_nothing_found_yet_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     def solve(self: object, request: object) -> None:
         raise KeyboardInterrupt

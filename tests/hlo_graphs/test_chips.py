@@ -93,7 +93,8 @@ def test_a_base_fills_in_what_is_not_given(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ('name = "x"\nbase = "v5e"\nclok_hz = 1e9\n', "did you mean 'clock_hz'"),
-        ('name = "x"\nbase = "v5"\n', "did you mean 'v5"),
+        ('name = "x"\nbase = "v5"\n', "bad.toml: base: no chip is called 'v5' (did you mean 'v5"),
+        ('name = "x"\nbase = "v5e"\nslow_bytes_per_second = true\n', "slow_bytes_per_second"),
         ('name = "x"\nbase = "v5e"\nclock_hz = -1\n', "clock_hz is -1"),
         ('name = "x"\nbase = "v5e"\nfast_capacity_bytes = 1\n', "reserved_bytes is 16777216"),
         ('name = "x"\nclock_hz = 1e9\n', "missing peak_flops_per_second"),

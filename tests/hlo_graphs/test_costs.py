@@ -479,6 +479,15 @@ def test_custom_calls_are_unknown_but_counted() -> None:
     assert marked.total_bytes == 64, "its result is a buffer of its own"
 
 
+@pytest.mark.parametrize("layout", ["{1,0}", "{0,1}"])
+def test_a_transposition_that_is_a_step_is_a_copy_at_least(layout: str) -> None:
+    text = f"f32[64,32]{layout} transpose(p0), dimensions={{1,0}}"
+    analysis = analyse(one_op(text, ["f32[32,64]{1,0}"]))
+    entry = analysis.module.entry
+    cost = analysis.step_cost(entry.name, entry.root.name)
+    assert cost.total_bytes == 2 * 4 * 64 * 32
+
+
 def test_an_outfeed_reads_every_leaf() -> None:
     shapes = ["(f32[8], (f32[9], s32[]))", "token[]"]
     cost = root_cost(one_op("token[] outfeed(p0, p1)", shapes))

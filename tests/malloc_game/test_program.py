@@ -166,10 +166,17 @@ def broken(change: Callable[[Any], object]) -> str:
         ("nonsense", "invalid JSON"),
         ("3", f"schema is 'int', this version reads '{SCHEMA}'"),
         (broken(lambda d: d.update(schema="x")), "schema is 'x'"),
-        (broken(lambda d: d.pop("loops")), "KeyError: 'loops'"),
-        (broken(lambda d: d["buffers"][0].pop("name")), "name"),
+        (broken(lambda d: d.pop("loops")), "not a Program: it has no 'loops'"),
+        (broken(lambda d: d.update(loops={})), "not a Program: loops is dict, not a list"),
+        (broken(lambda d: d["buffers"][0].pop("name")), "buffers[0] has no 'name'"),
+        (broken(lambda d: d["buffers"].__setitem__(0, 7)), "not a Program: buffers[0]: "),
+        (broken(lambda d: d["instructions"][2].pop("repeat")), "not a Program: instructions[2]: "),
+        (broken(lambda d: d["machine"].pop("chip")), "not a Program: machine has no 'chip'"),
         (broken(lambda d: d["instructions"][0]["accesses"][0].pop()), "ticks of the access"),
-        (broken(lambda d: d["instructions"][0]["accesses"][0].__setitem__(1, "peek")), "peek"),
+        (
+            broken(lambda d: d["instructions"][0]["accesses"][0].__setitem__(1, "peek")),
+            "not a Program: instructions[0]: 'peek' is not",
+        ),
     ],
 )
 def test_what_is_no_program(text: str, named: str) -> None:
