@@ -95,7 +95,9 @@ class Learner:
         if params is None:
             self.params = first_params(networks, view, key)
         else:
-            self.params = _alike(params, jax.eval_shape(networks.init, key, view))
+            wanted = jax.eval_shape(networks.init, key, view)
+            # Copied: updates give up the weights they improve on, and the caller keeps these.
+            self.params = jax.tree.map(jnp.array, _alike(params, wanted))
         self.optimiser_state = jax.jit(optimiser_of(config.learn).init)(self.params)
         self.num_updates = 0
 

@@ -162,6 +162,17 @@ def test_any_seed_will_do(known: KnownOptimum, config: AgentConfig) -> None:
     assert drawn[0] != drawn[1] == drawn[2]
 
 
+def test_weights_to_begin_with_stay_the_callers(known: KnownOptimum, config: AgentConfig) -> None:
+    first = Trainer([known.program], config)
+    weights = first.learner.params
+    before = [leaf.tolist() for leaf in jax.tree.leaves(weights)]
+    second = Trainer([known.program], config, params=weights)
+    while second.learner.num_updates == 0:
+        second.run_chunk()
+    assert [leaf.tolist() for leaf in jax.tree.leaves(weights)] == before
+    assert jax.tree.leaves(second.learner.params)[0].tolist() != before[0]
+
+
 def test_demonstrations_are_played_as_shown(known: KnownOptimum, config: AgentConfig) -> None:
     trainer = Trainer([known.program], config)
     shown = trainer.demonstrate(0, known.memory_map)
