@@ -128,9 +128,10 @@ class MapView {
 
   drawCopies(isDrawn) {
     const [, [top]] = this.panels(), height = COPIES / ROWS;
-    this.map.copies.forEach(([buffer, issue, deadline, inward], index) => {
+    this.map.copies.forEach((copy, index) => {
+      const [buffer, issue, deadline, inward] = copy, replaces = copy[7];
       if (!isDrawn(buffer)) return;
-      this.pen.fillStyle = inward ? PREFETCH : EVICTION;
+      this.pen.fillStyle = replaces !== null ? COLOUR_OF_USE.copied : inward ? PREFETCH : EVICTION;
       const left = this.x(issue), width = Math.max(this.x(deadline) - left, 1.5);
       this.pen.fillRect(left, top + this.lanes[index] * height + 1, width, height - 2);
     });

@@ -41,7 +41,7 @@ from experiments.results import RESULTS, TABLE, Row, TimeModel, append_row, read
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Loop, Program
-from malloc_game.memory_map import MemoryMap, Residency, Source, to_document
+from malloc_game.memory_map import MemoryMap, ReplacedCopy, Residency, Source, to_document
 from malloc_game.simulate import fast_accesses, simulate
 from malloc_game.validate import validate
 from malloc_game.violations import InvalidMapError
@@ -752,3 +752,13 @@ def _shown_map(directory: Path) -> tuple[Program, MemoryMap]:
     rows = [row for row in read_rows(directory) if row.program == PROGRAMS[0]]
     best = min(rows, key=lambda row: row.latency_seconds or math.inf)
     return loaded.program, load_map(map_path(directory, best))
+
+
+def test_what_the_copy_engine_does_for_a_step_is_told_from_prefetches() -> None:
+    steps = [(4, "wa"), (0, "ra wb"), (9, "rc"), (0, "rb rc")]
+    program = program_of(dict.fromkeys("abc", 4), steps, copies=[1])
+    fast = Residency(2, 0, 1, 4, Source.COPIED, 2)
+    memory_map = MemoryMap((fast,), replaced_copies=(ReplacedCopy(1, 1, 3),))
+    assert validate(program, memory_map) == ()
+    drawn = map_document(program, PicturedMap("ours", memory_map))
+    assert {(copy[0], copy[7]) for copy in drawn["copies"]} == {(1, 1), (2, None)}
