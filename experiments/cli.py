@@ -2,7 +2,7 @@
 
 Everything heavy is imported inside the command that needs it, so that `--help` is instant and
 classical solvers never load jax. Exit codes: 0 solved, 1 training diverged, 2 usage, 3 bad input,
-4 invalid map, 5 failed rows in an evaluation, 10 infeasible, 11 nothing found in time, 130
+4 invalid map, 5 failed rows in an evaluation, 10 no packing exists, 11 none was found in time, 130
 interrupted before there was an answer. Output that nobody reads any more ends a command with 1.
 """
 
@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -182,12 +182,8 @@ def _check_outputs(
         written.add(path.resolve())
 
 
-def _answer(
-    result: SolveResult, output: Path | None, picture: Path | None, as_json: bool
-) -> NoReturn:
-    """Writes the files of a solved program that were asked for, prints it, and ends."""
-    from experiments.solve import EXIT_CODES
-
+def _answer(result: SolveResult, output: Path | None, picture: Path | None, as_json: bool) -> None:
+    """Writes the files of a solved program that were asked for, and prints it."""
     written, failures = [], []
     for what, path, text in (
         ("map", output, result.map_json),
@@ -206,7 +202,6 @@ def _answer(
         print_result(result, written)
     for failure in failures:
         raise failure
-    raise typer.Exit(EXIT_CODES[result.solution.status])
 
 
 def _page_of(result: SolveResult) -> str:
@@ -531,6 +526,34 @@ def play(
     print(f"{len(played.turns)} decisions, {played.saved:.4%} of the all-slow latency saved")
     if svg is not None:
         write_atomically(svg, played.svg())
+
+
+@app.command()
+def pack(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="MiniMalloc's CSV: id, lower, upper, size; or -"),
+    ],
+    capacity: Annotated[
+        int,
+        typer.Option("--capacity", parser=parse_size, metavar="SIZE", help="E.g. 1MiB or 1048576"),
+    ],
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 10.0,
+    workers: Annotated[int, typer.Option("--workers", help="Threads to use")] = 2,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the offsets here, if all fit")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give buffers of fixed lifetimes addresses below a capacity. Exit code 10: there are none."""
+    from experiments.pack import EXIT_CODES, pack_file
+
+    _check_outputs((output,), (file,))
+    result = pack_file(file, capacity, time_limit_seconds=time_limit, workers=workers)
+    if output is not None and result.packing.complete:
+        write_atomically(output, result.to_csv())
+    print(result.to_json() if as_json else result.to_sentence())
+    raise typer.Exit(EXIT_CODES[result.packing.status])
 
 
 @app.command()

@@ -312,12 +312,3 @@ def _judged(
         wall_seconds=wall_seconds,
         is_interrupted=is_interrupted,
     )
-
-
-EXIT_CODES = {
-    Status.OPTIMAL: 0,
-    Status.FEASIBLE: 0,
-    Status.INFEASIBLE: 10,
-    Status.UNKNOWN: 11,
-}
-"""Exit code of `solve` per status."""

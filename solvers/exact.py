@@ -108,7 +108,7 @@ def solve_exactly(
     columns = list(_columns(program))
     built = _Model(cp_model.CpModel())
     _add_columns(program, columns, built)
-    fast = _add_fast(program, columns, built)
+    fast = _add_fast(columns, built)
     elapsed = _add_steps(program, fast, built)
     _add_service(program, columns, fast, elapsed, built)
     cost = [int(step.repeat) * e for step, e in zip(program.instructions, elapsed, strict=True)]
@@ -137,7 +137,7 @@ def _columns_over(
     program: Program, nest: LoopNest, lane: Lane, first: int, last: int
 ) -> Iterator[_Column]:
     for start, source in _starts(program, nest, lane, first):
-        for end, evictions in _ends(program, nest, lane, first, last):
+        for end, evictions in _ends(nest, lane, first, last):
             ready = lane.items[first].start_step
             residency = Residency(lane.buffer, 0, start, end, source, ready, lane.loop)
             yield _column(program, lane, (residency,), evictions)
@@ -160,7 +160,7 @@ def _starts(
 
 
 def _ends(
-    program: Program, nest: LoopNest, lane: Lane, first: int, last: int
+    nest: LoopNest, lane: Lane, first: int, last: int
 ) -> Iterator[tuple[int, tuple[Eviction, ...]]]:
     """Where a residency that covers items may end, with the eviction that needs it so long."""
     writes = [item.end_step for item in lane.items[first : last + 1] if item.writes]
@@ -246,9 +246,7 @@ def _add_columns(program: Program, columns: Sequence[_Column], built: _Model) ->
     model.add(sum(carried) <= 1)
 
 
-def _add_fast(
-    program: Program, columns: Sequence[_Column], built: _Model
-) -> dict[tuple[int, int], Any]:
+def _add_fast(columns: Sequence[_Column], built: _Model) -> dict[tuple[int, int], Any]:
     """Per (step, buffer) how many columns make the access fast: 0 or 1."""
     covering: dict[tuple[int, int], list[cp_model.IntVar]] = {}
     for column, present in zip(columns, built.present, strict=True):

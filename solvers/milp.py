@@ -224,9 +224,7 @@ def wanted_runs(program: Program, lanes: Sequence[Lane], found: IntegerSolution)
     return sorted(runs, key=lambda run: (-run.area, run.lane, run.first))
 
 
-def _last_carried_use(
-    program: Program, lanes: Sequence[Lane], found: IntegerSolution, buffer: int
-) -> int:
+def _last_carried_use(lanes: Sequence[Lane], found: IntegerSolution, buffer: int) -> int:
     """Index of the last use of a carried parameter before the solution lets go of it."""
     items = next(lane.items for lane in lanes if lane.buffer == buffer and lane.loop is None)
     last = 0
@@ -261,7 +259,7 @@ def assign_addresses(
             if replacing:
                 plan.replace_copies()
             for buffer in found.carried:
-                plan.pin(plan.carried(buffer, _last_carried_use(program, lanes, found, buffer)))
+                plan.pin(plan.carried(buffer, _last_carried_use(lanes, found, buffer)))
             failed = [run for run in order if plan.cover(run.lane, run.first, run.last) is None]
             plans.append(construct(program, VARIANTS[0], plan=plan, bonus=guide))
             if not failed or deadline.elapsed_seconds > deadline.limit_seconds / (2 - replacing):

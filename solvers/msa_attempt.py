@@ -416,7 +416,7 @@ class Attempt:
         offset = heap.best_fit(start, end, size)
         if offset is None:
             return None
-        farther = self._later_uses(start, end)
+        farther = self._later_uses(end)
         low, high = 0, len(farther)
         while low < high:
             # The farthest is tried first: mostly it fits.
@@ -430,7 +430,7 @@ class Attempt:
         self.places.append(place)
         return place
 
-    def _later_uses(self, start: int, end: int) -> list[int]:
+    def _later_uses(self, end: int) -> list[int]:
         """Times of further uses that the value could wait for without a copy."""
         times = self._use_times
         found: list[int] = []

@@ -90,7 +90,7 @@ class Plan:
         self.run_at: list[list[Run | None]] = [[None] * len(lane.items) for lane in self.lanes]
         self.covered = [0] * len(self.lanes)
         self.inner_lanes = _inner_lanes(self.lanes)
-        self.write_before = [_write_before(program, lane) for lane in self.lanes]
+        self.write_before = [_write_before(lane) for lane in self.lanes]
         self.starts_empty = [_starts_empty(program, lane) for lane in self.lanes]
         self.last_write = [_last_write(lane) for lane in self.lanes]
         self._clock = Clock(program)
@@ -733,7 +733,7 @@ def _inner_lanes(lanes: Sequence[Lane]) -> list[dict[int, tuple[int, ...]]]:
     return [{position: tuple(found) for position, found in row.items()} for row in inner]
 
 
-def _write_before(program: Program, lane: Lane) -> list[int]:
+def _write_before(lane: Lane) -> list[int]:
     """Per item the first step after the last item before it that writes or is a loop.
 
     A prefetch window begins no earlier: the slow copy would be stale, or a residency of the

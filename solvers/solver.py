@@ -37,6 +37,16 @@ class Status(enum.StrEnum):
     """Nothing was found in time."""
 
 
+def check_effort(time_limit_seconds: float, seed: int, workers: int) -> None:
+    """Raises InputError for a time limit, seed or number of workers that cannot be used."""
+    if not 0 <= time_limit_seconds < math.inf:
+        raise InputError(f"time limit is {time_limit_seconds} seconds, must be >= 0 and finite")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, must be a whole number >= 0")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise InputError(f"workers is {workers}, must be from 1 to {MOST_WORKERS}")
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One event of a running solver, for the live line and for handing incumbents on.
@@ -95,16 +105,9 @@ class SolveRequest:
     best_known: Callable[[], MemoryMap | None] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.time_limit_seconds < math.inf:
-            raise InputError(
-                f"time limit is {self.time_limit_seconds} seconds, must be >= 0 and finite"
-            )
+        check_effort(self.time_limit_seconds, self.seed, self.workers)
         if not self.gap >= 0:
             raise InputError(f"gap is {self.gap}, must be >= 0")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}, must be a whole number >= 0")
-        if not 1 <= self.workers <= MOST_WORKERS:
-            raise InputError(f"workers is {self.workers}, must be from 1 to {MOST_WORKERS}")
         if self.max_games is not None and self.max_games < 1:
             raise InputError(f"games are limited to {self.max_games}, must be at least 1")
         check_copy_order(self.copy_order)

@@ -93,8 +93,8 @@ def _add_lane(
 ) -> None:
     items = _items(program, scope, uses)
     if scope is not None and not needed_at_end and program.loops[scope].may_repeat:
-        needed_at_end = _needed(program, items, False)[1]
-    needed_after, needed_before = _needed(program, items, needed_at_end)
+        needed_at_end = _needed(items, False)[1]
+    needed_after, needed_before = _needed(items, needed_at_end)
     loop = None if scope is None else program.loops[scope]
     index = len(lanes)
     lanes.append(
@@ -159,15 +159,13 @@ def _loop_item(program: Program, index: int, uses: tuple[tuple[int, Access], ...
         loop=index,
         kind=None,
         uses=uses,
-        reads_first=_needed(program, body, False)[1],
+        reads_first=_needed(body, False)[1],
         always_writes=not loop.may_skip and any(item.always_writes for item in body),
         writes=any(item.writes for item in body),
     )
 
 
-def _needed(
-    program: Program, items: Sequence[Item], needed_at_end: bool
-) -> tuple[tuple[bool, ...], bool]:
+def _needed(items: Sequence[Item], needed_at_end: bool) -> tuple[tuple[bool, ...], bool]:
     """Per item whether the content after it is needed, and whether that before the first is."""
     after: list[bool] = []
     needed = needed_at_end

@@ -754,3 +754,49 @@ def test_more_tasks_than_processors_are_told(
     assert "more than the 3 processors there are" in shared.stderr
     fitting = run("evaluate", "lstm_forward", "--workers", "3", "--cores", "1", "-o", tmp_path)
     assert fitting.stderr == ""
+
+
+TIGHT = """id,lower,upper,size
+a,3,7,1
+b,2,3,2
+c,4,5,2
+d,2,5,2
+e,0,4,1
+f,0,1,3
+g,5,7,3
+"""
+"""Never more than 5 are alive; 6 addresses are needed."""
+
+
+def test_packs_fixed_lifetimes(tmp_path: Path) -> None:
+    problem, answer = tmp_path / "tight.csv", tmp_path / "packed.csv"
+    problem.write_text(TIGHT)
+    done = run("pack", problem, "--capacity", "6", "-o", answer)
+    assert done.returncode == 0
+    assert done.stdout.startswith("7 of 7 buffers placed, height 6 of 6, peak load 5")
+    again = run("pack", answer, "--capacity", "6", "--json")  # Every offset is fixed now.
+    assert json.loads(again.stdout)["status"] == "optimal"
+    rows = [row.rpartition(",")[0] for row in answer.read_text().splitlines()]
+    assert rows == TIGHT.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("limit", "code", "told"), [(10, 10, "no packing"), (0, 11, "out of time")]
+)
+def test_says_why_nothing_was_packed(tmp_path: Path, limit: int, code: int, told: str) -> None:
+    answer = tmp_path / "packed.csv"
+    done = run(
+        "pack", "-", "--capacity", "5", "--time-limit", str(limit), "-o", answer, stdin=TIGHT
+    )
+    assert done.returncode == code
+    assert told in done.stdout
+    assert not answer.exists()
+
+
+def test_refuses_what_it_cannot_pack(tmp_path: Path) -> None:
+    problem = tmp_path / "tight.csv"
+    problem.write_text(TIGHT)
+    code, message = failure("pack", problem, "--capacity", "6", "-o", problem)
+    assert (code, "would be written over" in message) == (3, True)
+    assert failure("pack", "-", "--capacity", "6", stdin="id,lower,upper,size\nb,0,x,1\n")[0] == 3
+    assert failure("pack", problem, "--capacity", "6", "--workers", "0")[0] == 3

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlo_graphs.errors import InputError
-from solvers.packing import (
+from solvers.pack_items import (
     PackItem,
     check_packing,
-    components,
-    pack,
     peak_load,
-    place_in_order,
     read_minimalloc_csv,
     read_minimalloc_file,
     write_minimalloc_csv,
 )
+from solvers.packing import components, pack, place_in_order
+from solvers.packing_search import IMPOSSIBLE, PACKED, RUNNING, PackingSearch
 from solvers.solver import Status
 from tests.shared_data import shared_data_path
 
@@ -32,6 +33,19 @@ def small_items(draw: st.DrawFn) -> list[PackItem]:
         start = draw(st.integers(0, 4))
         end = start + draw(st.integers(1, 4))
         items.append(PackItem(f"b{index}", start, end, draw(st.integers(0, 4))))
+    return items
+
+
+@st.composite
+def awkward_items(draw: st.DrawFn) -> list[PackItem]:
+    """Some aligned, some fixed (but not onto each other), all of some size."""
+    items = []
+    for item in draw(small_items()):
+        sized = replace(item, size=max(item.size, 1), alignment=draw(st.sampled_from((1, 1, 2, 3))))
+        place = draw(st.none() | st.none() | st.integers(0, 2))
+        fixed = replace(sized, fixed_offset=place and place * sized.alignment)
+        offsets = [other.fixed_offset for other in (*items, fixed)]
+        items.append(sized if check_packing([*items, fixed], 99, offsets) else fixed)
     return items
 
 
@@ -54,6 +68,67 @@ def test_agrees_with_brute_force(items: list[PackItem], capacity: int) -> None:
     assert not expected or None not in found.offsets
 
 
+@given(awkward_items(), st.integers(4, 7), st.permutations(range(5)))
+@settings(max_examples=150, deadline=None)
+def test_the_search_alone_agrees_with_brute_force(
+    items: list[PackItem], capacity: int, shuffled: list[int]
+) -> None:
+    fixed = [item for item in items if item.fixed_offset is not None]
+    free = [item for item in items if item.fixed_offset is None]
+    order = [index for index in shuffled if index < len(free)]
+    search = PackingSearch(free, fixed, capacity, order)
+    while search.run(1) == RUNNING:  # One node at a time: it can be left and gone back to anywhere.
+        pass
+    others = [replace(item, fixed_offset=None) for item in free]
+    fits = any(
+        not check_packing([*others, *fixed], capacity, [*offsets, *(f.fixed_offset for f in fixed)])
+        for offsets in itertools.product(range(capacity), repeat=len(free))
+    )
+    fixed_fit = not check_packing(fixed, capacity, [item.fixed_offset for item in fixed])
+    if fixed_fit:
+        assert search.status == (PACKED if fits else IMPOSSIBLE)
+    if search.status == PACKED:
+        assert (
+            check_packing(
+                [*free, *fixed], 99, [*search.offsets(), *(f.fixed_offset for f in fixed)]
+            )
+            == []
+        )
+
+
+@given(st.integers(0, 10**6), st.integers(10, 60))
+@settings(max_examples=25, deadline=None)
+def test_what_was_cut_from_one_sheet_is_laid_back(seed: int, cuts: int) -> None:
+    """No byte is free at any time: every gap is a mistake."""
+    rng = random.Random(seed)
+    sheets = [(0, 40, 0, 64)]  # Steps and addresses, both half open.
+    for _ in range(cuts):
+        start, end, low, high = sheets.pop(rng.randrange(len(sheets)))
+        if rng.random() < 0.5 and end - start > 1:
+            at = rng.randrange(start + 1, end)
+            sheets += [(start, at, low, high), (at, end, low, high)]
+        elif high - low > 1:
+            at = rng.randrange(low + 1, high)
+            sheets += [(start, end, low, at), (start, end, at, high)]
+        else:
+            sheets.append((start, end, low, high))
+    items = [PackItem(str(n), s, e, high - low) for n, (s, e, low, high) in enumerate(sheets)]
+    found = pack(items, 64, time_limit_seconds=60.0)
+    assert found.complete
+    assert check_packing(items, 64, found.offsets) == []
+
+
+def test_a_load_that_fits_and_cannot_be_packed() -> None:
+    """Never more than 5 are alive, yet nobody can place these; a sixth address helps."""
+    lives = ((3, 7, 1), (2, 3, 2), (4, 5, 2), (2, 5, 2), (0, 4, 1), (0, 1, 3), (5, 7, 3))
+    items = [PackItem(f"b{n}", start, end, size) for n, (start, end, size) in enumerate(lives)]
+    assert peak_load(items) == 5
+    assert not fits_by_brute_force(items, 5)
+    assert pack(items, 5).status is Status.INFEASIBLE
+    assert pack(items, 5, time_limit_seconds=0).status is Status.UNKNOWN
+    assert pack(items, 6).complete
+
+
 @given(small_items(), st.integers(4, 7), st.permutations(range(5)))
 @settings(max_examples=80, deadline=None)
 def test_any_order_places_without_overlap(
@@ -65,8 +140,8 @@ def test_any_order_places_without_overlap(
         assert check_packing(items, capacity, offsets) == []
 
 
-@pytest.mark.parametrize("seed", [0, 2**40 + 1])
-def test_a_packing_that_needs_thought(seed: int) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_packing_that_needs_thought(workers: int) -> None:
     """Largest first at the lowest address fails here; an answer exists."""
     items = [
         PackItem("a", 0, 3, 4),
@@ -75,7 +150,7 @@ def test_a_packing_that_needs_thought(seed: int) -> None:
         PackItem("d", 9, 21, 4),
         PackItem("e", 0, 21, 4),
     ]
-    found = pack(items, 12, seed=seed)
+    found = pack(items, 12, workers=workers)
     assert found.complete
     assert peak_load(items) == 12
 
@@ -137,9 +212,9 @@ def test_minimalloc_example_and_hard_set() -> None:
         items = read_minimalloc_file(path)
         sizes[path.name[0]] = len(items)
         assert peak_load(items) <= 1048576
-        found = pack(items, 1048576, time_limit_seconds=0.5)
+        found = pack(items, 1048576, time_limit_seconds=0.1 if "H" in path.name else 60.0)
         assert check_packing(items, 1048576, found.offsets) == []
-        assert found.status is not Status.INFEASIBLE
+        assert found.status is (Status.UNKNOWN if "H" in path.name else Status.OPTIMAL)
     assert sizes["A"] == 154
 
 
