@@ -18,6 +18,11 @@ takes its place: moves that make no difference now may make one later. Some of t
 passage of the game as it plays another that looks alike instead (`agents.passages`). Such a game is
 played only from its first other move on, and given up once it is clearly behind. With several
 threads each walks by itself for a while, and then all go on from where their changes lead together.
+
+**Populations.** Tables lead to the same game again and again, from wherever they begin. Where
+several have found nothing better, games have children (`solvers.evolution`), which lead elsewhere,
+slowly: they begin as the first table and chance would have it, and know nothing of the best game.
+Once they get no better, a walk goes on from the best of them.
 """
 
 from __future__ import annotations
@@ -30,12 +35,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.games import NO_ACTION, Game, Thoughts
+from agents.games import Game, Thoughts
 from agents.passages import MOST_CHANGES, Passages
 from agents.programs import PlayedProgram
 from malloc_game.fast_game import NOT_ASKED, FastGame, GameWalk, TurnKind
 from malloc_game.state import NUM_ACTIONS
 from solvers.cross_entropy import moved_towards
+from solvers.evolution import EvolutionSettings, Population, random_games
 
 Table = NDArray[np.float64]
 """`[num_turns, 3]` probabilities."""
@@ -61,12 +67,15 @@ class AdaptationConfig:
       opening_period: every how many starts it begins as it first did instead; None for never.
       least_probability: of any action.
       decided: mean of the largest probabilities at which it begins anew.
-      patience: rounds in which its games got no better, after which it begins anew; None to
-        never tire.
+      patience: rounds in which its games got no better, after which it begins anew.
       walk_share: games that walk from the best one before it begins anew, as a share of those
         that it was given.
       walk_margin: share of the latency by which such a game may be behind on the way.
       transfer_share: of those games, how many carry moves over from one passage to another.
+      idle_starts: tables, one after another, that found nothing better before a population is
+        tried; None for never.
+      generations: of a population without a better game, after which it is given up.
+      bred_walk_share: games that walk from its best one, as a share of those that it was given.
     """
 
     games_per_round: int = 200
@@ -78,10 +87,13 @@ class AdaptationConfig:
     opening_period: int | None = 3
     least_probability: float = 0.003
     decided: float = 0.985
-    patience: int | None = 4
+    patience: int = 4
     walk_share: float = 1.0
     walk_margin: float = 1e-4
     transfer_share: float = 0.25
+    idle_starts: int | None = 3
+    generations: int = 100
+    bred_walk_share: float = 0.25
 
 
 CROSS_ENTROPY = AdaptationConfig(
@@ -91,6 +103,7 @@ CROSS_ENTROPY = AdaptationConfig(
     opening_period=None,
     patience=20,
     walk_share=0.0,
+    idle_starts=None,
 )
 """A control: the cross-entropy method, begun anew around its best game once it has made up its
 mind, or its games have got no better for 20 rounds, as the solver `cross-entropy` is. It draws from
@@ -114,8 +127,7 @@ class Found:
     @staticmethod
     def of(member: PlayedProgram, game: Game) -> Found:
         """A game of the program, before any other."""
-        wishes = member.wishes(game.actions_by_item(member.table.num_items))
-        return Found(0, game.latency_ticks, wishes)
+        return Found(0, game.latency_ticks, game.wishes(member))
 
 
 def network_table(member: PlayedProgram, thoughts: Iterable[Thoughts]) -> Table:
@@ -195,7 +207,12 @@ def improve(
     ends = [window_ends(member.fast_game, turns) for turns in config.windows_turns]
     passages = Passages(member.fast_game)
     opening, period = table, config.opening_period
+    idle_starts = 0
     for start in itertools.count():
+        if idle_starts == config.idle_starts:
+            found = yield from _bred(member.fast_game, passages, opening, found, config, rng)
+            idle_starts = 0
+        known_ticks = found.latency_ticks
         if start > 0:
             opens = period is not None and start % period == 0
             table = opening if opens else around(found.wishes, config.best_weight)
@@ -203,6 +220,40 @@ def improve(
         found = yield from _converge(member.fast_game, table, until, found, config, rng)
         num_games = round(config.walk_share * (found.num_games - before))
         found = yield from _walk(member.fast_game, passages, found, num_games, config, rng)
+        idle_starts = idle_starts + 1 if found.latency_ticks == known_ticks else 0
+
+
+def _bred(
+    game: FastGame,
+    passages: Passages,
+    opening: Table,
+    found: Found,
+    config: AdaptationConfig,
+    rng: np.random.Generator,
+) -> Generator[Found, None, Found]:
+    """Generations of games until they get no better, then a walk from the best of them."""
+    settings = EvolutionSettings(patience=config.generations)
+    genes = random_games(settings.population, game.num_turns, rng)
+    drawn = genes[: settings.population // 2]
+    drawn[:] = (rng.random((*drawn.shape, 1)) > opening.cumsum(axis=1)[:, :2]).sum(axis=2)
+    population = Population(settings, genes, game.play_many(genes))
+    begun = found.num_games
+    found = _better(found, population.latencies, population.genes)
+    yield found
+    while not population.is_spent:
+        children = population.offspring(rng)
+        latencies = game.play_many(children)
+        population.succeed(children, latencies)
+        found = _better(found, latencies, children)
+        yield found
+    best = population.best
+    bred = Found(found.num_games, float(population.latencies[best]), population.genes[best])
+    num_games = round(config.bred_walk_share * (found.num_games - begun))
+    for walked in _walk(game, passages, bred, num_games, config, rng):
+        is_better = walked.latency_ticks < found.latency_ticks
+        found = walked if is_better else replace(found, num_games=walked.num_games)
+        yield found
+    return found
 
 
 def _converge(
@@ -224,8 +275,7 @@ def _converge(
         table = moved_towards(table, elite, config.smoothing, config.least_probability)
         idle_rounds = 0 if spent[:, -1].min() < fastest else idle_rounds + 1
         fastest = min(fastest, float(spent[:, -1].min()))
-        tired = config.patience is not None and idle_rounds >= config.patience
-        if tired or table.max(axis=1).mean() >= config.decided:
+        if idle_rounds >= config.patience or table.max(axis=1).mean() >= config.decided:
             return found
 
 
@@ -369,10 +419,3 @@ def around(wishes: NDArray[np.int8], weight: float) -> Table:
     table = np.full((len(wishes), NUM_ACTIONS), (1 - weight) / (NUM_ACTIONS - 1))
     table[np.arange(len(wishes)), wishes] = weight
     return table
-
-
-def actions_by_item(member: PlayedProgram, wishes: NDArray[np.int8], size: int) -> NDArray[np.int8]:
-    """`[size]` actions of the game with `wishes` by item, as plans have them."""
-    actions = np.full(size, NO_ACTION, dtype=np.int8)
-    actions[member.item_of_turn] = wishes
-    return actions

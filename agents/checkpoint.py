@@ -20,7 +20,7 @@ from hlo_graphs.errors import InputError
 
 CHECKPOINT = "checkpoint.msgpack"
 BEST = "best.msgpack"
-_VERSION = 2
+_VERSION = 3
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ _NODE_BYTES = 3 * 24
 """Of a tree node beside its embedding: visits, priors, values, rewards of three actions."""
 
 _SAVING_COPIES = 4.5
-"""Times what replay holds that a checkpoint takes while it is written, measured: flax and msgpack
+"""Times what is remembered that a checkpoint takes while it is written, measured: flax and msgpack
 copy each column several times."""
 
 _COMPILE_SECONDS = {ModelKind.LEARNED: 20.0, ModelKind.EXACT: 40.0, ModelKind.RULES: 40.0}
@@ -26,7 +26,13 @@ _COMPILE_SECONDS = {ModelKind.LEARNED: 20.0, ModelKind.EXACT: 40.0, ModelKind.RU
 
 
 def keep_compiled_code() -> Path:
-    """Lets compiled functions survive the process; the folder they are kept in."""
+    """Lets compiled functions survive the process; the folder they are kept in.
+
+    If the process has such a folder already, it stays that.
+    """
+    known = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if known:
+        return Path(known)
     default = Path.home() / ".cache" / "malloc-game" / "compiled"
     folder = Path(os.environ.get(CACHE_VARIABLE, default))
     jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
@@ -67,7 +73,8 @@ class Needs:
       elites_bytes: the elite games, and once more as rows to draw from.
       tree_bytes: of the search, at its largest.
       replay_bytes: once it is full.
-      saving_bytes: while a checkpoint is written, with a full replay.
+      saving_bytes: while a checkpoint is written, with a full replay, all elites, and the games
+        under way near their ends.
       parameters: numbers in the weights; with the optimiser three times as many are kept.
       compile_seconds: CPU time of the first chunk and update, roughly; less if compiled code of
         the same sizes was kept.
@@ -115,14 +122,17 @@ def needs_of(trainer: Trainer) -> Needs:
     decision = trainer.self_play.decision_bytes
     latent = config.search.model is ModelKind.LEARNED
     embedding = 4 * config.network.width if latent else games // actors
+    moves = actors * max(turns) * decision
+    elites = config.learn.elite_games * sum(turns) * decision
+    replay = config.replay.capacity_decisions * decision
     return Needs(
         games_bytes=games,
-        moves_bytes=actors * max(turns) * decision,
-        elites_bytes=2 * config.learn.elite_games * sum(turns) * decision,
+        moves_bytes=moves,
+        elites_bytes=2 * elites,
         tree_bytes=actors * nodes * (_NODE_BYTES + embedding) if nodes > 1 else 0,
         # Room to move in: `agents.rows.RowStore` is some two times what it holds.
-        replay_bytes=2 * config.replay.capacity_decisions * decision,
-        saving_bytes=round(_SAVING_COPIES * config.replay.capacity_decisions * decision),
+        replay_bytes=2 * replay,
+        saving_bytes=round(_SAVING_COPIES * (replay + elites + moves)),
         parameters=trainer.learner.num_parameters,
         compile_seconds=_COMPILE_SECONDS[config.search.model],
     )

@@ -96,7 +96,7 @@ class PlayConfig:
 
     Attributes:
       actors: games side by side.
-      moves: decisions between two looks at the network's progress.
+      moves: of every actor in a chunk, which is compiled as one; then the network learns.
       restart_fraction: games that begin with a prefix of an elite game.
       follow_fraction: games that stay close to an elite game: all of its moves are kept but for a
         few, which are left to the search.
@@ -200,6 +200,13 @@ class LearnConfig:
             raise InputError(f"outlook_dropout is {self.outlook_dropout}, must be from 0 to 1")
 
 
+_LONG_TURNS = 4096
+"""Of programs with more turns fewer games are played side by side: the time of a batch of games
+grows as the square of their turns."""
+
+_LEAST_ACTORS = 4
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgentConfig:
     """All settings of one agent.
@@ -223,6 +230,12 @@ class AgentConfig:
     def unroll_steps(self) -> int:
         """Steps of the dynamics in training: none if the tree steps the game itself."""
         return self.replay.unroll_steps if self.search.model is ModelKind.LEARNED else 0
+
+    def for_turns(self, num_turns: int) -> AgentConfig:
+        """With so few actors that a batch of their games takes no longer than of `_LONG_TURNS`."""
+        share = min(1.0, (_LONG_TURNS / max(num_turns, 1)) ** 2)
+        actors = max(min(_LEAST_ACTORS, self.play.actors), round(share * self.play.actors))
+        return replace(self, play=replace(self.play, actors=actors))
 
     def to_document(self) -> dict[str, Any]:
         """As plain JSON values."""

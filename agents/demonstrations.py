@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.games import NO_ACTION, Plan, Source
+from agents.games import Plan, Source
 from agents.programs import PlayedProgram
 from malloc_game.fast_game import NOT_ASKED
 from malloc_game.memory_map import MemoryMap
@@ -36,8 +36,7 @@ class Demonstration:
 def demonstration_of(member: PlayedProgram, memory_map: MemoryMap, num_items: int) -> Demonstration:
     """`memory_map`, which must be valid, as a plan of `num_items` (the bucket's)."""
     replay = actions_from_map(member.program, memory_map, member.fast_game)
-    actions = np.full(num_items, NO_ACTION, dtype=np.int8)
     # A turn that did not come up has a wish all the same: so plans of whole games are known.
     played = np.where(replay.taken == NOT_ASKED, replay.wishes, replay.taken)
-    actions[member.item_of_turn] = played
-    return Demonstration(Plan(actions, Source.DEMONSTRATION), replay.latency_ticks, replay.loss)
+    plan = Plan(member.by_item(played, num_items), Source.DEMONSTRATION)
+    return Demonstration(plan, replay.latency_ticks, replay.loss)

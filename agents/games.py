@@ -5,13 +5,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from malloc_game.observation import Observation
+
+if TYPE_CHECKING:
+    from agents.programs import PlayedProgram
 
 NO_ACTION = -1
 """Items at which no decision was asked for."""
@@ -117,6 +120,10 @@ class Game:
         actions[self.cursors[:-1]] = self.actions
         return actions
 
+    def wishes(self, member: PlayedProgram) -> NDArray[np.int8]:
+        """`[num_turns]` for the compiled game of its program."""
+        return member.wishes(self.actions_by_item(member.table.num_items))
+
     def to_document(self) -> dict[str, Any]:
         """Arrays and numbers by name, for a checkpoint."""
         document = {name: getattr(self, name) for name in _PLAIN}
@@ -134,6 +141,42 @@ class Game:
             observations=Observation(**document["observations"]),
             **plain,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class BestGame:
+    """What of a program's fastest game is kept: its moves, and what they came to.
+
+    Attributes:
+      source: see `Source`.
+      wishes: `[num_turns]` int8, for the compiled game.
+      latency_ticks: exact.
+      total: see `Game.total`.
+    """
+
+    source: Source
+    wishes: NDArray[np.int8]
+    latency_ticks: float
+    total: float
+
+    @staticmethod
+    def of(game: Game, member: PlayedProgram) -> BestGame:
+        """A finished game of the program."""
+        return BestGame(game.source, game.wishes(member), game.latency_ticks, game.total)
+
+    def to_document(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "source": int(self.source),
+            "wishes": self.wishes,
+            "latency_ticks": self.latency_ticks,
+            "total": self.total,
+        }
+
+    @staticmethod
+    def from_document(document: dict[str, Any]) -> BestGame:
+        """What `to_document` made."""
+        return BestGame(**{**document, "source": Source(document["source"])})
 
 
 _PLAIN = (

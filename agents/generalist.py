@@ -1,6 +1,7 @@
 """The generalist that comes with the package: where its weights are, and what they were made of.
 
-`experiments.generalist` trains it and writes both files; docs/agent_results.md says what it is worth.
+`experiments.generalist` trains it and writes both files; docs/agent_results.md says what it is
+worth.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ class League:
       programs: of any sizes.
       config: settings, of all parts.
       seed: of everything random.
-      params: weights to begin with.
 
     Attributes:
       trainers: one per part, small programs first.
@@ -55,7 +54,6 @@ class League:
         config: AgentConfig,
         *,
         seed: int = 0,
-        params: Any = None,
     ) -> None:
         parts = parted_by_size(programs)
         if not parts:
@@ -64,9 +62,7 @@ class League:
         self.trainers: list[Trainer] = []
         learner: Learner | None = None
         for number, part in enumerate(parts):
-            trainer = Trainer(
-                part, config, seed=seed + 1000 * number, params=params, learner=learner
-            )
+            trainer = Trainer(part, config, seed=seed + 1000 * number, learner=learner)
             learner = trainer.learner
             self.trainers.append(trainer)
         self.learner = self.trainers[0].learner
@@ -104,7 +100,7 @@ class League:
         """The whole state, for a checkpoint."""
         return {
             "learner": self.learner.to_document(),
-            "parts": [trainer.own_document() for trainer in self.trainers],
+            "parts": [trainer.to_document() for trainer in self.trainers],
             "averaged": jax.tree.map(np.asarray, self.averaged),
             "next": np.int64(self._next),
         }
@@ -118,7 +114,7 @@ class League:
         if len(document["parts"]) != len(self.trainers):
             raise InputError("the checkpoint is of programs of other sizes: resume with the same")
         for trainer, part in zip(self.trainers, document["parts"], strict=True):
-            trainer.restore_own(part)
+            trainer.restore(part)
         self.learner.restore(document["learner"])
         self.averaged = jax.tree.map(jnp.asarray, document["averaged"])
         self._next = int(document["next"])

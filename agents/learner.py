@@ -79,7 +79,6 @@ class Learner:
 
     Args:
       config: settings.
-      view: one of the shapes that networks get.
       key: of the first weights.
       params: weights to begin with, e.g. a generalist's, in place of random ones.
 
@@ -87,11 +86,9 @@ class Learner:
       InputError: if those are of other networks.
     """
 
-    def __init__(
-        self, config: AgentConfig, view: View, key: jax.Array, params: Params | None = None
-    ) -> None:
+    def __init__(self, config: AgentConfig, key: jax.Array, params: Params | None = None) -> None:
         self.config = config
-        networks = Networks(config.network)
+        networks, view = Networks(config.network), View.empty()
         if params is None:
             self.params = first_params(networks, view, key)
         else:
@@ -174,7 +171,7 @@ def optimiser_of(config: LearnConfig) -> optax.GradientTransformation:
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _updates(
     network: NetworkConfig,
-    weights: LearnConfig,
+    settings: LearnConfig,
     params: Params,
     optimiser_state: Any,
     batches: Any,
@@ -182,7 +179,7 @@ def _updates(
     """An update per batch `[U, N, ...]`: weights and optimiser after, means, errors `[U, N]`."""
 
     def step(carry: tuple[Params, Any], batch: Any) -> tuple[tuple[Params, Any], Any]:
-        params, optimiser_state, numbers, losses = _update(network, weights, *carry, batch)
+        params, optimiser_state, numbers, losses = _update(network, settings, *carry, batch)
         return (params, optimiser_state), (numbers, losses.value_errors, losses.value_targets)
 
     carry, (numbers, errors, targets) = jax.lax.scan(step, (params, optimiser_state), batches)
@@ -193,19 +190,19 @@ def _updates(
 
 def _update(
     network: NetworkConfig,
-    weights: LearnConfig,
+    settings: LearnConfig,
     params: Params,
     optimiser_state: Any,
     batch: Any,
 ) -> tuple[Params, Any, dict[str, jax.Array], _Losses]:
     def total(params: Params) -> tuple[jax.Array, _Losses]:
         losses = _losses(network, params, batch)
-        loss = weights.policy_weight * losses.policy + weights.value_weight * losses.value
-        loss += weights.reward_weight * losses.reward
-        return loss + weights.legality_weight * losses.legality, losses
+        loss = settings.policy_weight * losses.policy + settings.value_weight * losses.value
+        loss += settings.reward_weight * losses.reward
+        return loss + settings.legality_weight * losses.legality, losses
 
     (loss, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
-    updates, optimiser_state = optimiser_of(weights).update(gradient, optimiser_state, params)
+    updates, optimiser_state = optimiser_of(settings).update(gradient, optimiser_state, params)
     numbers = {
         "loss": loss,
         "policy_loss": losses.policy,
@@ -219,9 +216,9 @@ def _update(
     return optax.apply_updates(params, updates), optimiser_state, numbers, losses
 
 
-def _losses(settings: NetworkConfig, params: Params, batch: Any) -> _Losses:
+def _losses(network: NetworkConfig, params: Params, batch: Any) -> _Losses:
     """All parts of the loss over the unrolled steps; `batch` is a traced `Batch`."""
-    networks = Networks(settings)
+    networks = Networks(network)
     unroll = batch.actions.shape[1]
     targets = jnp.asarray(batch.returns) + _bootstrap_values(networks, params, batch)
     latent = represent(networks, params, View(expanded(batch.observation), batch.outlook))
@@ -232,29 +229,29 @@ def _losses(settings: NetworkConfig, params: Params, batch: Any) -> _Losses:
         prediction = predict(networks, params, latent)
         scale = 1.0 if k == 0 else 1.0 / unroll
         here = batch.weights * batch.going[:, k] * scale
-        policy += _mean(here, _policy_loss(prediction.policy_logits, batch, k))
-        bins = to_bins(targets[:, k], settings.support_bins, settings.support_limit)
-        value += _mean(here, optax.softmax_cross_entropy(prediction.value_logits, bins))
+        policy += _weighted_mean(here, _policy_loss(prediction.policy_logits, batch, k))
+        bins = to_bins(targets[:, k], network.support_bins, network.support_limit)
+        value += _weighted_mean(here, optax.softmax_cross_entropy(prediction.value_logits, bins))
         legal = optax.sigmoid_binary_cross_entropy(
             prediction.legality_logits, batch.legal[:, k].astype(jnp.float32)
         )
-        legality += _mean(here, legal.sum(axis=-1))
+        legality += _weighted_mean(here, legal.sum(axis=-1))
         if k == 0:
             errors = networks.value(prediction.value_logits) - targets[:, 0]
         else:
             # The end is looked for where the game still went on a step before.
             was = batch.weights * batch.going[:, k - 1] / unroll
             going = batch.going[:, k].astype(jnp.float32)
-            legality += _mean(
+            legality += _weighted_mean(
                 was, optax.sigmoid_binary_cross_entropy(prediction.going_logits, going)
             )
         if k < unroll:
             transition = transit(networks, params, _half_gradient(latent), batch.actions[:, k])
             latent = transition.latent
             was = batch.weights * batch.going[:, k] / unroll
-            bins = to_bins(batch.rewards[:, k], settings.support_bins, settings.support_limit)
+            bins = to_bins(batch.rewards[:, k], network.support_bins, network.support_limit)
             logits = transition.reward_logits
-            reward += _mean(was, optax.softmax_cross_entropy(logits, bins))
+            reward += _weighted_mean(was, optax.softmax_cross_entropy(logits, bins))
             wrong = jnp.abs(networks.value(logits) - batch.rewards[:, k])
             reward_error += jnp.sum(wrong * batch.going[:, k]) / (
                 jnp.maximum(jnp.sum(batch.going[:, k]), 1) * unroll
@@ -285,7 +282,7 @@ def _half_gradient(latent: jax.Array) -> jax.Array:
     return 0.5 * latent + 0.5 * jax.lax.stop_gradient(latent)
 
 
-def _mean(weights: jax.Array, losses: jax.Array) -> jax.Array:
+def _weighted_mean(weights: jax.Array, losses: jax.Array) -> jax.Array:
     return jnp.mean(weights * losses)
 
 

@@ -6,7 +6,7 @@ gained: reward 0, discount 0, value 0 (docs/agent.md, "How it works").
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -90,11 +90,7 @@ def view_of(boards: Boards) -> View:
 def play_boards(boards: Boards, action: jax.Array) -> tuple[Boards, jax.Array]:
     """Plays `action` `[B]`; the boards after, and rewards `[B]`, shares of the all-slow latency."""
     state, reward = advance_batch(boards.arrays, boards.state, action)
-    return _with_state(boards, state), reward
-
-
-def _with_state(boards: Boards, state: State) -> Boards:
-    return Boards(boards.arrays, state, boards.curves, boards.units)
+    return replace(boards, state=state), reward
 
 
 def relative_rewards(before: Boards, after: Boards, reward: jax.Array) -> jax.Array:
@@ -161,7 +157,7 @@ class ExactModel:
     ) -> tuple[mctx.RecurrentFnOutput, State]:
         """See `Model.step`."""
         del key
-        before = _with_state(context.boards, embedding)
+        before = replace(context.boards, state=embedding)
         after, reward = play_boards(before, action)
         logits, value = self._judged(context.params, view_of(after))
         going = after.state.cursor < after.num_items

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents.config import NetworkConfig
+from agents.programs import OUTLOOK_COLUMNS
 from agents.transforms import from_logits
-from malloc_game.observation import Observation
+from malloc_game.observation import Observation, observation_specs
 from malloc_game.state import NUM_ACTIONS
 
 Params = Any
@@ -38,6 +39,14 @@ class View:
 
     observation: Observation
     outlook: jax.Array
+
+    @staticmethod
+    def empty() -> View:
+        """Of nothing, `B = 1`: tells the shapes."""
+        observation: Observation = jax.tree.map(
+            lambda spec: np.zeros((1, *spec.shape), dtype=spec.dtype), observation_specs()
+        )
+        return View(observation, jnp.asarray(np.zeros((1, OUTLOOK_COLUMNS), dtype=np.float32)))
 
 
 class Prediction(NamedTuple):

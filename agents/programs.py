@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.games import NO_ACTION
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.fast_game import FastGame
-from malloc_game.memory_map import MemoryMap
 from malloc_game.state import Bucket, ProgramArrays, bucket_for, program_arrays
 from malloc_game.turn_table import Column, TurnTable, turn_table
 
@@ -106,13 +106,11 @@ class PlayedProgram:
         """`[num_turns]` for the compiled game, from `[num_items]` actions or -1 (then Drop)."""
         return np.maximum(actions[self.item_of_turn], 0)
 
-    def latency_ticks(self, actions: NDArray[np.int8]) -> float:
-        """Exact latency of a game, given its actions by item."""
-        return self.fast_game.latency_ticks(self.wishes(actions))
-
-    def map_of(self, actions: NDArray[np.int8]) -> MemoryMap:
-        """The memory map that a game is, given its actions by item."""
-        return self.fast_game.map_of(self.wishes(actions))
+    def by_item(self, wishes: NDArray[np.int8], num_items: int) -> NDArray[np.int8]:
+        """`[num_items]` actions of the game with `wishes`, as plans have them."""
+        actions = np.full(num_items, NO_ACTION, dtype=np.int8)
+        actions[self.item_of_turn] = wishes
+        return actions
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ class Draw:
         return len(self.places)
 
 
+_SMOOTHING = 0.03
+"""Probability that an imitated move leaves to the other legal actions."""
+
+
 class Targets:
     """Turns decisions into batches, against the present incumbents.
 
@@ -87,19 +91,11 @@ class Targets:
       baselines: the incumbents' curves, and the programs' units.
       config: n-step settings.
       unroll_steps: `K`.
-      smoothing: probability that an imitated move leaves to the other legal actions.
     """
 
-    def __init__(
-        self,
-        baselines: Baselines,
-        config: ReplayConfig,
-        unroll_steps: int,
-        smoothing: float = 0.03,
-    ) -> None:
+    def __init__(self, baselines: Baselines, config: ReplayConfig, unroll_steps: int) -> None:
         self._baselines = baselines
         self._td_steps, self._unroll = config.td_steps, unroll_steps
-        self._smoothing = smoothing
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """The batch of all `draws`, at least one, in their order."""
@@ -115,7 +111,7 @@ class Targets:
         going = rows.left[held] > 0
         ahead = left if self._td_steps is None else np.minimum(steps + self._td_steps, left)
         far = held[:, :0] if self._td_steps is None else places[:, None] + ahead
-        policies = _imitated(rows, held, self._smoothing) if draw.imitate else rows.policy[held]
+        policies = _imitated(rows, held) if draw.imitate else rows.policy[held]
         return Batch(
             observation=rows.observation(places),
             outlook=self._outlook(rows, places),
@@ -148,12 +144,12 @@ class Targets:
         return gained
 
 
-def _imitated(rows: Rows, held: NDArray[np.intp], smoothing: float) -> NDArray[np.float32]:
+def _imitated(rows: Rows, held: NDArray[np.intp]) -> NDArray[np.float32]:
     """`[N, K + 1, 3]` the moves that were played, a little spread over what was legal."""
     legal = rows.legal[held].astype(np.float32)
     played = np.eye(3, dtype=np.float32)[rows.action[held]]
     spread = legal / np.maximum(legal.sum(axis=-1, keepdims=True), 1)
-    target: NDArray[np.float32] = (1 - smoothing) * played + smoothing * spread
+    target: NDArray[np.float32] = (1 - _SMOOTHING) * played + _SMOOTHING * spread
     return target
 
 

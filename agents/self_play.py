@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from agents.config import AgentConfig, SearchConfig
 from agents.games import NO_ACTION, OBSERVED, Game, Plan, Source, Thoughts, compact
 from agents.models import Boards, Model, model_for, play_boards, view_of
-from agents.networks import Params, View
-from agents.programs import OUTLOOK_COLUMNS, Baselines, ProgramSet, nothing_to_decide
+from agents.networks import Params
+from agents.programs import Baselines, ProgramSet, nothing_to_decide
 from agents.search import choose
 from malloc_game.observation import Observation, observation_specs
 from malloc_game.state import Action, ProgramArrays, State, first_state
@@ -206,14 +206,6 @@ class SelfPlay:
                 shown.append((lane.program, Plan(plan.copy(), lane.source)))
         return shown
 
-    def example_view(self) -> View:
-        """A view of the shapes that networks get, of nothing."""
-        specs = observation_specs()
-        observation: Observation = jax.tree.map(
-            lambda spec: np.zeros((1, *spec.shape), dtype=spec.dtype), specs
-        )
-        return View(observation, jnp.asarray(np.zeros((1, OUTLOOK_COLUMNS), dtype=np.float32)))
-
     @property
     def num_bytes(self) -> int:
         """Memory of the games' states."""
@@ -317,8 +309,7 @@ class SelfPlay:
             birth_update=birth_update,
             repeats=lane.repeats,
         )
-        latency = member.latency_ticks(game.actions_by_item(member.table.num_items))
-        return replace(game, latency_ticks=latency)
+        return replace(game, latency_ticks=member.fast_game.latency_ticks(game.wishes(member)))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

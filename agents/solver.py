@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.errors import JaxRuntimeError
 
 from agents.adaptation import (
     AdaptationConfig,
     Found,
-    actions_by_item,
     adapt,
     from_nothing,
     near,
@@ -31,7 +31,7 @@ from agents.checkpoint import read_weights
 from agents.compilation import CompilationClock, keep_compiled_code
 from agents.config import AgentConfig, ModelKind, SearchConfig, preset_named
 from agents.demonstrations import Demonstration
-from agents.games import Game, Plan, Source, Thoughts
+from agents.games import BestGame, Game, Plan, Source, Thoughts
 from agents.generalist import WEIGHTS
 from agents.programs import NothingToPlayError, nothing_to_decide
 from agents.trainer import Trainer
@@ -71,7 +71,8 @@ _BASELINE_SHARE = 0.1
 """Part of the time limit that each classical solver of a taught agent may take."""
 
 _COMPILE_SECONDS = 30.0
-"""What search and learning may take to be compiled: with less time left they are not begun."""
+"""What search and learning may take to be compiled: with less time left they are not begun, but by
+`mcts`, which has nothing else."""
 
 _LEARN_COMPILE_SECONDS = 10.0
 """What of that the updates may take, which are compiled once a first game has ended."""
@@ -84,12 +85,6 @@ _POLICY_SHARE = 0.5
 """Part of the time after which the policy's first games end, whole or not, if a table is to
 come."""
 
-_LONG_TURNS = 4096
-"""Of programs with more turns fewer games are played side by side: the time of a batch of games
-grows as the square of their turns."""
-
-_LEAST_ACTORS = 4
-
 _TABLE_SHARE = 0.6
 """Part of the time after the first games that the table gets, if there is enough."""
 
@@ -97,7 +92,7 @@ _LEAST_TABLE_SECONDS = 10.0
 """What it keeps where there is not, and search and learning are to come all the same."""
 
 
-class _Found(Incumbent):
+class _AgentIncumbent(Incumbent):
     """The best map so far and how it came about."""
 
     def __init__(self, request: SolveRequest, name: str) -> None:
@@ -143,45 +138,49 @@ class AgentSolver:
         Raises:
           InputError: if the checkpoint cannot be read, or the program does not fit 32 bits.
         """
-        found = _Found(request, self.name)
+        found = _AgentIncumbent(request, self.name)
         self.search(found)
         return found.as_it_stands()
 
-    def search(self, found: _Found) -> None:
+    def search(self, found: _AgentIncumbent) -> None:
         """Plays until the deadline of `found`, offering what is played."""
         keep_compiled_code()
         config, params = self.begin()
         request = found.request
-        config = _with_fewer_actors(config, turn_table(request.program).num_turns)
+        config = config.for_turns(turn_table(request.program).num_turns)
         try:
             trainer = Trainer([request.program], config, seed=request.seed, params=params)
             with CompilationClock() as compilation:
-                game = _Playing(trainer, found, compilation, own=not self.follow_initial_maps)
+                playing = _Playing(trainer, found, compilation, own=not self.follow_initial_maps)
                 if self.follow_initial_maps:
-                    game.show(request.initial_maps)
+                    playing.show(request.initial_maps)
                 elif request.initial_maps:
                     found.notes.append("the agent is raw: it was not shown the initial maps")
-                self._play(game)
+                self._play(playing)
         except NothingToPlayError as error:
             found.notes.append(str(error))
+        except JaxRuntimeError as error:  # No memory for the games side by side, for instance.
+            if found.offers == 0:
+                raise MallocGameError(f"{self.name}: {error}") from error
+            found.notes.append(f"ended early: {error}")
 
-    def _play(self, game: _Playing) -> None:
+    def _play(self, playing: _Playing) -> None:
         """Stage after stage."""
-        game.play_at_random()
-        if game.member.is_decided:
-            raise nothing_to_decide(game.member.program)
+        playing.play_at_random()
+        if playing.member.is_decided:
+            raise nothing_to_decide(playing.member.program)
         if self.learning is Learning.NONE:
-            game.play_policy()
+            playing.play_policy()
         if self.learning is Learning.ADAPTED:
-            game.compile_policy()
-            game.play_policy(_POLICY_SHARE)
+            playing.compile_policy()
+            playing.play_policy(_POLICY_SHARE)
         if self.learning in (Learning.SCRATCH, Learning.ADAPTED):
-            if game.learn_table(must_search=self.learning is Learning.SCRATCH):
-                game.play_on(learn=True)
-        elif self.learning is Learning.RULES or game.may_compile():
-            game.play_on(learn=False)
+            if playing.learn_table(must_search=self.learning is Learning.SCRATCH):
+                playing.play_on(learn=True)
+        elif self.learning is Learning.RULES or playing.may_compile():
+            playing.play_on(learn=False)
         else:
-            game.play_policy_on()
+            playing.play_policy_on()
 
     def begin(self) -> tuple[AgentConfig, Any]:
         """Settings, and weights if there are any.
@@ -203,13 +202,6 @@ class AgentSolver:
         return config, params
 
 
-def _with_fewer_actors(config: AgentConfig, num_turns: int) -> AgentConfig:
-    """So that a batch of games takes no longer than with `_LONG_TURNS`."""
-    share = min(1.0, (_LONG_TURNS / max(num_turns, 1)) ** 2)
-    actors = max(min(_LEAST_ACTORS, config.play.actors), round(share * config.play.actors))
-    return replace(config, play=replace(config.play, actors=actors))
-
-
 @dataclass
 class _Playing:
     """One program's games, by network, search and table, against the clock.
@@ -223,11 +215,11 @@ class _Playing:
     """
 
     trainer: Trainer
-    found: _Found
+    found: _AgentIncumbent
     compilation: CompilationClock
     own: bool
     shown: Demonstration | None = None
-    _offered: Game | None = None
+    _offered: BestGame | None = None
     _table_games: int = 0
     _table_ticks: float = math.inf
 
@@ -243,7 +235,8 @@ class _Playing:
         shown = [self.trainer.demonstrate(0, memory_map) for memory_map in maps]
         self.shown = min(shown, key=lambda one: one.latency_ticks, default=None)
         if self.shown is not None:
-            self.found.offer(self.member.map_of(self.shown.plan.actions))
+            wishes = self.member.wishes(self.shown.plan.actions)
+            self.found.offer(self.member.fast_game.map_of(wishes))
 
     def play_at_random(self) -> None:
         """A round of games by chance, so that there is an answer before play is compiled."""
@@ -257,14 +250,15 @@ class _Playing:
         background = ThreadPoolExecutor(1)
         try:
             compiled = background.submit(self.trainer.compile, self._policy)
-            if usable_processors() == 1:
+            if min(self.found.request.workers, usable_processors()) == 1:
                 wait([compiled], timeout=min(_LOADING_SECONDS, deadline.remaining_seconds))
             while not compiled.done() and not deadline.expired:
                 self._known = next(self._from_nothing)
                 self._take(self._known, 0)
-            compiled.result()
+            if compiled.done():
+                compiled.result()
         finally:
-            # An interrupt has its answer at once; a compilation cannot be ended.
+            # Nobody waits for the answer; the process ends with the compilation, which nothing can.
             background.shutdown(wait=False)
         self._note("table from nothing, while the policy was compiled")
 
@@ -301,7 +295,7 @@ class _Playing:
                 break
             before = remaining
         num_items = self.trainer.programs.bucket.num_items
-        self.trainer.show(0, Plan(actions_by_item(self.member, last.wishes, num_items), source))
+        self.trainer.show(0, Plan(self.member.by_item(last.wishes, num_items), source))
         self.trainer.restart()
         self._note("table")
         return rest > 0
@@ -423,7 +417,7 @@ class _Playing:
         game = self.trainer.best(0, own=self.own)
         if game is not None and game is not self._offered:
             self._offered = game
-            self.found.offer(self.trainer.map_of(game))
+            self.found.offer(self.member.fast_game.map_of(game.wishes))
 
     def _note(self, stage: str) -> None:
         """What was reached by the end of a stage."""
@@ -460,7 +454,7 @@ class TaughtAgentSolver:
           InputError: as `AgentSolver.solve`; for the program only where no map was offered.
         """
         self.agent.begin()  # A checkpoint that cannot be read is said before anybody has worked.
-        found = _Found(request, self.name)
+        found = _AgentIncumbent(request, self.name)
         maps = list(request.initial_maps)
         for memory_map in maps:
             self._offer(found, memory_map, "given")
@@ -483,7 +477,7 @@ class TaughtAgentSolver:
             found.notes.append(f"{self.agent.name}: {error}")
         return found.as_it_stands()
 
-    def _offer(self, found: _Found, memory_map: MemoryMap, who: str) -> None:
+    def _offer(self, found: _AgentIncumbent, memory_map: MemoryMap, who: str) -> None:
         if self.returns_shown:
             found.offer(memory_map, who)
 

@@ -1,7 +1,7 @@
 """Training: chunks of self-play and updates in turn, with everything they share.
 
-One class for all modes: one program (the paper's), many programs (a generalist), and either from
-given weights (adaptation).
+One class for all modes: one program (the paper's), several of like size (of many, `agents.league`
+has several trainers), and either from given weights (adaptation).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from agents.config import AgentConfig, SearchConfig
 from agents.demonstrations import Demonstration, demonstration_of
 from agents.elites import Elites
-from agents.games import Game, Plan, Source
+from agents.games import BestGame, Game, Plan, Source
 from agents.health import Health, warnings_of
 from agents.learner import Learner, LearnReport
 from agents.networks import Params
@@ -114,12 +114,11 @@ class Trainer:
         self._key, first_key = jax.random.split(jax.random.key(seed % 2**63))
         self._rng = np.random.default_rng(seed)
         self._demonstrations: list[deque[Plan]] = [deque() for _ in self.programs.members]
-        self._best: list[Game | None] = [None] * len(self.programs)
-        self._best_own: list[Game | None] = [None] * len(self.programs)
+        self._best: list[BestGame | None] = [None] * len(self.programs)
+        self._best_own: list[BestGame | None] = [None] * len(self.programs)
         self.num_chunks, self.num_games, self.num_moves = 0, 0, 0
         self.self_play = SelfPlay(self.programs, config, self._plan)
-        view = self.self_play.example_view()
-        self.learner = learner or Learner(config, view, first_key, params)
+        self.learner = learner or Learner(config, first_key, params)
         self._targets = Targets(self.baselines, config.replay, config.unroll_steps)
 
     def demonstrate(self, program: int, memory_map: MemoryMap) -> Demonstration:
@@ -139,14 +138,9 @@ class Trainer:
             self.show(program, plan)
         self.self_play.restart()
 
-    def best(self, program: int, *, own: bool = False) -> Game | None:
+    def best(self, program: int, *, own: bool = False) -> BestGame | None:
         """The fastest game; if `own`, of those in which no other solver chose a move."""
         return self._best_own[program] if own else self._best[program]
-
-    def map_of(self, game: Game) -> MemoryMap:
-        """The memory map that a game is."""
-        member = self.programs.members[game.program]
-        return member.map_of(game.actions_by_item(member.table.num_items))
 
     def run_chunk(self, search: SearchConfig | None = None, *, learn: bool = True) -> TrainReport:
         """Plays a chunk of moves, then learns.
@@ -214,19 +208,23 @@ class Trainer:
         self.num_games += len(games)
         is_best = False
         for game in games:
-            best = self._best[game.program]
-            if best is None or game.latency_ticks < best.latency_ticks:
-                self._best[game.program], is_best = game, True
-            own = self._best_own[game.program]
-            is_own = game.source is Source.SELF_PLAY
-            if is_own and (own is None or game.latency_ticks < own.latency_ticks):
-                self._best_own[game.program] = game
+            is_best |= self._keep_best(self._best, game)
+            if game.source is Source.SELF_PLAY:
+                self._keep_best(self._best_own, game)
         believed = _shuffled(games, self._rng) if self.config.shuffle_returns else games
         for game in believed:
             self.replay.add(game)
             if self.elites.add(game) and self.config.relative_returns:
                 self.baselines.set_incumbent(game.program, game.cursors, game.gained)
         return is_best
+
+    def _keep_best(self, best: list[BestGame | None], game: Game) -> bool:
+        """Puts a game in the place of a slower one of its program; says whether it did."""
+        known = best[game.program]
+        if known is not None and known.latency_ticks <= game.latency_ticks:
+            return False
+        best[game.program] = BestGame.of(game, self.programs.members[game.program])
+        return True
 
     def learn(self) -> LearnReport | None:
         """A chunk's updates; their mean, None if there is nothing to learn from."""
@@ -267,19 +265,15 @@ class Trainer:
         return float(np.mean(saved)) if saved else None
 
     def to_document(self) -> dict[str, Any]:
-        """The whole state, for a checkpoint."""
-        return self.own_document() | {"learner": self.learner.to_document()}
-
-    def own_document(self) -> dict[str, Any]:
-        """The state but for the learner, which may be shared."""
+        """The state but for the learner, which may be shared, for a checkpoint."""
         return {
             "config": self.config.to_document(),
             "programs": [member.program.name for member in self.programs.members],
             "digests": [member.digest for member in self.programs.members],
             "replay": self.replay.to_document(),
             "elites": self.elites.to_document(),
-            "best": [game and game.to_document() for game in self._best],
-            "best_own": [game and game.to_document() for game in self._best_own],
+            "best": [None if best is None else best.to_document() for best in self._best],
+            "best_own": [None if own is None else own.to_document() for own in self._best_own],
             "curves": self.baselines.curves,
             "self_play": self.self_play.to_document(),
             "demonstrations": [
@@ -292,24 +286,19 @@ class Trainer:
         }
 
     def restore(self, document: dict[str, Any]) -> None:
-        """Goes on where `to_document` was called.
+        """Goes on where `to_document` was called, with the learner as it is.
 
         Raises:
           InputError: if that was of other programs or settings.
         """
-        self.restore_own(document)
-        self.learner.restore(document["learner"])
-
-    def restore_own(self, document: dict[str, Any]) -> None:
-        """Goes on where `own_document` was called; raises as `restore`."""
         self._check_programs(document)
         if AgentConfig.from_document(document["config"]) != self.config:
             raise InputError("the checkpoint was made with other settings: resume with the same")
         self.replay.restore(document["replay"])
         self.elites.restore(document["elites"])
-        self._best = [game and Game.from_document(game) for game in document["best"]]
+        self._best = _best_games(document["best"])
         self._check_rules()
-        self._best_own = [game and Game.from_document(game) for game in document["best_own"]]
+        self._best_own = _best_games(document["best_own"])
         self.baselines.curves[:] = document["curves"]
         self.self_play.restore(document["self_play"])
         self._demonstrations = [
@@ -322,27 +311,28 @@ class Trainer:
 
     def _check_rules(self) -> None:
         """Raises InputError if the best games remembered take another time now."""
-        num_items = self.programs.bucket.num_items
-        for member, game in zip(self.programs.members, self._best, strict=True):
-            if game is None:
+        for member, best in zip(self.programs.members, self._best, strict=True):
+            if best is None:
                 continue
-            if member.latency_ticks(game.actions_by_item(num_items)) != game.latency_ticks:
+            if member.fast_game.latency_ticks(best.wishes) != best.latency_ticks:
                 raise InputError(
                     f"{member.program.name}: the checkpoint's best game takes another time now: "
                     "the rules have changed since; begin a new run"
                 )
 
     def _check_programs(self, document: dict[str, Any]) -> None:
-        """Raises InputError if `own_document` was called on other programs."""
+        """Raises InputError if `to_document` was called on other programs."""
         names = [member.program.name for member in self.programs.members]
         if document["programs"] != names:
             found = ", ".join(document["programs"])
             raise InputError(f"the checkpoint is of {found}, not of {', '.join(names)}")
-        if "digests" not in document:
-            raise InputError("the checkpoint is of an older version: begin a new run")
         for member, digest in zip(self.programs.members, document["digests"], strict=True):
             if member.digest != digest:
                 raise InputError(f"{member.program.name} has changed since the checkpoint")
+
+
+def _best_games(documents: Sequence[dict[str, Any] | None]) -> list[BestGame | None]:
+    return [None if one is None else BestGame.from_document(one) for one in documents]
 
 
 def _shuffled(games: list[Game], rng: np.random.Generator) -> list[Game]:

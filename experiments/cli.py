@@ -392,8 +392,9 @@ def evaluate(
     ),
 ) -> None:
     """Run every solver on every program; what is finished is kept and not done again."""
-    from experiments.evaluate import EvaluationSettings, failed_of, programs_of, shell_command
     from experiments.evaluate import evaluate as run
+    from experiments.evaluate import failed_of, programs_of, shell_command
+    from experiments.tasks import EvaluationSettings
 
     if programs and suite is not None:
         raise InputError("programs are named: --suite cannot be given with them")

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from agents.adaptation import actions_by_item
 from agents.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -70,6 +69,9 @@ SETTINGS, PROGRAMS = "settings.json", "programs.json"
 
 UNSEEN_SEED = 10_000
 """Added to a seed: programs drawn from it are in no training, which draws from small ones."""
+
+_PART_SEEDS = 10_000
+"""Between the seeds of two parts' demonstrations."""
 
 _VALIDATION_PERIOD = 3
 """Every how many families of the train split one is kept apart."""
@@ -129,6 +131,7 @@ def train_generalist(
       MallocGameError: if training diverges, when the last checkpoint stays, or if a process that
         looks for demonstrations is ended from outside.
     """
+    _check(settings)
     deadline = time.monotonic() + settings.time_limit_seconds
     keep_compiled_code()
     _begin_folder(settings, resume)
@@ -144,13 +147,23 @@ def train_generalist(
         names = [program.name for program in programs]
         write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
         show_demonstrations(league, settings, say)
+        run.save(validate=False)
     with interrupts_awaited() as interrupted:
         while time.monotonic() < deadline and not interrupted():
             run.note(*league.run_chunk())
         if interrupted():
             say("interrupted: saving")
-        run.save()
+        run.save(validate=not interrupted())
     return settings.out
+
+
+def _check(settings: GeneralistSettings) -> None:
+    """Raises InputError for settings that make no sense, before anything is begun."""
+    if not settings.time_limit_seconds >= 0:
+        raise InputError(f"time limit is {settings.time_limit_seconds} seconds, must be >= 0")
+    if settings.seed < 0:
+        raise InputError(f"seed is {settings.seed}, must be >= 0")
+    preset_named(settings.preset)
 
 
 def training_programs(settings: GeneralistSettings) -> list[Program]:
@@ -255,7 +268,7 @@ class Validation:
         trainer = Trainer(self.programs, config, params=params)
         policy = config.search.policy_alone()
         enough = _VALIDATION_GAMES * len(self.programs)
-        while trainer.num_games < enough or not all(map(trainer.best, range(len(self.programs)))):
+        while trainer.num_games < enough or None in map(trainer.best, range(len(self.programs))):
             trainer.run_chunk(policy, learn=False)
         best = [trainer.best(index) for index in range(len(self.programs))]
         saved = [
@@ -292,7 +305,7 @@ def show_demonstrations(
         return
     for part, trainer in enumerate(league.trainers):
         members = trainer.programs.members
-        seed = settings.seed + part * UNSEEN_SEED
+        seed = settings.seed + part * _PART_SEEDS
         tasks = tasks_of(
             [member.program for member in members],
             settings.demonstrations,
@@ -301,7 +314,7 @@ def show_demonstrations(
         )
         games = on_all_processors(demonstrated, tasks, f"demonstrations of part {part}", say)
         for index, (member, shown) in enumerate(zip(members, games, strict=True)):
-            actions = actions_by_item(member, shown.wishes, trainer.programs.bucket.num_items)
+            actions = member.by_item(shown.wishes, trainer.programs.bucket.num_items)
             trainer.show(index, Plan(actions, Source.DEMONSTRATION))
             share = member.program.saved_share
             saved = (f"{share(ticks):.2%}" for ticks in shown.by_demonstrator)
@@ -372,17 +385,10 @@ class _Run:
         if now - self._saved_at >= self.settings.save_seconds:
             self.save()
 
-    def save(self) -> None:
-        """Writes everything, and the weights apart if none before played as well."""
-        learner, league = self.league.learner, self.league.to_document()
-        score = self.validation.score(self.league.config, self.league.averaged)
-        self.say(f"{learner.num_updates} updates  validation {score:.4f}")
-        is_best = score > self.best_score
-        if is_best:
-            self.best_score, self.best_params = score, league["averaged"]
-        # Before the checkpoint: a kill in between leaves a line that a resumed run drops.
-        line = {"num_updates": learner.num_updates, "score": score}
-        append_metrics(self.settings.out / VALIDATION, line)
+    def save(self, *, validate: bool = True) -> None:
+        """Writes everything; having validated, the weights apart if none before played as well."""
+        league = self.league.to_document()
+        is_best = validate and self._validated(league["averaged"])
         write_document(
             self.settings.out / CHECKPOINT,
             {
@@ -398,13 +404,27 @@ class _Run:
             self._write_best()
         self._saved_at = time.monotonic()
 
+    def _validated(self, params: Params) -> bool:
+        """Whether the averaged weights play better than at all saves before."""
+        num_updates = self.league.learner.num_updates
+        score = self.validation.score(self.league.config, params)
+        self.say(f"{num_updates} updates  validation {score:.4f}")
+        # Before the checkpoint: a kill in between leaves a line that a resumed run drops.
+        line = {"num_updates": num_updates, "score": score}
+        append_metrics(self.settings.out / VALIDATION, line)
+        if score <= self.best_score:
+            return False
+        self.best_score, self.best_params = score, params
+        return True
+
     def restore(self, document: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.league.restore(document)
         self.trained_seconds = float(document["trained_seconds"])
         self.best_score = float(document["best_score"])
         self.best_params = document["best_params"]
-        self._write_best()
+        if self.best_params is not None:
+            self._write_best()
         for name in (METRICS, VALIDATION):
             path = self.settings.out / name
             forget_metrics_after(path, "num_updates", self.league.learner.num_updates)
@@ -508,7 +528,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demonstration_games=chosen.demonstration_games,
         seed=chosen.seed,
     )
-    if chosen.time_limit > 0:
+    if chosen.time_limit != 0:
         train_generalist(settings, resume=chosen.resume, say=_say)
     if chosen.ship:
         _say(f"shipped as {ship(chosen.out)}")

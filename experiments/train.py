@@ -26,12 +26,13 @@ from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.simulate import simulate
+from malloc_game.turn_table import turn_table
 from malloc_game.validate import check
 from solvers.bounds import bound_program
 from solvers.solver import SolveRequest, solver_named
 
 if TYPE_CHECKING:
-    from agents.games import Game
+    from agents.games import BestGame, Game
     from agents.trainer import Trainer, TrainReport
 
 SETTINGS = "settings.json"
@@ -182,6 +183,8 @@ def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None
     else:
         preset = settings.preset or DEFAULT_PRESET
         config = preset_named(preset, simulations=settings.simulations, model=settings.model)
+    if kept is None:
+        config = config.for_turns(max(turn_table(program).num_turns for program in programs))
     trainer = Trainer(programs, config, seed=seed, params=params)
     for member in trainer.programs.members:
         if member.is_decided:
@@ -199,7 +202,7 @@ def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None
         run.restore(kept)
         say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
         return run
-    _begin_folder(replace(settings, seed=seed))
+    _begin_folder(replace(settings, programs=_sources(settings), seed=seed))
     for name in settings.demonstrations:
         _demonstrate(name, trainer, seed, deadline, say)
     run.save()
@@ -228,15 +231,26 @@ def _sources(settings: TrainSettings) -> tuple[str, ...]:
     if not settings.resume:
         if not settings.programs:
             raise InputError("no program to train on")
-        return settings.programs
+        return _lasting(settings.programs)
     path = settings.out / SETTINGS
     names = read_json(path, dict).get("programs")
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise InputError(f"{path}: names no programs: not the settings of a run")
     known = tuple(names)
-    if settings.programs and settings.programs != known:
+    if settings.programs and _lasting(settings.programs) != known:
         raise InputError(f"{settings.out}: is a run on {', '.join(known)}; name those, or none")
     return known
+
+
+def _lasting(sources: Sequence[str]) -> tuple[str, ...]:
+    """The sources by names that say the same in another folder, at another time.
+
+    Raises:
+      InputError: for the standard input, which is read but once.
+    """
+    if "-" in sources:
+        raise InputError("-: a run reads its programs again when it is resumed: name a file")
+    return tuple(str(Path(name).resolve()) if Path(name).is_file() else name for name in sources)
 
 
 def _check_names(programs: Sequence[Program]) -> None:
@@ -307,7 +321,7 @@ class _Run:
     trained_seconds: float = 0.0
     best_saved: float | None = None
     best_params: Any = None
-    _shown: dict[int, Game] = field(default_factory=dict)
+    _written: dict[int, BestGame] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
     _first_move: int | None = None
     _board: Any = None
@@ -328,38 +342,34 @@ class _Run:
             self.save()
 
     def save(self) -> None:
-        """Writes maps that are new, the best weights so far, and everything."""
+        """Writes everything, then the best weights so far and maps that are new."""
         from agents.checkpoint import CHECKPOINT, write_document
 
-        for index, reference in enumerate(self.references):
-            game = self.trainer.best(index)
-            if game is not None and self._shown.get(index) is not game:
-                self._shown[index] = game
-                self._write_map(reference.name, self.trainer.map_of(game), index)
         saved = mean_of_all(self.smooth_saved)
-        trainer = self.trainer.to_document()
-        params = trainer["learner"]["params"]
+        learner = self.trainer.learner.to_document()
         is_best = saved is not None and (self.best_saved is None or saved > self.best_saved)
         if is_best:
-            self.best_saved, self.best_params = saved, params
+            self.best_saved, self.best_params = saved, learner["params"]
         document = {
             "config": self.trainer.config.to_document(),
-            "learner": {"params": params},
-            "trainer": trainer,
+            "learner": learner,
+            "trainer": self.trainer.to_document(),
             "run": [self.trained_seconds, self.smooth_saved, self.best_saved],
             "best_params": self.best_params,
         }
         write_document(self.out / CHECKPOINT, document)
-        # The checkpoint holds them too: whatever a kill leaves, both agree once resumed.
+        # The checkpoint holds these too: whatever a kill leaves, they agree once resumed.
         if is_best:
             self._write_best()
+        self._write_maps()
         self._saved_at = time.monotonic()
 
     def restore(self, document: dict[str, Any]) -> None:
         """Goes on from a checkpoint; metrics written after it are dropped."""
         self.trainer.restore(document["trainer"])
+        self.trainer.learner.restore(document["learner"])
         self.trained_seconds, self.smooth_saved, self.best_saved = document["run"]
-        self.best_params = document.get("best_params")
+        self.best_params = document["best_params"]
         if self.best_params is not None:
             self._write_best()
         forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
@@ -393,7 +403,16 @@ class _Run:
 
         write_weights(self.out / BEST, self.trainer.config, self.best_params)
 
-    def _write_map(self, name: str, memory_map: MemoryMap, index: int) -> None:
+    def _write_maps(self) -> None:
+        for index, (member, reference) in enumerate(
+            zip(self.trainer.programs.members, self.references, strict=True)
+        ):
+            game = self.trainer.best(index)
+            if game is not None and self._written.get(index) is not game:
+                self._written[index] = game
+                self._write_map(reference.name, index, member.fast_game.map_of(game.wishes))
+
+    def _write_map(self, name: str, index: int, memory_map: MemoryMap) -> None:
         check(self.trainer.programs.members[index].program, memory_map)
         (self.out / "maps").mkdir(exist_ok=True)
         text = json.dumps(to_document(memory_map)) + "\n"

@@ -16,6 +16,9 @@ from pathlib import Path
 from hlo_graphs.errors import InputError
 from hlo_graphs.text_files import read_text
 
+MOST_UNITS = 2**62
+"""Sizes, times and the capacity are below it: sums of two are counted in 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackItem:
@@ -75,7 +78,7 @@ def _item_of_row(row: dict[str, str], start_name: str, end_name: str, inclusive:
     )
     if item.start >= item.end or item.size < 0 or item.alignment < 1:
         raise ValueError(f"buffer {item.name}: empty lifetime, negative size or alignment")
-    if max(abs(item.start), abs(item.end), item.size, item.alignment) >= 2**62:
+    if max(abs(item.start), abs(item.end), item.size, item.alignment) >= MOST_UNITS:
         raise ValueError(f"buffer {item.name}: a number is 2^62 or more")
     return item
 
@@ -98,7 +101,10 @@ def write_minimalloc_csv(items: Sequence[PackItem], offsets: Sequence[int | None
 def check_packing(
     items: Sequence[PackItem], capacity: int, offsets: Sequence[int | None]
 ) -> list[str]:
-    """What is wrong with a packing, as sentences; unplaced items are not wrong."""
+    """What is wrong with a packing, as sentences; unplaced items are not wrong.
+
+    Items of no size share no byte with any other.
+    """
     wrong: list[str] = []
     placed = [(i, o) for i, o in zip(items, offsets, strict=True) if o is not None]
     for item, offset in placed:
@@ -106,8 +112,9 @@ def check_packing(
             wrong.append(f"{item.name} at {offset} is outside {capacity} or not aligned")
         if item.fixed_offset is not None and offset != item.fixed_offset:
             wrong.append(f"{item.name} is not at its fixed offset")
-    for index, (item, offset) in enumerate(placed):
-        for other, there in placed[:index]:
+    sized = [(item, offset) for item, offset in placed if item.size > 0]
+    for index, (item, offset) in enumerate(sized):
+        for other, there in sized[:index]:
             in_time = item.start < other.end and other.start < item.end
             if in_time and offset < there + other.size and there < offset + item.size:
                 wrong.append(f"{item.name} and {other.name} share bytes")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from solvers.pack_items import PackItem, check_packing, peak_load, peak_loads
+from hlo_graphs.errors import InputError
+from solvers.pack_items import MOST_UNITS, PackItem, check_packing, peak_load, peak_loads
 from solvers.packing_search import IMPOSSIBLE, RUNNING, PackingSearch
 from solvers.solver import Deadline, Status
 
@@ -48,7 +49,12 @@ def pack(
     """Places all items below `capacity` if it finds a way in time.
 
     A KeyboardInterrupt ends it. Code that is compiled the first time cannot be cut short.
+
+    Raises:
+      InputError: for a capacity that is too large to count with.
     """
+    if capacity >= MOST_UNITS:
+        raise InputError(f"capacity is {capacity}, must be below 2^62")
     deadline = Deadline.after(time_limit_seconds)
     offsets: list[int | None] = [None] * len(items)
     status = Status.OPTIMAL
@@ -190,7 +196,9 @@ def place_in_order(
         blocking = sorted(
             (offsets[other] or 0, (offsets[other] or 0) + items[other].size)
             for other in done
-            if items[other].start < item.end and item.start < items[other].end
+            if items[other].start < item.end
+            and item.start < items[other].end
+            and items[other].size > 0
         )
         offsets[index] = _hole(blocking, capacity, item, best_fit)
         if offsets[index] is not None:

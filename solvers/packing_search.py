@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malloc_game.fast_game_kernels import compiled
-from solvers.pack_items import PackItem
+from solvers.pack_items import MOST_UNITS, PackItem
 
 Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]
@@ -37,7 +37,7 @@ RUNNING, PACKED, IMPOSSIBLE = 0, 1, 2
 """What a search knows: nothing yet, a packing, or that there is none."""
 
 _ENTER, _BRANCH, _DESCEND, _SUCCEED, _FAIL = 0, 1, 2, 3, 4
-_ENDLESS = 2**62
+_ENDLESS = MOST_UNITS
 _REMEMBERED = 2**17
 
 

@@ -398,16 +398,16 @@ class _PortfolioRun:
         return simulated_latency(self.program, memory_map, self.request.copy_order)
 
     def _believe_bound(self, ticks: float | None, member: Member) -> None:
-        """Takes a member's bound, unless nobody vouches for it or a map is known to be faster."""
+        """Takes a member's bound, unless nobody vouches for it."""
         if ticks is None or not isinstance(member.solver, str):
             return
-        if exceeds(ticks, self.best.ticks):
-            note = f"{member.name}: a bound above a valid map's latency was refused"
-            self.notes += [] if note in self.notes else [note]
-        else:
-            self._take_bound(ticks)
+        self._take_bound(ticks, member.name)
 
-    def _take_bound(self, ticks: float) -> None:
+    def _take_bound(self, ticks: float, who: str = "portfolio") -> None:
+        if exceeds(ticks, self.best.ticks):
+            note = f"{who}: a bound above a valid map's latency was refused"
+            self.notes += [] if note in self.notes else [note]
+            return
         if self.bound is None or ticks > self.bound:
             self.bound = ticks
             self._report()

@@ -153,6 +153,7 @@ class PricedProgram:
         accesses = program.num_accesses
         operations = 8 + accesses + program.num_steps + len(program.buffers)
         self._magnitude += operations * added
+        paid = 0.0
         savings: list[float] = []
         for buffer, lanes in enumerate(self.lanes):
             if not lanes:
@@ -160,7 +161,8 @@ class PricedProgram:
             life = Life(self, buffer, lanes)
             cost = life.cost()
             total += cost
-            self._magnitude += life.magnitude()
+            paid += cost
+            self._magnitude += life.magnitude(cost)
             if self._may_be_carried(buffer, lanes):
                 carried_cost = life.carried_cost()
                 if cost == _INF == carried_cost:
@@ -168,6 +170,7 @@ class PricedProgram:
                 savings.append(cost - carried_cost)
         if total == _INF:
             return _INF if _INF not in savings else 0.0
+        self._magnitude += 2 * len(program.buffers) * paid
         carried = sorted((saving for saving in savings if saving > 0), reverse=True)
         total -= sum(carried[: self.max_carried])
         return max(total - _ROUNDING * self._magnitude, 0.0)
@@ -347,16 +350,14 @@ class Life:
         gone = min(state.away, state.here) + fetch
         return min(state.here + self._hold(end, lane.end_step), gone)
 
-    def magnitude(self) -> float:
-        """Operations times a bound on their results, for the rounding error."""
+    def magnitude(self, cost: float) -> float:
+        """Operations times a bound on their results, for the rounding error of `cost`.
+
+        What the cheapest life pays on the way is no more than what it has paid at the end. What a
+        place costs is a difference of two sums, each as large as that of all steps at most.
+        """
         uses = sum(len(lane.items) + 2 for lane in self.lanes)
-        slow = sum(
-            self.priced.slow_cost[step, self.buffer]
-            for item in self.lanes[0].items
-            for step, _ in item.uses
-        )
-        work = self.copy_ticks * max(lane.repeat for lane in self.lanes)
-        return uses * 8 * (float(self.held[-1]) + work + slow)
+        return 8 * uses * (float(self.held[-1]) + cost)
 
     def _walk(self, lane_index: int, state: _State) -> tuple[_State, int, int]:
         """State after the lane's last item, that item's end, end of the last item that writes."""

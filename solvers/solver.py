@@ -75,7 +75,8 @@ class SolveRequest:
 
     Attributes:
       program: the problem.
-      time_limit_seconds: wall time the solver may use; it returns within a second of it.
+      time_limit_seconds: wall time the solver may use; it returns within a second of it, an agent
+        once what it has begun to compile is compiled.
       seed: of everything random, not negative; one worker and one seed give one map where no
         clock decides.
       gap: stop when latency / lower bound - 1 is at most this.
@@ -83,7 +84,8 @@ class SolveRequest:
       max_games: games, or rounds, after which a search stops (`counts_games`); then the answer
         depends on the seed alone, in local search on the workers too, as long as the time limit is
         not reached. None leaves it to the clock, as other solvers do in any case.
-      initial_maps: valid maps to start from; the answer is never worse than the best of them.
+      initial_maps: valid maps to start from; the answer is never worse than the best of them, but
+        of a raw agent, which does not look at them, and of one that replays them.
       copy_order: "deadline" or "fifo" (docs/simulator.md, "Time"): the simulator that decides.
       on_progress: called in the solver's own thread with each improvement.
       best_known: asked from time to time for the best map anyone has found, None if there is

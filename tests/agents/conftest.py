@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -32,6 +35,14 @@ GRACE_SECONDS = 5.0
 """By which an agent may be late on a busy machine, if nothing is left to compile."""
 
 
+def disturbed(params: Any) -> Any:
+    """Weights whose policy is not uniform and which value positions, as untrained ones do not."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params
+    )
+
+
 @pytest.fixture(scope="session")
 def known() -> KnownOptimum:
     """A program whose optimum is known."""
@@ -42,6 +53,14 @@ def known() -> KnownOptimum:
 def config() -> AgentConfig:
     """Settings with few simulations."""
     return preset_named("tiny", simulations=4)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> AgentConfig:
+    """Fewer simulations, actors and updates; an outlook that is not always told."""
+    tiny = preset_named("tiny", simulations=2)
+    learn = replace(tiny.learn, updates_per_chunk=2, outlook_dropout=0.5)
+    return replace(tiny, play=replace(tiny.play, actors=8), learn=learn)
 
 
 @pytest.fixture(scope="session")

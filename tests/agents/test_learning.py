@@ -25,6 +25,7 @@ from agents.self_play import Moves, PlayStatistics
 from agents.trainer import Trainer
 from malloc_game.known_optimum import KnownOptimum
 from malloc_game.observation import Observation, observation_specs
+from tests.agents.conftest import disturbed
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,6 @@ def played(known: KnownOptimum, config: AgentConfig, num_decisions: int = 200) -
     while len(trainer.replay) < num_decisions:
         trainer.run_chunk(learn=False)
     return trainer
-
-
-def disturbed(params: Any) -> Any:
-    """First weights value everything at nothing, these do not."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params
-    )
 
 
 def test_each_decision_gets_the_priority_of_its_own_error(
@@ -179,7 +172,8 @@ def test_values_explain_what_they_explain_of_all_positions_together(
     trainer.learner.params = disturbed(trainer.learner.params)
     report, errors = trainer.learner.update(batches)
     assert errors.shape == (count, size)
-    assert -100 < report.value_explained <= 1
+    explained = 1 - np.var(errors) / np.var(flat.returns[:, 0])
+    assert report.value_explained == pytest.approx(explained, abs=0.05)
 
 
 def test_memory_needed_is_what_a_full_replay_and_its_checkpoint_take(
@@ -193,7 +187,7 @@ def test_memory_needed_is_what_a_full_replay_and_its_checkpoint_take(
         trainer.run_chunk(learn=False)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    write_document(tmp_path / CHECKPOINT, {"replay": trainer.replay.to_document()})
+    write_document(tmp_path / CHECKPOINT, trainer.to_document())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert trainer.replay.num_decisions > 2900

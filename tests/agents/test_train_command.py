@@ -26,7 +26,16 @@ from agents.programs import NothingToPlayError
 from agents.self_play import SelfPlay
 from agents.trainer import Trainer, TrainReport
 from experiments.interrupts import interrupts_awaited
-from experiments.train import METRICS, Reference, TrainSettings, mean_of_all, smoothed, train
+from experiments.train import (
+    METRICS,
+    SETTINGS,
+    Reference,
+    TrainSettings,
+    _sources,
+    mean_of_all,
+    smoothed,
+    train,
+)
 from hlo_graphs.errors import InputError, MallocGameError
 from hlo_graphs.program import Program
 from malloc_game.known_optimum import known_optimum_program
@@ -360,6 +369,23 @@ def test_a_second_interrupt_does_not_wait_and_a_hang_up_may_be_ignored() -> None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_names_its_files_so_that_it_can_be_resumed_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.json").write_text("{}")
+    settings = TrainSettings(programs=("own.json", "lstm_forward"), out=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    lasting = (str(tmp_path / "own.json"), "lstm_forward")
+    assert _sources(settings) == lasting
+    settings.out.mkdir()
+    (settings.out / SETTINGS).write_text(json.dumps({"programs": lasting}))
+    assert _sources(replace(settings, resume=True)) == lasting
+    monkeypatch.chdir(settings.out)
+    assert _sources(replace(settings, programs=(), resume=True)) == lasting
+    with pytest.raises(InputError, match="name a file"):
+        _sources(replace(settings, programs=("-",)))
 
 
 @pytest.mark.parametrize(

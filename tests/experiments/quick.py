@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from experiments.evaluate import EvaluationSettings
+from experiments.tasks import EvaluationSettings
 
 PROGRAM = "lstm_forward.v5e.32MiB"
 

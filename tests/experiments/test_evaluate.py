@@ -19,11 +19,14 @@ from typing import Any
 import pytest
 
 from experiments import evaluate as evaluation
-from experiments.evaluate import Task, evaluate, processor_sets, programs_of, source_of
+from experiments import task_processes
+from experiments.evaluate import evaluate, programs_of
 from experiments.folder import MAPS, held, map_path, read_settings
 from experiments.folder import SETTINGS as SETTINGS_FILE
 from experiments.report.contents import report_of
 from experiments.results import RESULTS, TABLE, append_row, read_rows
+from experiments.task_processes import processor_sets
+from experiments.tasks import Task, source_of
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError
 from malloc_game.generator import random_program
@@ -336,7 +339,7 @@ def test_programs_of_one_name_are_told_by_their_files(tmp_path: Path) -> None:
 
 
 def test_a_task_that_hangs_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "OVERTIME_SECONDS", -10.0)
+    monkeypatch.setattr(task_processes, "OVERTIME_SECONDS", -10.0)
     # This solver uses its whole limit, so its row cannot be there before the deadline is looked at.
     settings = replace(SETTINGS, seeds=(0,), solvers=("large-neighbourhood",))
     (row,) = evaluate(settings, tmp_path)
@@ -372,7 +375,7 @@ def test_a_task_stays_on_its_processors(tmp_path: Path) -> None:
 
 
 def _work_and_tell(path: Path, *arguments: Any) -> None:
-    evaluation._work(*arguments)
+    task_processes._work(*arguments)
     path.write_text(str(sorted(os.sched_getaffinity(0))))
 
 

@@ -19,7 +19,7 @@ from malloc_game.simulate import fast_accesses, simulate
 from malloc_game.validate import validate
 from solvers.action_search import ActionSearch, density_wishes, plan_of_map
 from solvers.cross_entropy import CrossEntropySolver
-from solvers.evolution import EvolutionSolver
+from solvers.evolution import EvolutionSettings, EvolutionSolver, Population
 from solvers.greedy import construct
 from solvers.local_search import LocalSearchSolver
 from solvers.random_restarts import RandomSolver
@@ -162,15 +162,16 @@ def test_they_are_in_the_registry(name: str) -> None:
 
 def test_evolution_begins_anew_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
     founded = []
-    founders = EvolutionSolver._founders
+    found = EvolutionSolver._founded
 
-    def counted(self: EvolutionSolver, search: ActionSearch, *known: Actions) -> Actions:
+    def counted(self: EvolutionSolver, search: ActionSearch, *known: Actions) -> Population:
         founded.append(len(known))
-        return founders(self, search, *known)
+        return found(self, search, *known)
 
-    monkeypatch.setattr(EvolutionSolver, "_founders", counted)
+    monkeypatch.setattr(EvolutionSolver, "_founded", counted)
     program = random_program(11, num_accesses=12)
-    EvolutionSolver(patience=4).solve(request(program, max_games=60 * 60))
+    solver = EvolutionSolver(settings=EvolutionSettings(patience=4))
+    solver.solve(request(program, max_games=60 * 60))
     assert len(founded) > 3
     assert founded == [1] + [0] * (len(founded) - 1)
 

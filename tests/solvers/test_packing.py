@@ -218,6 +218,20 @@ def test_minimalloc_example_and_hard_set() -> None:
     assert sizes["A"] == 154
 
 
+def test_what_has_no_size_is_in_nobodys_way() -> None:
+    items = [PackItem("a", 0, 2, 4), PackItem("nothing", 0, 2, 0, fixed_offset=2)]
+    found = pack(items, 4)
+    assert found.complete
+    assert found.offsets == (0, 2)
+    assert check_packing(items, 4, found.offsets) == []
+    assert pack([replace(items[0], fixed_offset=0), items[1]], 4).complete
+
+
+def test_a_capacity_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(InputError, match="below 2\\^62"):
+        pack([PackItem("a", 0, 2, 4)], 2**62)
+
+
 @pytest.mark.parametrize("offsets", [(0, 2), (100, 0), (-4, 0)])
 def test_fixed_offsets_that_cannot_be_are_infeasible(offsets: tuple[int, int]) -> None:
     items = [PackItem(f"i{n}", 0, 2, 4, fixed_offset=at) for n, at in enumerate(offsets)]
