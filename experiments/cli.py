@@ -540,6 +540,7 @@ def pack(
         typer.Option("--capacity", parser=parse_size, metavar="SIZE", help="E.g. 1MiB or 1048576"),
     ],
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds")] = 10.0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Threads to use")] = 2,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the offsets here, if all fit")
@@ -550,7 +551,7 @@ def pack(
     from experiments.pack import EXIT_CODES, pack_file
 
     _check_outputs((output,), (file,))
-    result = pack_file(file, capacity, time_limit_seconds=time_limit, workers=workers)
+    result = pack_file(file, capacity, time_limit_seconds=time_limit, seed=seed, workers=workers)
     if output is not None and result.packing.complete:
         write_atomically(output, result.to_csv())
     print(result.to_json() if as_json else result.to_sentence())

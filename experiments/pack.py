@@ -34,11 +34,13 @@ class PackResult:
       items: what was to be packed, sizes in bytes or whatever unit the file has.
       capacity: addresses there are, in the same unit.
       packing: the offsets found, checked, and what is known of them.
+      seed: of the searches.
     """
 
     items: tuple[PackItem, ...]
     capacity: int
     packing: Packing
+    seed: int
 
     @property
     def num_placed(self) -> int:
@@ -63,6 +65,7 @@ class PackResult:
             "peak_load": peak_load(self.items),
             "status": self.packing.status.value,
             "wall_seconds": self.packing.wall_seconds,
+            "seed": self.seed,
         }
 
     def to_json(self) -> str:
@@ -88,6 +91,7 @@ def pack_file(
     capacity: int,
     *,
     time_limit_seconds: float = 10.0,
+    seed: int = 0,
     workers: int = 1,
 ) -> PackResult:
     """Packs the items of a MiniMalloc file below `capacity`.
@@ -96,10 +100,12 @@ def pack_file(
       InputError: for a file or a number that cannot be used.
       WrongPackingError: if what was found is wrong (a bug of ours).
     """
-    check_effort(time_limit_seconds, 0, workers)
+    check_effort(time_limit_seconds, seed, workers)
     items = read_minimalloc_file(path)
-    packing = pack(items, capacity, time_limit_seconds=time_limit_seconds, workers=workers)
+    packing = pack(
+        items, capacity, time_limit_seconds=time_limit_seconds, seed=seed, workers=workers
+    )
     wrong = check_packing(items, capacity, packing.offsets)
     if wrong or packing.complete != (None not in packing.offsets):
         raise WrongPackingError(f"{path}: {'; '.join(wrong) or packing.status}: please report this")
-    return PackResult(items, capacity, packing)
+    return PackResult(items, capacity, packing, seed)

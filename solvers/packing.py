@@ -1,13 +1,15 @@
 """Offset packing: fixed lifetimes, one address range per buffer, no two sharing a byte at a time.
 
 Constructive orders first (largest, longest or largest area first, at the lowest free address or
-in the tightest hole), then an exhaustive search (`solvers.packing_search`). Problems fall apart at
+in the tightest hole), then exhaustive searches (`solvers.packing_search`). Problems fall apart at
 steps that no buffer crosses; the parts are packed alone.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,7 @@ def pack(
     capacity: int,
     *,
     time_limit_seconds: float = 10.0,
+    seed: int = 0,
     workers: int = 1,
 ) -> Packing:
     """Places all items below `capacity` if it finds a way in time.
@@ -60,7 +63,7 @@ def pack(
     status = Status.OPTIMAL
     for part in components(items):
         chosen = [items[index] for index in part]
-        found, part_status = _pack_component(chosen, capacity, deadline, workers)
+        found, part_status = _pack_component(chosen, capacity, deadline, seed, workers)
         for index, offset in zip(part, found, strict=True):
             offsets[index] = offset
         if part_status is not Status.OPTIMAL and status is not Status.INFEASIBLE:
@@ -83,7 +86,7 @@ def components(items: Sequence[PackItem]) -> list[list[int]]:
 
 
 def _pack_component(
-    items: Sequence[PackItem], capacity: int, deadline: Deadline, workers: int
+    items: Sequence[PackItem], capacity: int, deadline: Deadline, seed: int, workers: int
 ) -> tuple[list[int | None], Status]:
     fixed = [item.fixed_offset for item in items]
     if check_packing(items, capacity, fixed):
@@ -93,7 +96,7 @@ def _pack_component(
         return best, Status.OPTIMAL
     if peak_load(items) > capacity:
         return best, Status.INFEASIBLE
-    searched, status = _searched(items, capacity, deadline, workers)
+    searched, status = _searched(items, capacity, deadline, seed, workers)
     return searched or best, status
 
 
@@ -122,29 +125,42 @@ def _missing(items: Sequence[PackItem], offsets: Sequence[int | None]) -> tuple[
 
 
 _SLICE_NODES = 10_000
-"""Of one search at a time: some hundredths of a second."""
+"""Of a search that goes on: some hundredths of a second."""
+
+_DRAWN, _DRAWN_NODES = 4, 2000
+"""How many others follow such a slice, and how far each goes: those that do well are soon done."""
 
 
 def _searched(
-    items: Sequence[PackItem], capacity: int, deadline: Deadline, workers: int
+    items: Sequence[PackItem], capacity: int, deadline: Deadline, seed: int, workers: int
 ) -> tuple[list[int | None] | None, Status]:
-    """What the first of several exhaustive searches finds: they break ties in different ways."""
-    searches = _searches(items, capacity)
+    """What the first of many exhaustive searches finds: they break ties in different ways.
+
+    Three go on for as long as it takes. Between their slices others, whose order is drawn, go a
+    little way: a search that has begun badly does not recover, and another one may begin well.
+    """
+    problem = _Unplaced(items, capacity)
+    lasting = [problem.search(order) for order in problem.orders()]
     is_over = threading.Event()
 
-    def run(own: Sequence[PackingSearch]) -> PackingSearch | None:
-        for search in itertools.cycle(own):
+    def run(worker: int) -> PackingSearch | None:
+        rng = random.Random(f"{seed}/{worker}")
+        own = lasting[worker::workers]
+        for turn in itertools.count():
             if is_over.is_set() or deadline.expired:
                 return None
-            if search.run(_SLICE_NODES) != RUNNING:
+            round_number, place = divmod(turn, 1 + _DRAWN)
+            if place == 0 and own:
+                search, nodes = own[round_number % len(own)], _SLICE_NODES
+            else:
+                search, nodes = problem.search(problem.drawn_order(rng)), _DRAWN_NODES
+            if search.run(nodes) != RUNNING:
                 is_over.set()
                 return search
         return None
 
     with ThreadPoolExecutor(workers) as pool:
-        running = [
-            pool.submit(run, searches[k::workers]) for k in range(min(workers, len(searches)))
-        ]
+        running = [pool.submit(run, worker) for worker in range(workers)]
         try:
             ended = [search for search in (future.result() for future in running) if search]
         finally:
@@ -154,9 +170,10 @@ def _searched(
     if ended[0].status == IMPOSSIBLE:
         return None, Status.INFEASIBLE
     placed = iter(ended[0].offsets())
-    return [
+    offsets: list[int | None] = [
         next(placed) if _is_free(item) else item.fixed_offset or 0 for item in items
-    ], Status.OPTIMAL
+    ]
+    return offsets, Status.OPTIMAL
 
 
 def _is_free(item: PackItem) -> bool:
@@ -164,19 +181,45 @@ def _is_free(item: PackItem) -> bool:
     return item.fixed_offset is None and item.size > 0
 
 
-def _searches(items: Sequence[PackItem], capacity: int) -> list[PackingSearch]:
-    """Largest areas first; or those that meet the most bytes, of these the longest, or largest."""
-    free = [item for item in items if _is_free(item)]
-    fixed = [item for item in items if item.fixed_offset is not None]
-    areas = [item.size * (item.end - item.start) for item in free]
-    peaks = peak_loads(free)
-    keys: tuple[Callable[[int], tuple[int, ...]], ...] = (
-        lambda i: (-areas[i],),
-        lambda i: (-peaks[i], free[i].start - free[i].end, -areas[i]),
-        lambda i: (-peaks[i], -areas[i]),
-    )
-    orders = (sorted(range(len(free)), key=key) for key in keys)
-    return [PackingSearch(free, fixed, capacity, order) for order in orders]
+class _Unplaced:
+    """The items that need a place, and orders to break ties by."""
+
+    def __init__(self, items: Sequence[PackItem], capacity: int) -> None:
+        self._capacity = capacity
+        self._free = [item for item in items if _is_free(item)]
+        self._fixed = [item for item in items if item.fixed_offset is not None]
+        self._sizes = [item.size for item in self._free]
+        self._lengths = [item.end - item.start for item in self._free]
+        self._areas = [item.size * (item.end - item.start) for item in self._free]
+        self._peaks = peak_loads(self._free)
+
+    def search(self, order: Sequence[int]) -> PackingSearch:
+        """A search that has not begun."""
+        return PackingSearch(self._free, self._fixed, self._capacity, order)
+
+    def orders(self) -> list[list[int]]:
+        """Largest areas first; or what meets the most bytes, of these the longest, or largest."""
+        lengths, areas, peaks = self._lengths, self._areas, self._peaks
+        keys: tuple[Callable[[int], tuple[int, ...]], ...] = (
+            lambda i: (-areas[i],),
+            lambda i: (-peaks[i], -lengths[i], -areas[i]),
+            lambda i: (-peaks[i], -areas[i]),
+        )
+        return [sorted(range(len(self._free)), key=key) for key in keys]
+
+    def drawn_order(self, rng: random.Random) -> list[int]:
+        """One like these, its figures blurred."""
+        figures = rng.choice((self._areas, self._lengths, self._sizes))
+        blur, levels = rng.choice(_BLURS), rng.choice(_PEAK_LEVELS)
+        blurred = [figure * math.exp(rng.gauss(0, blur)) for figure in figures]
+        most = max(self._peaks)
+        level = [round(levels * peak / most) for peak in self._peaks]
+        return sorted(range(len(self._free)), key=lambda i: (-level[i], -blurred[i]))
+
+
+_BLURS = (0.05, 0.15, 0.3, 0.6)
+_PEAK_LEVELS = (0, 5, 10, 20)
+"""Into how many classes the bytes that an item meets are put; with 0 they do not count."""
 
 
 def place_in_order(

@@ -140,8 +140,8 @@ def test_any_order_places_without_overlap(
         assert check_packing(items, capacity, offsets) == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_packing_that_needs_thought(workers: int) -> None:
+@pytest.mark.parametrize(("seed", "workers"), [(0, 1), (2**40 + 1, 4)])
+def test_a_packing_that_needs_thought(seed: int, workers: int) -> None:
     """Largest first at the lowest address fails here; an answer exists."""
     items = [
         PackItem("a", 0, 3, 4),
@@ -150,7 +150,7 @@ def test_a_packing_that_needs_thought(workers: int) -> None:
         PackItem("d", 9, 21, 4),
         PackItem("e", 0, 21, 4),
     ]
-    found = pack(items, 12, workers=workers)
+    found = pack(items, 12, seed=seed, workers=workers)
     assert found.complete
     assert peak_load(items) == 12
 
@@ -212,9 +212,9 @@ def test_minimalloc_example_and_hard_set() -> None:
         items = read_minimalloc_file(path)
         sizes[path.name[0]] = len(items)
         assert peak_load(items) <= 1048576
-        found = pack(items, 1048576, time_limit_seconds=0.1 if "H" in path.name else 60.0)
+        found = pack(items, 1048576, time_limit_seconds=120.0)
         assert check_packing(items, 1048576, found.offsets) == []
-        assert found.status is (Status.UNKNOWN if "H" in path.name else Status.OPTIMAL)
+        assert found.complete
     assert sizes["A"] == 154
 
 
