@@ -41,7 +41,7 @@ from agents.programs import PlayedProgram
 from malloc_game.fast_game import NOT_ASKED, FastGame, GameWalk, TurnKind
 from malloc_game.state import NUM_ACTIONS
 from solvers.cross_entropy import moved_towards
-from solvers.evolution import EvolutionSettings, Population, random_games
+from solvers.evolution import EvolutionSettings, Population, drawn_games, random_games
 
 Table = NDArray[np.float64]
 """`[num_turns, 3]` probabilities."""
@@ -234,8 +234,8 @@ def _bred(
     """Generations of games until they get no better, then a walk from the best of them."""
     settings = EvolutionSettings(patience=config.generations)
     genes = random_games(settings.population, game.num_turns, rng)
-    drawn = genes[: settings.population // 2]
-    drawn[:] = (rng.random((*drawn.shape, 1)) > opening.cumsum(axis=1)[:, :2]).sum(axis=2)
+    half = settings.population // 2
+    genes[:half] = drawn_games(opening[None], half, game.num_turns, rng)
     population = Population(settings, genes, game.play_many(genes))
     begun = found.num_games
     found = _better(found, population.latencies, population.genes)

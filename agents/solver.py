@@ -258,7 +258,7 @@ class _Playing:
             if compiled.done():
                 compiled.result()
         finally:
-            # Nobody waits for the answer; the process ends with the compilation, which nothing can.
+            # The answer waits for nothing; only the process cannot end before the compilation does.
             background.shutdown(wait=False)
         self._note("table from nothing, while the policy was compiled")
 

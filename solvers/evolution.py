@@ -95,8 +95,15 @@ class Population:
 def random_games(count: int, num_turns: int, rng: np.random.Generator) -> Actions:
     """`[count, num_turns]` int8 wishes: each game with shares of the actions of its own."""
     shares = rng.dirichlet(np.ones(3), size=count)
+    return drawn_games(shares[:, None], count, num_turns, rng)
+
+
+def drawn_games(
+    probabilities: Floats, count: int, num_turns: int, rng: np.random.Generator
+) -> Actions:
+    """`[count, num_turns]` int8 wishes, from `[count or 1, num_turns or 1, 3]` probabilities."""
     drawn = rng.random((count, num_turns, 1))
-    return np.asarray((drawn > shares.cumsum(axis=1)[:, None, :2]).sum(axis=2), dtype=np.int8)
+    return np.asarray((drawn > probabilities.cumsum(axis=-1)[..., :2]).sum(axis=2), dtype=np.int8)
 
 
 @dataclass(frozen=True, slots=True)

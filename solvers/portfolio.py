@@ -403,7 +403,7 @@ class _PortfolioRun:
             return
         self._take_bound(ticks, member.name)
 
-    def _take_bound(self, ticks: float, who: str = "portfolio") -> None:
+    def _take_bound(self, ticks: float, who: str = PortfolioSolver.name) -> None:
         if exceeds(ticks, self.best.ticks):
             note = f"{who}: a bound above a valid map's latency was refused"
             self.notes += [] if note in self.notes else [note]
