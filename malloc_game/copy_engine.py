@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from malloc_game.copies import Copy, Direction
@@ -25,21 +25,18 @@ class Transfer:
       copy: what is copied.
       remaining: bus time that is still missing.
       stall: how long the program stood still before the copy's deadline for it.
-      first_step: first step that served it; None if none did.
-      end_step: one past the last step that served it.
+      served: (step, bus time) of every time that it was served.
     """
 
     copy: Copy
     remaining: float
     stall: float = 0
-    first_step: int | None = None
-    end_step: int | None = None
+    served: list[tuple[int, float]] = field(default_factory=list)
 
     def serve(self, ticks: float, step: int) -> None:
         """Gives it `ticks` of bus time during `step`."""
         self.remaining -= ticks
-        self.first_step = step if self.first_step is None else self.first_step
-        self.end_step = step + 1
+        self.served.append((step, ticks))
 
 
 class CopyEngine(Protocol):

@@ -56,15 +56,23 @@ class CopyService:
 
     Attributes:
       copy: the copy.
-      first_step: first step whose idle time served it, None if none did.
-      end_step: one past the last such step.
+      served: (step, ticks) by step: the idle time that served it.
       stall_ticks: how long the program stood still for it before its deadline, per trip.
     """
 
     copy: Copy
-    first_step: int | None
-    end_step: int | None
+    served: tuple[tuple[int, float], ...]
     stall_ticks: float
+
+    @property
+    def first_step(self) -> int | None:
+        """First step whose idle time served it, None if none did."""
+        return self.served[0][0] if self.served else None
+
+    @property
+    def end_step(self) -> int | None:
+        """One past the last such step."""
+        return self.served[-1][0] + 1 if self.served else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +141,7 @@ def simulate(program: Program, memory_map: MemoryMap, copy_order: str = "deadlin
         elapsed_ticks=elapsed,
         idle_ticks=idle,
         stall_before_ticks=stall_before,
-        services=tuple(CopyService(t.copy, t.first_step, t.end_step, t.stall) for t in transfers),
+        services=tuple(CopyService(t.copy, tuple(t.served), t.stall) for t in transfers),
         num_copies=len(copies),
         peak_fast_bytes=int(held_bytes(program, memory_map).max(initial=0)),
         bus_bytes=_bus_bytes(program, slow, copies),

@@ -192,6 +192,10 @@ class Clock:
                 ticks -= use
         return before - ticks
 
+    def share(self, ticks: int, step: int, scope: int | None) -> int:
+        """Ticks of one execution of `step` that give a copy of `scope` so many, rounded up."""
+        return math.ceil(ticks / self._weight(step, scope))
+
     def _weight(self, step: int, scope: int | None) -> float:
         """Executions of `step` per execution of the scope's body."""
         weight = 1.0

@@ -116,7 +116,6 @@ class NeighbourhoodSearch:
         self.rng = random.Random(request.seed)
         self.lanes = all_lanes(self.program)
         self.plan = Plan(self.program, self.lanes)
-        self.best_plan_ticks = math.inf
         self.rounds = 0
         self.shares = shares_of(self.program)
         self.guide: Callable[[int, int, int], float] | None = None
@@ -129,7 +128,17 @@ class NeighbourhoodSearch:
     # -- seeds --------------------------------------------------------------------------------
 
     def seed(self) -> None:
-        """The best of the initial maps, greedy plans and the rounded relaxation."""
+        """The best of what is known and the rounded relaxation."""
+        self.seed_known()
+        relaxed = self._relaxed()
+        if relaxed is not None:
+            self.guide = guide_by(relaxed, self.lanes)
+            for settings in (VARIANTS[0], GreedySettings(share=0.6)):
+                plan = construct(self.program, settings, lanes=self.lanes, bonus=self.guide)
+                self.offer(plan)
+
+    def seed_known(self) -> None:
+        """The best of the initial maps, or of greedy plans if there are none."""
         for memory_map in self.request.initial_maps:
             self.incumbent.offer(memory_map)
         for memory_map in self.request.initial_maps:
@@ -144,12 +153,6 @@ class NeighbourhoodSearch:
                 self.offer(plan)
                 if self.deadline.expired:
                     return
-        relaxed = self._relaxed()
-        if relaxed is not None:
-            self.guide = guide_by(relaxed, self.lanes)
-            for settings in (VARIANTS[0], GreedySettings(share=0.6)):
-                plan = construct(self.program, settings, lanes=self.lanes, bonus=self.guide)
-                self.offer(plan)
 
     def _relaxed(self) -> RelaxedSolution | None:
         counted = self.request.max_games is not None
@@ -163,21 +166,27 @@ class NeighbourhoodSearch:
         construct(self.program, VARIANTS[0], plan=plan)
 
     def offer(self, plan: Plan) -> None:
-        """Takes a plan as the current one if it is the fastest so far."""
-        estimate = plan.latency_estimate()
-        if estimate < self.best_plan_ticks:
-            self.best_plan_ticks = estimate
+        """Takes a plan as the current one if it is faster."""
+        if plan.latency_estimate() < self.plan.latency_estimate():
             self.plan = plan
         self.incumbent.offer(plan.memory_map())
 
     # -- rounds -------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Rounds until the time, or their number, is up, or nothing is left to find."""
+    def run(self, share: float = 1.0) -> None:
+        """Rounds until the time, or their number, is up, or nothing is left to find.
+
+        They end at the best plan.
+
+        Args:
+          share: of what is left of the time, or of the rounds, to use up.
+        """
+        begun = self._progress()
+        end = begun + share * (1 - begun)
         current = best = self.plan.latency_estimate()
         stack: list[Change] = []
         undone = 0
-        while self._progress() < 1 and self.lanes and not self.is_proven():
+        while self._progress() < end and self.lanes and not self.is_proven():
             self.rounds += 1
             changes = self._round()
             ticks = self.plan.latency_estimate()
@@ -197,6 +206,7 @@ class NeighbourhoodSearch:
                 self._adopt_known()
                 current = best = self.plan.latency_estimate()
                 undone = 0
+        _undo(stack)
 
     def is_proven(self) -> bool:
         """Whether the incumbent is known to be within the requested gap of the optimum."""

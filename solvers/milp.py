@@ -10,8 +10,9 @@ Malik, arXiv 2311.18246); docs/solvers.md, "milp", says what is done otherwise.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
@@ -28,7 +29,7 @@ from solvers.large_neighbourhood import (
 from solvers.plan import Plan
 from solvers.relaxation import IntegerSolution, Relaxation
 from solvers.solver import Deadline, Progress, Solution, SolveRequest
-from solvers.timeline import Lane
+from solvers.timeline import Lane, begins_with_write
 
 NAME = "milp"
 
@@ -49,6 +50,8 @@ class MilpSettings:
       integer_share: of what is left then, for branch and bound; the rest is for addresses.
       relative_gap: at which branch and bound stops.
       packing_attempts: orders tried when addresses are assigned.
+      own_share: of the rounds that go on from there, after which they go on from the initial maps,
+        or greedy's, should these still be faster.
       exact_accesses: programs with at most so many accesses are tried exactly first.
       exact_share: of the time that is left then.
     """
@@ -58,6 +61,7 @@ class MilpSettings:
     integer_share: float = 0.35
     relative_gap: float = 1e-3
     packing_attempts: int = 12
+    own_share: float = 0.7
     exact_accesses: int = 40
     exact_share: float = 0.6
 
@@ -111,6 +115,8 @@ class MilpSolver:
                 request.program, search.lanes, found, settings.packing_attempts, until
             ):
                 search.offer(plan)
+            search.run(settings.own_share)
+            search.seed_known()
         search.run()
         return search.incumbent.solution(search.rounds, bound.ticks, tuple(notes))
 
@@ -204,24 +210,49 @@ class Wanted:
 
 
 def wanted_runs(program: Program, lanes: Sequence[Lane], found: IntegerSolution) -> list[Wanted]:
-    """Runs of fast items that are kept from one to the next, largest area first."""
+    """Runs of fast items that are kept from one to the next, largest area first.
+
+    What an item writes without reading it first is kept from nowhere: a run begins there. What
+    lives and dies within a trip of a loop is wanted in the loop, for as long as it lives.
+    """
     within = lanes_within_buffer(lanes)
-    runs: list[Wanted] = []
+    inside = {lane.parent: index for index, lane in enumerate(lanes) if lane.parent is not None}
+    runs: list[tuple[int, int, int]] = []
     for index, lane in enumerate(lanes):
         carried = lane.buffer in found.carried and lane.loop is None
         first: int | None = None
         for position in range(len(lane.items)):
             key = (lane.buffer, within[index], position)
             fast = found.fast.get(key, 0.0) > 0.5
-            if first is not None and not (fast and found.kept.get(key, 0.0) > 0.5):
+            kept = found.kept.get(key, 0.0) > 0.5 and not begins_with_write(lane.items[position])
+            if first is not None and not (fast and kept):
                 if first > 0 or not carried:  # else it is there from the start
-                    runs.append(_wanted(program, lane, index, first, position - 1))
+                    runs.extend(_narrowed(lanes, inside, index, first, position - 1))
                 first = None
             if fast and first is None:
                 first = position
         if first is not None and (first > 0 or not carried):
-            runs.append(_wanted(program, lane, index, first, len(lane.items) - 1))
-    return sorted(runs, key=lambda run: (-run.area, run.lane, run.first))
+            runs.extend(_narrowed(lanes, inside, index, first, len(lane.items) - 1))
+    wanted = [_wanted(program, lanes, *run) for run in runs]
+    return sorted(wanted, key=lambda run: (-run.area, run.lane, run.first))
+
+
+def _narrowed(
+    lanes: Sequence[Lane], inside: Mapping[tuple[int, int], int], index: int, first: int, last: int
+) -> Iterator[tuple[int, int, int]]:
+    """The run (lane, first, last), or those in the loop that it is around if they suffice."""
+    inner = inside.get((index, first)) if first == last else None
+    if (
+        inner is None
+        or lanes[inner].needed_after[-1]
+        or not begins_with_write(lanes[inner].items[0])
+    ):
+        yield index, first, last
+        return
+    items = lanes[inner].items
+    starts = [position for position, item in enumerate(items) if begins_with_write(item)]
+    for start, following in itertools.pairwise([*starts, len(items)]):
+        yield from _narrowed(lanes, inside, inner, start, following - 1)
 
 
 def _last_carried_use(lanes: Sequence[Lane], found: IntegerSolution, buffer: int) -> int:
@@ -233,7 +264,8 @@ def _last_carried_use(lanes: Sequence[Lane], found: IntegerSolution, buffer: int
     return sum(len(item.uses) for item in items[: last + 1]) - 1
 
 
-def _wanted(program: Program, lane: Lane, index: int, first: int, last: int) -> Wanted:
+def _wanted(program: Program, lanes: Sequence[Lane], index: int, first: int, last: int) -> Wanted:
+    lane = lanes[index]
     steps = lane.items[last].end_step - lane.items[first].start_step
     return Wanted(index, first, last, steps * program.buffers[lane.buffer].size_bytes)
 

@@ -8,11 +8,14 @@ a valid map; its estimate of stalls is close, the simulator decides (docs/solver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
+from malloc_game.residency_index import ResidencyIndex
+from malloc_game.simulate import CopyService, simulate
 from solvers.free_space import Space
 from solvers.idle_time import Clock, Window
 from solvers.timeline import Item, Lane, begins_with_write, lanes_of, outermost_loop_within
@@ -203,34 +206,92 @@ class Plan:
         return Proposal(self, [run], None, uses, saved, run.stall_ticks, run.copy_ticks, 0)
 
     def load(self, memory_map: MemoryMap) -> None:
-        """Takes over the residencies of a map as far as a plan can express them.
+        """Takes over the residencies of a map, into a plan that has none, as far as it can.
 
-        Windows and evictions are made anew; carried residencies are pinned as they are.
+        They keep their places, and their copies the idle time that the engine serves them from, so
+        that a plan's own map gives the same plan. What no plan has, such as a copy in slices or one
+        that nothing needs, is made anew.
         """
         index = {(lane.buffer, lane.loop): i for i, lane in enumerate(self.lanes)}
-        last = self.program.num_steps
-        carried = {r.buffer for r in memory_map.residencies if r.source is Source.CARRIED}
-        pinned = [
-            r
-            for r in memory_map.residencies
-            if r.buffer in carried and (r.source is Source.CARRIED or r.end > last)
-        ]
+        served = _ServedMap.of(self.program, memory_map)
         for copy in memory_map.replaced_copies:  # before pinning: their steps' accesses vanish
-            self.replace_copy(copy.step)
+            if not self._load_replaced(copy, served.replaced[copy.step]):
+                self.replace_copy(copy.step)
+        pinned = served.pinned()
         if pinned:
-            self.pin(pinned)
-        for residency in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer)):
+            windows = [self._window_of(found, None) for row in pinned for found in row.prefetches]
+            self.pin([row.residency for row in pinned], windows)
+        anew: list[tuple[int, int, int, int]] = []
+        for row in served.residencies:
+            residency = row.residency
             lane_index = index.get((residency.buffer, residency.loop))
-            if residency in pinned or lane_index is None:
+            if row in pinned or lane_index is None:
                 continue
             covered = [
                 position
                 for position, item in enumerate(self.lanes[lane_index].items)
                 if residency.ready <= item.start_step and item.end_step <= residency.end
             ]
-            if covered:
+            if covered and not self._load_run(row, lane_index, covered[0], covered[-1]):
                 offset = residency.offset_bytes // self.unit
-                self.cover(lane_index, covered[0], covered[-1], offset)
+                anew.append((lane_index, covered[0], covered[-1], offset))
+        for row_anew in anew:
+            self.cover(*row_anew)
+
+    def _load_replaced(self, copy: ReplacedCopy, services: Sequence[CopyService]) -> bool:
+        """Takes over a replaced copy whose ends are all in slow memory; False if one is not."""
+        instruction = self.program.instructions[copy.step]
+        crossings = 1 + sum(not access.kind.writes for access in instruction.accesses)
+        if any(found.copy.bus_bytes != found.copy.size_bytes * crossings for found in services):
+            return False
+        windows = [self._window_of(found, found.copy.loop) for found in services]
+        taken = [part for window in windows for part in window.taken]
+        lacking = sum(window.lacking_ticks for window in windows)
+        self._replace(copy.step, (copy.issue, copy.done), taken, lacking)
+        return True
+
+    def _load_run(self, row: _ServedResidency, lane_index: int, first: int, last: int) -> bool:
+        """Takes over a residency as it is; False if a run is none like it."""
+        residency, lane = row.residency, self.lanes[lane_index]
+        made = Source.PRODUCED if self.starts_empty[lane_index][first] else Source.COPIED
+        must_evict = self.must_evict(lane_index, first, last)
+        if residency.source is not made or len(row.evictions) != must_evict or not row.is_whole:
+            return False
+        windows = [
+            self._window_of(found, lane.loop)
+            for found in (*row.prefetches, *(service for _, service in row.evictions))
+        ]
+        run = Run(
+            lane=lane_index,
+            first=first,
+            last=last,
+            start=residency.start,
+            ready=residency.ready,
+            end=residency.end,
+            source=made,
+            eviction=next(((e.issue, e.done) for e, _ in row.evictions), None),
+            offset=residency.offset_bytes // self.unit,
+            reserved=[part for window in windows for part in window.taken],
+            stall_ticks=lane.repeat * sum(window.lacking_ticks for window in windows),
+            copy_ticks=lane.repeat * self.copy_ticks[lane.buffer] * len(windows),
+        )
+        size = self.size[lane.buffer]
+        is_free = self._space.is_free(run.start, run.end, run.offset, size)
+        if self.covered[lane_index] or self._is_blocked(run) or not is_free:
+            return False
+        items, fast = lane.items[first : last + 1], self._clock.fast
+        uses = [use for item in items for use in item.uses if (use[0], lane.buffer) not in fast]
+        self._clock.set_fast(uses)
+        self._insert(run)
+        return True
+
+    def _window_of(self, service: CopyService, scope: int | None) -> Window:
+        """The idle time that the engine serves a copy of `scope` from."""
+        taken = [
+            (step, self._clock.share(int(ticks), step, scope)) for step, ticks in service.served
+        ]
+        copy = service.copy
+        return Window(copy.issue, copy.deadline, tuple(taken), int(service.stall_ticks))
 
     def replace_copies(self) -> None:
         """Has the copy engine do every copy instruction where that is expected to pay.
@@ -263,14 +324,21 @@ class Plan:
         if lacking >= saved:
             return False
         done = after.end if before.lacking_ticks and after.taken else step + 1
-        self._clock.vanish(step)
-        self._clock.reserve(before.taken)
-        self._clock.reserve(after.taken if before.lacking_ticks else ())
-        self._stalls += lacking * instruction.repeat
-        self.replaced[step] = (before.start, done)
-        for access in instruction.accesses:
-            self.blocked.setdefault(access.buffer, []).append((before.start, done))
+        taken = [*before.taken, *(after.taken if before.lacking_ticks else ())]
+        self._replace(step, (before.start, done), taken, lacking)
         return True
+
+    def _replace(
+        self, step: int, window: tuple[int, int], taken: Sequence[tuple[int, int]], lacking: int
+    ) -> None:
+        """The copy engine does `step` in this window, from idle time taken, but for what lacks."""
+        instruction = self.program.instructions[step]
+        self._clock.vanish(step)
+        self._clock.reserve(taken)
+        self._stalls += lacking * instruction.repeat
+        self.replaced[step] = window
+        for access in instruction.accesses:
+            self.blocked.setdefault(access.buffer, []).append(window)
 
     def _transfer_range(self, step: int, loop: int | None) -> tuple[int, int]:
         """Steps between the neighbouring touches that a transfer must not cross."""
@@ -319,11 +387,17 @@ class Plan:
         inner = outermost_loop_within(self.program, None, step)
         return step + 1 if inner is None else self.program.loops[inner].end_step
 
-    def pin(self, residencies: Sequence[Residency]) -> PinChange | None:
+    def pin(
+        self, residencies: Sequence[Residency], windows: Sequence[Window] | None = None
+    ) -> PinChange | None:
         """Places the residencies of one carried parameter, which then stay as they are.
 
         None, and no change, if they do not fit, if they meet other residencies of the buffer,
         or if another parameter is carried already.
+
+        Args:
+          residencies: of the parameter.
+          windows: that serve those that are copied; the latest that there are if None.
         """
         unit, size = self.unit, self.size
         buffers = {r.buffer for r in residencies}
@@ -341,11 +415,12 @@ class Plan:
         ]
         self._clock.set_fast(fast)
         ticks = self.copy_ticks[buffer]
-        windows = [
-            self._clock.window_before(r.ready, r.start, ticks, None)
-            for r in residencies
-            if r.source is Source.COPIED
-        ]
+        if windows is None:
+            windows = [
+                self._clock.window_before(r.ready, r.start, ticks, None)
+                for r in residencies
+                if r.source is Source.COPIED
+            ]
         self._clock.set_slow(fast)
         reserved = [taken for window in windows for taken in window.taken]
         stall = sum(window.lacking_ticks for window in windows)
@@ -704,6 +779,68 @@ class PinChange:
             self.plan._unpin(self.plan.pinned)
         if self.before is not None:
             self.plan._pin(self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class _ServedResidency:
+    """A residency of a map, and how the copy engine serves its copies."""
+
+    residency: Residency
+    prefetches: tuple[CopyService, ...]
+    evictions: tuple[tuple[Eviction, CopyService], ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it comes as a whole, and holds its place throughout."""
+        return not self.residency.parts and not self.residency.holes
+
+
+@dataclass(frozen=True, slots=True)
+class _ServedMap:
+    """A map and how the copy engine serves it; residencies by start."""
+
+    program: Program
+    residencies: tuple[_ServedResidency, ...]
+    replaced: Mapping[int, Sequence[CopyService]]
+
+    @staticmethod
+    def of(program: Program, memory_map: MemoryMap) -> _ServedMap:
+        """What the simulator says of a map."""
+        services = iter(simulate(program, memory_map).services)
+        index = ResidencyIndex(memory_map.residencies)
+        prefetches = {
+            id(residency): tuple(itertools.islice(services, max(len(residency.parts), 1)))
+            for residency in memory_map.residencies
+            if residency.source is Source.COPIED
+        }
+        evictions: dict[int, list[tuple[Eviction, CopyService]]] = {}
+        for eviction in memory_map.evictions:
+            origin = index.evicted(eviction)
+            evictions.setdefault(id(origin), []).append((eviction, next(services)))
+        replaced: dict[int, list[CopyService]] = {c.step: [] for c in memory_map.replaced_copies}
+        for service in services:
+            assert service.copy.replaced_step is not None
+            replaced[service.copy.replaced_step].append(service)
+        rows = [
+            _ServedResidency(r, prefetches.get(id(r), ()), tuple(evictions.get(id(r), ())))
+            for r in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer))
+        ]
+        return _ServedMap(program, tuple(rows), replaced)
+
+    def pinned(self) -> list[_ServedResidency]:
+        """Those of carried parameters that are there at the start, or at the end."""
+        last = self.program.num_steps
+        carried = {
+            row.residency.buffer
+            for row in self.residencies
+            if row.residency.source is Source.CARRIED
+        }
+        return [
+            row
+            for row in self.residencies
+            if row.residency.buffer in carried
+            and (row.residency.source is Source.CARRIED or row.residency.end > last)
+        ]
 
 
 def all_lanes(program: Program) -> tuple[Lane, ...]:

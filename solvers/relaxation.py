@@ -69,7 +69,7 @@ class RelaxedSolution:
       value_ticks: its objective: a lower bound only as far as the columns go.
       prices: dual values in the form that `price_bound` certifies.
       fast: per (buffer, lane, item) the share that is fast.
-      kept: likewise the share kept since the item before, which needs no copy.
+      kept: likewise the share that needs no copy: kept since the item before, or made there.
     """
 
     value_ticks: float
@@ -88,7 +88,7 @@ class IntegerSolution:
       value_ticks: its objective.
       bound_ticks: the branch and bound's own lower bound, not certified.
       fast: per (buffer, lane, item) 0 or 1.
-      kept: the share kept since the item before.
+      kept: the share kept since the item before, or made there.
       carried: parameters carried over from the previous run.
     """
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import cProfile
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hlo_graphs.program import Loop, Program
 from malloc_game.generator import random_program
@@ -16,7 +18,7 @@ from solvers.greedy import VARIANTS, GreedySolver, carried_choices, construct, g
 from solvers.plan import Plan, Proposal, all_lanes
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
-from tests.strategies import programs
+from tests.strategies import programs, random_valid_map
 
 
 def solved(program: Program) -> tuple[MemoryMap, float]:
@@ -62,14 +64,35 @@ def test_undoing_restores_the_plan(program: Program) -> None:
     assert plan.latency_estimate() == pytest.approx(ticks)
 
 
-@given(programs(max_accesses=30))
-@settings(max_examples=40, deadline=None)
-def test_a_plan_takes_over_a_map(program: Program) -> None:
-    original = construct(program)
+@given(programs(max_accesses=40))
+@settings(max_examples=60, deadline=None)
+def test_a_plan_takes_over_the_map_of_another_as_it_is(program: Program) -> None:
+    lanes = all_lanes(program)
+    for original in greedy_plans(program, lanes):
+        memory_map = original.memory_map()
+        plan = Plan(program, lanes)
+        plan.load(memory_map)
+        assert plan.memory_map() == memory_map
+        latency = simulate(program, memory_map).latency_ticks
+        assert latency <= plan.latency_estimate() * (1 + 1e-9) + rounding_ticks(program)
+        if not program.loops:
+            assert plan.latency_estimate() == pytest.approx(latency, rel=1e-12)
+        for run in list(plan.runs.values()):
+            plan.uncover(run)
+        plan.unpin()
+        if not plan.replaced:
+            assert plan.latency_estimate() == pytest.approx(program.all_slow_ticks)
+
+
+@given(programs(max_accesses=30), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_plan_takes_over_what_it_can_of_any_map(program: Program, seed: int) -> None:
+    memory_map = random_valid_map(program, np.random.default_rng(seed))
     plan = Plan(program)
-    plan.load(original.memory_map())
+    plan.load(memory_map)
     assert validate(program, plan.memory_map()) == ()
-    assert len(plan.runs) <= len(original.runs)
+    latency = simulate(program, plan.memory_map()).latency_ticks
+    assert latency <= plan.latency_estimate() * (1 + 1e-9) + rounding_ticks(program)
 
 
 def test_a_value_written_and_read_stays() -> None:

@@ -46,6 +46,28 @@ def test_every_round_leaves_a_valid_plan() -> None:
             assert validate(program, search.plan.memory_map()) == ()
 
 
+def test_it_goes_on_from_known_maps_where_they_are_faster() -> None:
+    program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
+    known = GreedySolver().solve(SolveRequest(program))
+    request = SolveRequest(
+        program, time_limit_seconds=600.0, max_games=64, initial_maps=(known.memory_map,)
+    )
+    search = NeighbourhoodSearch(request, NeighbourhoodSettings())
+    search.run(0.25)  # From nothing: this is not enough.
+    assert search.rounds == 16
+    assert known.latency_ticks < search.plan.latency_estimate() < program.all_slow_ticks
+    search.seed_known()
+    assert search.plan.latency_estimate() <= known.latency_ticks
+    search.run(0.5)
+    assert search.rounds == 40
+    better = search.plan.latency_estimate()
+    search.seed_known()
+    assert search.plan.latency_estimate() == better
+    search.run()
+    assert search.rounds == 64
+    assert search.incumbent.ticks < known.latency_ticks
+
+
 def test_the_guide_prefers_what_the_relaxation_has_fast() -> None:
     program = random_program(1, num_accesses=40, pressure=3.0)
     relaxed = Relaxation(program).solve(10.0)

@@ -25,7 +25,9 @@ from solvers import milp
 from solvers.cp_sat import cp_solver, solved
 from solvers.exact import can_be_exact, solve_exactly
 from solvers.greedy import GreedySolver
-from solvers.milp import MilpSettings, MilpSolver
+from solvers.milp import MilpSettings, MilpSolver, wanted_runs
+from solvers.plan import all_lanes
+from solvers.relaxation import IntegerSolution
 from solvers.solver import Deadline, SolveRequest, Status, solver_named
 from tests.malloc_game.small import program_of
 from tests.strategies import random_valid_map, small_program
@@ -180,6 +182,32 @@ def test_a_loop_that_may_be_skipped_writes_nothing_for_certain() -> None:
     for solver in ("greedy", "large-neighbourhood"):
         request = SolveRequest(program, time_limit_seconds=0.3)
         assert validate(program, solver_named(solver).solve(request).memory_map) == ()
+
+
+def wanted(program: Program) -> list[tuple[int, int | None, int, int]]:
+    """(buffer, loop, first, last) of the runs wanted where all is fast and nothing is fetched."""
+    lanes = all_lanes(program)
+    outermost = {lane.buffer: lane for lane in lanes if lane.loop is None}
+    keys = [
+        (b, 0, position) for b, lane in outermost.items() for position in range(len(lane.items))
+    ]
+    everything = dict.fromkeys(keys, 1.0)
+    found = IntegerSolution(0.0, 0.0, everything, everything, ())
+    runs = wanted_runs(program, lanes, found)
+    return [(lanes[r.lane].buffer, lanes[r.lane].loop, r.first, r.last) for r in runs]
+
+
+def test_what_is_written_anew_is_not_wanted_before() -> None:
+    steps = [(0, "wa"), (0, "ra"), (9, ""), (0, "wa"), (0, "ra"), (9, ""), (0, "ra")]
+    assert wanted(program_of({"a": 4}, steps)) == [(0, None, 2, 4), (0, None, 0, 1)]
+
+
+def test_what_lives_within_a_trip_is_wanted_for_as_long() -> None:
+    steps = [(0, ""), (0, "wa"), (0, "ra"), (9, ""), (0, "wa"), (0, "ra")]
+    program = program_of({"a": 4}, steps, loops=[Loop(0, 6, 10)])
+    assert wanted(program) == [(0, 0, 0, 1), (0, 0, 2, 3)]
+    live_out = program_of({"a": 4}, steps, loops=[Loop(0, 6, 10)], live_out="a")
+    assert wanted(live_out) == [(0, None, 0, 0)]
 
 
 def test_wide_windows_are_no_small_model() -> None:
