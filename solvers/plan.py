@@ -8,16 +8,15 @@ a valid map; its estimate of stalls is close, the simulator decides (docs/solver
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
-from malloc_game.residency_index import ResidencyIndex
-from malloc_game.simulate import CopyService, simulate
+from malloc_game.simulate import CopyService
 from solvers.free_space import Space
 from solvers.idle_time import Clock, Window
+from solvers.served_map import ServedMap, ServedResidency
 from solvers.timeline import Item, Lane, begins_with_write, lanes_of, outermost_loop_within
 
 
@@ -213,7 +212,7 @@ class Plan:
         that nothing needs, is made anew.
         """
         index = {(lane.buffer, lane.loop): i for i, lane in enumerate(self.lanes)}
-        served = _ServedMap.of(self.program, memory_map)
+        served = ServedMap.of(self.program, memory_map)
         for copy in memory_map.replaced_copies:  # before pinning: their steps' accesses vanish
             if not self._load_replaced(copy, served.replaced[copy.step]):
                 self.replace_copy(copy.step)
@@ -250,7 +249,7 @@ class Plan:
         self._replace(copy.step, (copy.issue, copy.done), taken, lacking)
         return True
 
-    def _load_run(self, row: _ServedResidency, lane_index: int, first: int, last: int) -> bool:
+    def _load_run(self, row: ServedResidency, lane_index: int, first: int, last: int) -> bool:
         """Takes over a residency as it is; False if a run is none like it."""
         residency, lane = row.residency, self.lanes[lane_index]
         made = Source.PRODUCED if self.starts_empty[lane_index][first] else Source.COPIED
@@ -779,68 +778,6 @@ class PinChange:
             self.plan._unpin(self.plan.pinned)
         if self.before is not None:
             self.plan._pin(self.before)
-
-
-@dataclass(frozen=True, slots=True)
-class _ServedResidency:
-    """A residency of a map, and how the copy engine serves its copies."""
-
-    residency: Residency
-    prefetches: tuple[CopyService, ...]
-    evictions: tuple[tuple[Eviction, CopyService], ...]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it comes as a whole, and holds its place throughout."""
-        return not self.residency.parts and not self.residency.holes
-
-
-@dataclass(frozen=True, slots=True)
-class _ServedMap:
-    """A map and how the copy engine serves it; residencies by start."""
-
-    program: Program
-    residencies: tuple[_ServedResidency, ...]
-    replaced: Mapping[int, Sequence[CopyService]]
-
-    @staticmethod
-    def of(program: Program, memory_map: MemoryMap) -> _ServedMap:
-        """What the simulator says of a map."""
-        services = iter(simulate(program, memory_map).services)
-        index = ResidencyIndex(memory_map.residencies)
-        prefetches = {
-            id(residency): tuple(itertools.islice(services, max(len(residency.parts), 1)))
-            for residency in memory_map.residencies
-            if residency.source is Source.COPIED
-        }
-        evictions: dict[int, list[tuple[Eviction, CopyService]]] = {}
-        for eviction in memory_map.evictions:
-            origin = index.evicted(eviction)
-            evictions.setdefault(id(origin), []).append((eviction, next(services)))
-        replaced: dict[int, list[CopyService]] = {c.step: [] for c in memory_map.replaced_copies}
-        for service in services:
-            assert service.copy.replaced_step is not None
-            replaced[service.copy.replaced_step].append(service)
-        rows = [
-            _ServedResidency(r, prefetches.get(id(r), ()), tuple(evictions.get(id(r), ())))
-            for r in sorted(memory_map.residencies, key=lambda r: (r.start, r.buffer))
-        ]
-        return _ServedMap(program, tuple(rows), replaced)
-
-    def pinned(self) -> list[_ServedResidency]:
-        """Those of carried parameters that are there at the start, or at the end."""
-        last = self.program.num_steps
-        carried = {
-            row.residency.buffer
-            for row in self.residencies
-            if row.residency.source is Source.CARRIED
-        }
-        return [
-            row
-            for row in self.residencies
-            if row.residency.buffer in carried
-            and (row.residency.source is Source.CARRIED or row.residency.end > last)
-        ]
 
 
 def all_lanes(program: Program) -> tuple[Lane, ...]:
