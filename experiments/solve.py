@@ -157,8 +157,7 @@ def solve(
     """Finds a memory map for one program, checked and timed beside production's.
 
     Args:
-      program: what `experiments.inputs.load_program` returns, or takes: it knows other chips,
-        capacities, times and files than the program's own.
+      program: what `experiments.inputs.load_program` returns, or takes.
       solver: a name of `experiments.solvers_by_name.all_solver_ideas()`.
       time_limit_seconds: wall time for the solver.
       seed: of everything random.
