@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 _LOW_HALF = (1 << 32) - 1
+
+
+class Piece(NamedTuple):
+    """Part of what is to be placed: `size` units, `low` above its address, in `[start, end)`."""
+
+    start: int
+    end: int
+    low: int
+    size: int
 
 
 class Space:
@@ -51,16 +63,27 @@ class Space:
         self.steps[:, slot] = 0
         self.vacant.append(slot)
 
-    def is_free(self, start: int, end: int, low: int, size: int) -> bool:
-        """Whether nothing holds a unit of `[low, low + size)` during `[start, end)`."""
-        if low + size > self.capacity:
-            return False
-        near = self._near(start, end)
-        return not bool((((near >> 32) < low + size) & ((near & _LOW_HALF) > low)).any())
+    def is_free(self, pieces: Sequence[Piece], address: int) -> bool:
+        """Whether nothing holds a unit of the pieces at this address."""
+        for start, end, low, size in pieces:
+            low += address
+            if low + size > self.capacity:
+                return False
+            near = self._near(start, end)
+            if (((near >> 32) < low + size) & ((near & _LOW_HALF) > low)).any():
+                return False
+        return True
 
-    def best_fit(self, start: int, end: int, size: int) -> int:
-        """Lowest offset in the smallest gap that is free throughout; -1 if there is none."""
-        near = self._near(start, end)
+    def best_fit(self, pieces: Sequence[Piece], size: int) -> int:
+        """Lowest address in the smallest gap for pieces that lie within `size` units.
+
+        -1 if there is none. What meets a piece is looked at as if it were as much higher, or lower,
+        as the piece lies within the whole: the whole must not meet that.
+        """
+        if len(pieces) == 1:
+            near = self._near(pieces[0].start, pieces[0].end)
+        else:
+            near = np.concatenate([self._shifted(piece, size) for piece in pieces])
         near.sort()
         bounds = np.empty((2, len(near) + 1), dtype=np.int64)
         bounds[0, 0], bounds[1, -1] = 0, self.capacity
@@ -70,6 +93,12 @@ class Space:
         gaps[gaps < size] = self.capacity + 1
         best = int(gaps.argmin())
         return int(bounds[0, best]) if gaps[best] <= self.capacity else -1
+
+    def _shifted(self, piece: Piece, size: int) -> npt.NDArray[np.int64]:
+        near = self._near(piece.start, piece.end)
+        lows = np.minimum((near >> 32) + (size - piece.low - piece.size), self.capacity)
+        shifted: npt.NDArray[np.int64] = lows << 32 | np.maximum((near & _LOW_HALF) - piece.low, 0)
+        return shifted
 
     def _near(self, start: int, end: int) -> npt.NDArray[np.int64]:
         """Addresses held at some step of `[start, end)`, in no order."""

@@ -84,7 +84,7 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
             plan = Plan(program, lanes)
             if replacing:
                 plan.replace_copies()
-            yield construct(program, settings, plan=plan)
+            yield construct(plan, settings)
     first_two = carried_choices(program)[:2]
     choices: list[tuple[int, int | None]] = [(buffer, 0) for buffer in first_two]
     choices += [(buffer, None) for buffer in first_two[:1]]
@@ -93,7 +93,7 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
         if replaceable:
             plan.replace_copies()
         if plan.pin(plan.carried(buffer, last_use)):
-            yield construct(program, VARIANTS[0], plan=plan)
+            yield construct(plan)
 
 
 def carried_choices(program: Program) -> list[int]:
@@ -116,25 +116,19 @@ def carried_choices(program: Program) -> list[int]:
 
 
 def construct(
-    program: Program,
-    settings: GreedySettings | None = None,
-    *,
-    lanes: Sequence[Lane] | None = None,
-    plan: Plan | None = None,
+    plan: Plan,
+    settings: GreedySettings = VARIANTS[0],
     bonus: Callable[[int, int, int], float] | None = None,
 ) -> Plan:
-    """A plan filled greedily.
+    """The plan, filled greedily.
 
     Args:
-      program: the problem.
+      plan: what is there stays, unless it turns out to be useless.
       settings: what a density is made of.
-      lanes: `all_lanes(program)`, if the caller has them.
-      plan: start from these residencies instead of none.
       bonus: factor on the density of covering items `first..last` of a lane, e.g. from a
         linear relaxation; 0 forbids a candidate.
     """
-    plan = Plan(program, lanes) if plan is None else plan
-    greedy = _Greedy(Filler(plan, settings or GreedySettings(), shares_of(program), bonus))
+    greedy = _Greedy(Filler(plan, settings, shares_of(plan.program), bonus))
     greedy.fill()
     greedy.refill()
     return plan

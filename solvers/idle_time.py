@@ -19,12 +19,22 @@ MAX_WINDOW_STEPS = 512
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where a copy is served: steps `[start, end)` and the ticks taken per step execution."""
+    """Where a copy is served: steps `[start, end)`.
+
+    Attributes:
+      start: step at whose beginning it is issued.
+      end: it is complete before this step.
+      taken: (step, ticks of one execution of the step).
+      lacking_ticks: what no step serves.
+      arrivals: of a prefetch, latest first, (step, ticks of the copy that are served from its
+        beginning on, by itself or by the loop that begins there).
+    """
 
     start: int
     end: int
     taken: tuple[tuple[int, int], ...]
     lacking_ticks: int
+    arrivals: tuple[tuple[int, int], ...] = ()
 
 
 class Clock:
@@ -128,12 +138,14 @@ class Clock:
         lowest = max(floor, ready - MAX_WINDOW_STEPS)
         step, start = ready, ready
         taken: list[tuple[int, int]] = []
+        arrivals: list[tuple[int, int]] = []
         while ticks > 0 and step > lowest:
             step -= 1
             if self.loop_of_step[step] == scope:
                 free = min(self.elapsed[step] - self.bus[step] - self.reserved[step], ticks)
                 if free > 0:
                     taken.append((step, free))
+                    arrivals.append((step, free))
                     ticks -= free
                     start = step
                 continue
@@ -143,8 +155,10 @@ class Clock:
             served = self._take_loop(step, ticks, scope, taken)
             ticks -= served
             step = begin
-            start = begin if served else start
-        return Window(start, ready, tuple(taken), max(ticks, 0))
+            if served:
+                arrivals.append((begin, served))
+                start = begin
+        return Window(start, ready, tuple(taken), max(ticks, 0), tuple(arrivals))
 
     def window_after(self, issue: int, limit: int, ticks: int, scope: int | None) -> Window:
         """The earliest window from `issue` that serves a copy, at the latest until `limit`.

@@ -31,6 +31,7 @@ from solvers.greedy import (
 from solvers.incumbent import Incumbent
 from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
+from solvers.slices import Slicing
 from solvers.solver import Solution, SolveRequest, Status, status_of
 from solvers.timeline import Lane, begins_with_write
 
@@ -63,6 +64,8 @@ class NeighbourhoodSettings:
       noise: standard deviation of the logarithm of the random factors on densities.
       start_temperature: share of the latency by which a round may first be worse.
       restart_rounds: after so many rounds undone since the last improvement, back to the best plan.
+      slicing_rounds: after so many rounds undone since the last improvement what is fetched anew
+        comes in slices, after as many more as a whole again.
       ejection_share: part of the rounds that make room for one dear access.
       carried_share: part of the rounds that carry another parameter over, where there is one.
     """
@@ -72,6 +75,7 @@ class NeighbourhoodSettings:
     noise: float = 0.7
     start_temperature: float = 3e-4
     restart_rounds: int = 400
+    slicing_rounds: int = 100
     ejection_share: float = 0.4
     carried_share: float = 0.04
 
@@ -115,7 +119,8 @@ class NeighbourhoodSearch:
         self.deadline = self.incumbent.deadline
         self.rng = random.Random(request.seed)
         self.lanes = all_lanes(self.program)
-        self.plan = Plan(self.program, self.lanes)
+        self.whole, self.sliced = Slicing(self.program, most_slices=1), Slicing(self.program)
+        self.plan = self.new_plan()
         self.rounds = 0
         self.shares = shares_of(self.program)
         self.guide: Callable[[int, int, int], float] | None = None
@@ -124,6 +129,10 @@ class NeighbourhoodSearch:
         self.carried = carried_choices(self.program)[:MOST_CARRIED]
         self.items_of = _items_of_accesses(self.lanes)
         self.worth = [_worth_until(lane, self.shares) for lane in self.lanes]
+
+    def new_plan(self) -> Plan:
+        """A plan without residencies."""
+        return Plan(self.program, self.lanes, self.whole)
 
     # -- seeds --------------------------------------------------------------------------------
 
@@ -134,8 +143,7 @@ class NeighbourhoodSearch:
         if relaxed is not None:
             self.guide = guide_by(relaxed, self.lanes)
             for settings in (VARIANTS[0], GreedySettings(share=0.6)):
-                plan = construct(self.program, settings, lanes=self.lanes, bonus=self.guide)
-                self.offer(plan)
+                self.offer(construct(self.new_plan(), settings, self.guide))
 
     def seed_known(self) -> None:
         """The best of the initial maps, or of greedy plans if there are none."""
@@ -144,10 +152,7 @@ class NeighbourhoodSearch:
         for memory_map in self.request.initial_maps:
             if self.deadline.expired:
                 return
-            plan = Plan(self.program, self.lanes)
-            plan.load(memory_map)
-            self._refill_all(plan)
-            self.offer(plan)
+            self.offer(self._taken_over(memory_map))
         if not self.request.initial_maps:
             for plan in greedy_plans(self.program, self.lanes):
                 self.offer(plan)
@@ -162,8 +167,11 @@ class NeighbourhoodSearch:
             return None
         return Relaxation(self.program).solve(limit)
 
-    def _refill_all(self, plan: Plan) -> None:
-        construct(self.program, VARIANTS[0], plan=plan)
+    def _taken_over(self, memory_map: MemoryMap) -> Plan:
+        """The plan of a map, and what still fits beside it."""
+        plan = self.new_plan()
+        plan.load(memory_map)
+        return construct(plan)
 
     def offer(self, plan: Plan) -> None:
         """Takes a plan as the current one if it is faster."""
@@ -188,6 +196,8 @@ class NeighbourhoodSearch:
         undone = 0
         while self._progress() < end and self.lanes and not self.is_proven():
             self.rounds += 1
+            in_slices = undone // self.settings.slicing_rounds % 2 == 1
+            self.plan.slicing = self.sliced if in_slices else self.whole
             changes = self._round()
             ticks = self.plan.latency_estimate()
             if ticks > current + self._threshold(current):
@@ -219,9 +229,7 @@ class NeighbourhoodSearch:
         if known is None or known is self.adopted:
             return
         self.adopted = known
-        plan = Plan(self.program, self.lanes)
-        plan.load(known)
-        self._refill_all(plan)
+        plan = self._taken_over(known)
         self.incumbent.offer(known)
         if plan.latency_estimate() < self.plan.latency_estimate():
             self.plan = plan

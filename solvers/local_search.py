@@ -29,7 +29,8 @@ from solvers.action_search import (
     saving_ticks,
 )
 from solvers.cross_entropy import CrossEntropySolver, start_from_densities
-from solvers.greedy import construct
+from solvers.greedy import greedy_plans
+from solvers.plan import all_lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class LocalSearchSolver(ActionSolver):
 
     def _start(self, search: ActionSearch) -> None:
         if not search.request.initial_maps:
-            search.consider_map(construct(search.request.program).memory_map())
+            program = search.request.program
+            search.consider_map(next(greedy_plans(program, all_lanes(program))).memory_map())
         if not search.finished:
             start_from_densities(search)
         sampler = CrossEntropySolver()

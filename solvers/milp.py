@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from hlo_graphs.program import Program
 from solvers.bounds import Bound, bound_program
 from solvers.children import end_with_parent, start_child
-from solvers.greedy import VARIANTS, construct
+from solvers.greedy import construct
 from solvers.large_neighbourhood import (
     NeighbourhoodSearch,
     NeighbourhoodSettings,
@@ -111,9 +111,7 @@ class MilpSolver:
             )
             search.guide = guide_by(found, search.lanes)
             until = Deadline.after(deadline.remaining_seconds * 0.3)
-            for plan in assign_addresses(
-                request.program, search.lanes, found, settings.packing_attempts, until
-            ):
+            for plan in assign_addresses(search.new_plan, found, settings.packing_attempts, until):
                 search.offer(plan)
             search.run(settings.own_share)
             search.seed_known()
@@ -145,7 +143,10 @@ class MilpSolver:
                 "CP-SAT: no map without slices, holes, replaced copies and copies of what "
                 "nothing reads is faster"
             )
-        return proven and not any(step.async_copy for step in program.instructions)
+        beyond = any(step.async_copy for step in program.instructions) or any(
+            search.sliced.is_sliced(lane.buffer) for lane in search.lanes
+        )
+        return proven and not beyond
 
 
 def integer_solution(
@@ -271,29 +272,33 @@ def _wanted(program: Program, lanes: Sequence[Lane], index: int, first: int, las
 
 
 def assign_addresses(
-    program: Program,
-    lanes: Sequence[Lane],
-    found: IntegerSolution,
-    attempts: int,
-    deadline: Deadline,
+    new_plan: Callable[[], Plan], found: IntegerSolution, attempts: int, deadline: Deadline
 ) -> list[Plan]:
     """Plans that realise the wanted runs as far as they fit, the rest filled greedily.
 
     Squeaky wheel: runs that found no place are placed first in the next attempt.
+
+    Args:
+      new_plan: makes an empty plan of the program.
+      found: which runs are wanted.
+      attempts: orders tried, at most.
+      deadline: no attempt begins after it.
     """
+    empty = new_plan()
+    program, lanes = empty.program, empty.lanes
     guide = guide_by(found, lanes)
     plans: list[Plan] = []
     replaceable = any(step.async_copy for step in program.instructions)
     for replacing in (False, True) if replaceable else (False,):
         order = wanted_runs(program, lanes, found)
         for _ in range(attempts):
-            plan = Plan(program, lanes)
+            plan = new_plan()
             if replacing:
                 plan.replace_copies()
             for buffer in found.carried:
                 plan.pin(plan.carried(buffer, _last_carried_use(lanes, found, buffer)))
             failed = [run for run in order if plan.cover(run.lane, run.first, run.last) is None]
-            plans.append(construct(program, VARIANTS[0], plan=plan, bonus=guide))
+            plans.append(construct(plan, bonus=guide))
             if not failed or deadline.elapsed_seconds > deadline.limit_seconds / (2 - replacing):
                 break
             order = failed + [run for run in order if run not in failed]

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from hlo_graphs.program import Access, AccessKind, Program
-from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
+from malloc_game.memory_map import Eviction, MemoryMap, Part, ReplacedCopy, Residency, Source
 from malloc_game.simulate import CopyService
-from solvers.free_space import Space
+from solvers.free_space import Piece, Space
 from solvers.idle_time import Clock, Window
 from solvers.served_map import ServedMap, ServedResidency
+from solvers.slices import Slice, Slicing, mirrored
 from solvers.timeline import Item, Lane, begins_with_write, lanes_of, outermost_loop_within
 
 
@@ -33,11 +34,12 @@ class Run:
       end: one past the last step.
       source: how it is filled.
       eviction: issue and done of the copy to slow memory, if one is needed.
+      slices: what it is fetched in; one that is all of it where it comes as a whole.
       offset: address in alignment units, once placed.
       reserved: idle ticks per execution that its copies hold, as (step, ticks).
       stall_ticks: what its copies lack, weighted by repeat.
       copy_ticks: work of its copies, weighted by repeat.
-      slot: column in the plan's table of placed rectangles.
+      slots: columns in the plan's table of placed rectangles.
     """
 
     lane: int
@@ -48,11 +50,20 @@ class Run:
     end: int
     source: Source
     eviction: tuple[int, int] | None = None
+    slices: tuple[Slice, ...] = ()
     offset: int = -1
     reserved: list[tuple[int, int]] = field(default_factory=list)
     stall_ticks: float = 0.0
     copy_ticks: float = 0.0
-    slot: int = -1
+    slots: tuple[int, ...] = ()
+
+    def pieces(self) -> list[Piece]:
+        """The space it holds, from its address on."""
+        return [Piece(part.start, self.end, part.low, part.size) for part in self.slices]
+
+    def area(self) -> int:
+        """Alignment units times steps that it holds."""
+        return sum((self.end - part.start) * part.size for part in self.slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +91,18 @@ class Plan:
     Args:
       program: the problem.
       lanes: every buffer's lanes, as `all_lanes` returns them (they can be shared by plans).
+      slicing: how prefetches may be cut (it can be shared too); each is one copy if None.
     """
 
-    def __init__(self, program: Program, lanes: Sequence[Lane] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        lanes: Sequence[Lane] | None = None,
+        slicing: Slicing | None = None,
+    ) -> None:
         self.program = program
         self.lanes = tuple(all_lanes(program) if lanes is None else lanes)
+        self.slicing = Slicing(program, most_slices=1) if slicing is None else slicing
         self.unit = program.machine.alignment_bytes
         self.capacity = program.capacity_bytes // self.unit
         self.size = [buffer.size_bytes // self.unit for buffer in program.buffers]
@@ -147,6 +165,7 @@ class Plan:
                     source=run.source,
                     ready=run.ready,
                     loop=lane.loop,
+                    parts=self._parts(run),
                 )
             )
             if run.eviction is not None:
@@ -157,6 +176,13 @@ class Plan:
             ReplacedCopy(step, issue, done) for step, (issue, done) in sorted(self.replaced.items())
         )
         return MemoryMap(tuple(residencies), tuple(evictions), copies)
+
+    def _parts(self, run: Run) -> tuple[Part, ...]:
+        if len(run.slices) == 1:
+            return ()
+        return tuple(
+            Part(part.low * self.unit, part.size * self.unit, part.start) for part in run.slices
+        )
 
     # -- changing -----------------------------------------------------------------------------
 
@@ -254,12 +280,11 @@ class Plan:
         residency, lane = row.residency, self.lanes[lane_index]
         made = Source.PRODUCED if self.starts_empty[lane_index][first] else Source.COPIED
         must_evict = self.must_evict(lane_index, first, last)
-        if residency.source is not made or len(row.evictions) != must_evict or not row.is_whole:
+        if residency.source is not made or len(row.evictions) != must_evict or residency.holes:
             return False
-        windows = [
-            self._window_of(found, lane.loop)
-            for found in (*row.prefetches, *(service for _, service in row.evictions))
-        ]
+        num_copies = must_evict + bool(row.prefetches)
+        services = (*row.prefetches, *(service for _, service in row.evictions))
+        windows = [self._window_of(found, lane.loop) for found in services]
         run = Run(
             lane=lane_index,
             first=first,
@@ -268,14 +293,14 @@ class Plan:
             ready=residency.ready,
             end=residency.end,
             source=made,
+            slices=self._slices_of(residency),
             eviction=next(((e.issue, e.done) for e, _ in row.evictions), None),
             offset=residency.offset_bytes // self.unit,
             reserved=[part for window in windows for part in window.taken],
             stall_ticks=lane.repeat * sum(window.lacking_ticks for window in windows),
-            copy_ticks=lane.repeat * self.copy_ticks[lane.buffer] * len(windows),
+            copy_ticks=lane.repeat * self.copy_ticks[lane.buffer] * num_copies,
         )
-        size = self.size[lane.buffer]
-        is_free = self._space.is_free(run.start, run.end, run.offset, size)
+        is_free = self._space.is_free(run.pieces(), run.offset)
         if self.covered[lane_index] or self._is_blocked(run) or not is_free:
             return False
         items, fast = lane.items[first : last + 1], self._clock.fast
@@ -283,6 +308,14 @@ class Plan:
         self._clock.set_fast(uses)
         self._insert(run)
         return True
+
+    def _slices_of(self, residency: Residency) -> tuple[Slice, ...]:
+        if not residency.parts:
+            return (Slice(0, self.size[residency.buffer], residency.start),)
+        return tuple(
+            Slice(part.offset_bytes // self.unit, part.size_bytes // self.unit, part.start)
+            for part in residency.parts
+        )
 
     def _window_of(self, service: CopyService, scope: int | None) -> Window:
         """The idle time that the engine serves a copy of `scope` from."""
@@ -370,7 +403,7 @@ class Plan:
         """
         last = self.program.num_steps + 1
         if offset is None:
-            offset = max(self._space.best_fit(0, last, self.size[buffer]), 0)
+            offset = max(self._best_fit(0, last, self.size[buffer]), 0)
         place = offset * self.unit
         released = last if last_use is None else self._released_after(buffer, last_use)
         ticks = self.copy_ticks[buffer]
@@ -403,7 +436,8 @@ class Plan:
         if self.pinned is not None or len(buffers) != 1 or self._meets_runs(residencies):
             return None
         for r in residencies:
-            if not self._space.is_free(r.start, r.end, r.offset_bytes // unit, size[r.buffer]):
+            piece = Piece(r.start, r.end, 0, size[r.buffer])
+            if not self._space.is_free([piece], r.offset_bytes // unit):
                 return None
         (buffer,) = buffers
         fast = [
@@ -543,7 +577,6 @@ class Plan:
         self, run: Run, replaced: list[Run], uses: list[tuple[int, Access]], before: float
     ) -> Proposal:
         """What a run brings whose windows are reserved; `before` is what the steps took."""
-        old_area = sum(old.end - old.start for old in replaced)
         return Proposal(
             plan=self,
             replaced=replaced,
@@ -552,8 +585,7 @@ class Plan:
             saved_ticks=before - self._clock.total - self._clock.overcommitted,
             fewer_stall_ticks=sum(r.stall_ticks for r in replaced) - run.stall_ticks,
             fewer_copy_ticks=sum(r.copy_ticks for r in replaced) - run.copy_ticks,
-            added_area=(run.end - run.start - old_area)
-            * max(self.size[self.lanes[run.lane].buffer], 1),
+            added_area=run.area() - sum(old.area() for old in replaced),
         )
 
     def _room_for_windows(self, run: Run) -> tuple[int, int] | None:
@@ -595,7 +627,10 @@ class Plan:
         size = self.size[self.lanes[lane_index].buffer]
         if self._space.peak(start, end) + size > self.capacity:
             return False
-        return self._space.best_fit(start, end, size) >= 0
+        return self._best_fit(start, end, size) >= 0
+
+    def _best_fit(self, start: int, end: int, size: int) -> int:
+        return self._space.best_fit([Piece(start, end, 0, size)], size)
 
     def _new_run(self, lane_index: int, first: int, last: int, low: int, high: int) -> Run | None:
         """The run with its windows reserved within steps `[low, high)`, not yet placed."""
@@ -609,6 +644,7 @@ class Plan:
             ready=begin.start_step,
             end=finish.end_step,
             source=Source.PRODUCED,
+            slices=(Slice(0, self.size[lane.buffer], begin.start_step),),
         )
         possible = self.starts_empty[lane_index][first] or self._add_prefetch(run, begin, low)
         if possible and self.must_evict(lane_index, first, last):
@@ -639,14 +675,27 @@ class Plan:
                 floor = max(floor, end)
         if floor > begin.start_step:
             return False
-        ticks = self.copy_ticks[lane.buffer]
-        window = self._clock.window_before(begin.start_step, floor, ticks, lane.loop)
+        window = self._fetch(run, floor)
         if window.lacking_ticks and lane.repeat == 0:
             return False
         run.source = Source.COPIED
         run.start = window.start
-        self._take(run, window, lane.repeat, ticks)
+        self._take(run, window)
         return True
+
+    def _fetch(self, run: Run, floor: int) -> Window:
+        """Cuts a run's prefetch into slices; the window that serves them, not before `floor`."""
+        lane, slicing = self.lanes[run.lane], self.slicing
+        ticks = slicing.most_ticks[lane.buffer]
+        window = self._clock.window_before(run.ready, floor, ticks, lane.loop)
+        run.slices = slicing.cut(lane.buffer, window)
+        fewer = slicing.ticks_of(run.slices)
+        if fewer < ticks:  # Some slices have become one, which is rounded up but once.
+            window = self._clock.window_before(run.ready, floor, fewer, lane.loop)
+            run.slices = tuple(
+                part._replace(start=max(part.start, window.start)) for part in run.slices
+            )
+        return window
 
     def _add_eviction(self, run: Run, high: int) -> bool:
         lane = self.lanes[run.lane]
@@ -666,14 +715,15 @@ class Plan:
         window = self._clock.window_after(issue, limit, ticks, lane.loop)
         run.eviction = (issue, window.end)
         run.end = max(run.end, window.end)
-        self._take(run, window, lane.repeat, ticks)
+        self._take(run, window)
         return True
 
-    def _take(self, run: Run, window: Window, repeat: float, ticks: int) -> None:
+    def _take(self, run: Run, window: Window) -> None:
+        lane = self.lanes[run.lane]
         self._clock.reserve(window.taken)
         run.reserved.extend(window.taken)
-        run.stall_ticks += window.lacking_ticks * repeat
-        run.copy_ticks += ticks * repeat
+        run.stall_ticks += window.lacking_ticks * lane.repeat
+        run.copy_ticks += self.copy_ticks[lane.buffer] * lane.repeat
 
     def _run_before(self, lane_index: int, first: int) -> Run | None:
         runs = self.run_at[lane_index]
@@ -684,19 +734,43 @@ class Plan:
         return next((runs[i] for i in range(last + 1, len(runs)) if runs[i] is not None), None)
 
     def _place(self, run: Run, preferred: Sequence[int]) -> bool:
-        size = self.size[self.lanes[run.lane].buffer]
-        if self._space.peak(run.start, run.end) + size > self.capacity:
+        if self._is_full(run):
             return False
+        size = self.size[self.lanes[run.lane].buffer]
+        # Where there is room for the whole, neighbours stay in line.
+        if self._find_place(run, [Piece(run.start, run.end, 0, size)], preferred):
+            return True
+        if len(run.slices) == 1:
+            return False
+        for slices in (run.slices, mirrored(run.slices)):
+            run.slices = slices
+            if self._find_place(run, run.pieces(), preferred):
+                return True
+        return False
+
+    def _find_place(self, run: Run, pieces: Sequence[Piece], preferred: Sequence[int]) -> bool:
         for offset in preferred:
-            if self._space.is_free(run.start, run.end, offset, size):
+            if self._space.is_free(pieces, offset):
                 run.offset = offset
                 return True
-        run.offset = self._space.best_fit(run.start, run.end, size)
+        run.offset = self._space.best_fit(pieces, self.size[self.lanes[run.lane].buffer])
         return run.offset >= 0
 
+    def _is_full(self, run: Run) -> bool:
+        """Whether there are too few units for a run, wherever they lie."""
+        held = 0
+        until = [*(part.start for part in run.slices[1:]), run.end]
+        for part, end in zip(run.slices, until, strict=True):
+            held += part.size
+            if self._space.peak(part.start, end) + held > self.capacity:
+                return True
+        return False
+
     def _insert_placed(self, run: Run) -> None:
-        lane = self.lanes[run.lane]
-        run.slot = self._space.add(run.start, run.end, run.offset, self.size[lane.buffer])
+        run.slots = tuple(
+            self._space.add(piece.start, piece.end, run.offset + piece.low, piece.size)
+            for piece in run.pieces()
+        )
         self.runs[id(run)] = run
         self._stalls += run.stall_ticks
         for position in range(run.first, run.last + 1):
@@ -710,7 +784,8 @@ class Plan:
 
     def _remove(self, run: Run) -> None:
         self._clock.release(run.reserved)
-        self._space.remove(run.slot)
+        for slot in run.slots:
+            self._space.remove(slot)
         del self.runs[id(run)]
         self._stalls -= run.stall_ticks
         for position in range(run.first, run.last + 1):

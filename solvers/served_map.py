@@ -26,11 +26,6 @@ class ServedResidency:
     prefetches: tuple[CopyService, ...]
     evictions: tuple[tuple[Eviction, CopyService], ...]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it comes as a whole, and holds its place throughout."""
-        return not self.residency.parts and not self.residency.holes
-
 
 @dataclass(frozen=True, slots=True)
 class ServedMap:

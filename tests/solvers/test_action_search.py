@@ -22,6 +22,7 @@ from solvers.cross_entropy import CrossEntropySolver
 from solvers.evolution import EvolutionSettings, EvolutionSolver, Population
 from solvers.greedy import construct
 from solvers.local_search import LocalSearchSolver
+from solvers.plan import Plan
 from solvers.random_restarts import RandomSolver
 from solvers.solver import Progress, Solver, SolveRequest, solver_named
 
@@ -74,7 +75,7 @@ def test_two_workers_play_as_valid_and_as_reproducible_games(solver: Solver) -> 
 @each_solver
 def test_never_worse_than_a_map_handed_in(solver: Solver) -> None:
     program = random_program(13, family="training", num_accesses=120, pressure=3.0)
-    given = construct(program).memory_map()
+    given = construct(Plan(program)).memory_map()
     solution = solver.solve(request(program, initial_maps=(given,)))
     assert solution.latency_ticks <= simulate(program, given).latency_ticks
 
@@ -127,7 +128,7 @@ def test_each_report_is_an_improvement_and_a_valid_map(solver: Solver) -> None:
 def test_a_map_handed_in_is_reported_first(solver: Solver) -> None:
     """Who is interrupted then has it at least."""
     program = random_program(17, family="training", num_accesses=80, pressure=3.0)
-    given = construct(program).memory_map()
+    given = construct(Plan(program)).memory_map()
     seen: list[Progress] = []
     solver.solve(request(program, on_progress=seen.append, initial_maps=(given,), max_games=20))
     assert seen[0].memory_map == given

@@ -14,7 +14,7 @@ from malloc_game.generator import random_program
 from malloc_game.memory_map import MemoryMap, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
-from solvers.greedy import VARIANTS, GreedySolver, carried_choices, construct, greedy_plans
+from solvers.greedy import GreedySolver, carried_choices, construct, greedy_plans
 from solvers.plan import Plan, Proposal, all_lanes
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
@@ -51,7 +51,7 @@ def test_plans_never_promise_more_than_the_simulator_finds(program: Program) -> 
 @given(programs(max_accesses=30))
 @settings(max_examples=40, deadline=None)
 def test_undoing_restores_the_plan(program: Program) -> None:
-    plan = construct(program)
+    plan = construct(Plan(program))
     before, ticks = plan.memory_map(), plan.latency_estimate()
     for run in list(plan.runs.values()):
         plan.uncover(run).undo()
@@ -193,7 +193,7 @@ def test_a_copy_instruction_goes_to_the_copy_engine() -> None:
 
 def test_initial_maps_are_never_made_worse() -> None:
     program = random_program(3, num_accesses=60)
-    best = construct(program).memory_map()
+    best = construct(Plan(program)).memory_map()
     solution = GreedySolver().solve(SolveRequest(program, initial_maps=(best,)))
     assert solution.latency_ticks <= simulate(program, best).latency_ticks
 
@@ -213,7 +213,7 @@ def _calls_to_construct(num_accesses: int) -> int:
     """Calls of functions, which no other work on the machine changes."""
     program = random_program(1, family="training", num_accesses=num_accesses, max_size_units=64)
     profile = cProfile.Profile()
-    profile.runcall(construct, program, VARIANTS[0])
+    profile.runcall(construct, Plan(program))
     return sum(entry.callcount for entry in profile.getstats())
 
 
@@ -225,7 +225,7 @@ def test_carrying_another_parameter_can_be_taken_back(program: Program) -> None:
             plan = Plan(program)
             assert plan.pin(plan.carried(buffer, last_use)) is not None
             assert validate(program, plan.memory_map()) == ()
-            construct(program, plan=plan)
+            construct(plan)
             memory_map, ticks = plan.memory_map(), plan.latency_estimate()
             assert validate(program, memory_map) == ()
             latency = simulate(program, memory_map).latency_ticks
