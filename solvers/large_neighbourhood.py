@@ -130,9 +130,9 @@ class NeighbourhoodSearch:
         self.items_of = _items_of_accesses(self.lanes)
         self.worth = [_worth_until(lane, self.shares) for lane in self.lanes]
 
-    def new_plan(self) -> Plan:
+    def new_plan(self, in_slices: bool = False) -> Plan:
         """A plan without residencies."""
-        return Plan(self.program, self.lanes, self.whole)
+        return Plan(self.program, self.lanes, self.sliced if in_slices else self.whole)
 
     # -- seeds --------------------------------------------------------------------------------
 

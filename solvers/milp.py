@@ -272,27 +272,28 @@ def _wanted(program: Program, lanes: Sequence[Lane], index: int, first: int, las
 
 
 def assign_addresses(
-    new_plan: Callable[[], Plan], found: IntegerSolution, attempts: int, deadline: Deadline
+    new_plan: Callable[[bool], Plan], found: IntegerSolution, attempts: int, deadline: Deadline
 ) -> list[Plan]:
     """Plans that realise the wanted runs as far as they fit, the rest filled greedily.
 
-    Squeaky wheel: runs that found no place are placed first in the next attempt.
+    Squeaky wheel: runs that found no place are placed first in the next attempt. Every other
+    attempt may fetch in slices.
 
     Args:
-      new_plan: makes an empty plan of the program.
+      new_plan: makes an empty plan of the program, one that may have slices if told so.
       found: which runs are wanted.
       attempts: orders tried, at most.
       deadline: no attempt begins after it.
     """
-    empty = new_plan()
+    empty = new_plan(False)
     program, lanes = empty.program, empty.lanes
     guide = guide_by(found, lanes)
     plans: list[Plan] = []
     replaceable = any(step.async_copy for step in program.instructions)
     for replacing in (False, True) if replaceable else (False,):
         order = wanted_runs(program, lanes, found)
-        for _ in range(attempts):
-            plan = new_plan()
+        for attempt in range(attempts):
+            plan = new_plan(attempt % 2 == 1)
             if replacing:
                 plan.replace_copies()
             for buffer in found.carried:
