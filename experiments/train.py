@@ -8,41 +8,35 @@ each program, validated by code that did not make it. docs/agent.md says how to 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from experiments.console import fitted
 from experiments.files import write_atomically
 from experiments.inputs import LoadedProgram, load_program, read_json
 from experiments.interrupts import interrupts_awaited
-from experiments.metrics import METRICS, append_metrics, forget_metrics_after
+from experiments.live_training import LiveTraining
+from experiments.training_run import Reference, TrainingRun
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
-from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.simulate import simulate
 from malloc_game.turn_table import turn_table
-from malloc_game.validate import check
 from solvers.bounds import bound_program
 from solvers.solver import SolveRequest, solver_named
 
 if TYPE_CHECKING:
-    from agents.games import BestGame, Game
-    from agents.trainer import Trainer, TrainReport
+    from agents.config import AgentConfig
+    from agents.networks import Params
+    from agents.trainer import Trainer
 
 SETTINGS = "settings.json"
 DEFAULT_PRESET = "tiny"
 
 _BOUND_SECONDS = 3.0
 _DEMONSTRATION_SECONDS = 10.0
-_LIVE_SECONDS = 1.0
-_QUIET_LIVE_SECONDS = 10.0
-_SMOOTHING = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,16 +73,6 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """What a program's latency is compared with, in ticks; None where not known."""
-
-    name: str
-    all_slow_ticks: float
-    production_ticks: float | None
-    bound_ticks: float
-
-
-@dataclass(frozen=True, slots=True)
 class TrainResult:
     """What a run has come to.
 
@@ -119,10 +103,11 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
     _check(settings)
     deadline = time.monotonic() + settings.time_limit_seconds
     with closing(_prepare(settings, deadline, say)) as run, interrupts_awaited() as interrupted:
-        with _Live(run.references) as live:
+        with LiveTraining(run.references) as live:
             while True:
                 report = run.trainer.run_chunk()
-                run.note(report, live)
+                run.note(report)
+                live.update(report)
                 if interrupted() or time.monotonic() >= deadline:
                     break
         if interrupted():
@@ -158,55 +143,70 @@ def print_training(result: TrainResult) -> None:
     print(f"{result.num_games} games, {result.num_moves} moves")
 
 
-def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None]) -> _Run:
-    from agents.checkpoint import CHECKPOINT, read_document, read_weights
+def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None]) -> TrainingRun:
+    from agents.checkpoint import CHECKPOINT, read_document
     from agents.compilation import keep_compiled_code, needs_of
-    from agents.config import AgentConfig, preset_named
-    from agents.programs import nothing_to_decide
-    from agents.trainer import Trainer
 
     keep_compiled_code()
     kept = read_document(settings.out / CHECKPOINT) if settings.resume else None
     loaded = [load_program(source) for source in _sources(settings)]
-    programs = [one.program for one in loaded]
-    _check_names(programs)
-    params = None
-    seed = settings.seed or 0
-    if kept is not None:
-        _refuse_other_settings(settings, "--resume")
-        if "trainer" not in kept:
-            raise InputError(f"{settings.out}: not a run of `malloc-game train`")
-        config = AgentConfig.from_document(kept["trainer"]["config"])
-    elif settings.weights is not None:
-        _refuse_other_settings(settings, "--weights")
-        config, params = read_weights(settings.weights)
-    else:
-        preset = settings.preset or DEFAULT_PRESET
-        config = preset_named(preset, simulations=settings.simulations, model=settings.model)
-    if kept is None:
-        config = config.for_turns(max(turn_table(program).num_turns for program in programs))
-    trainer = Trainer(programs, config, seed=seed, params=params)
-    for member in trainer.programs.members:
-        if member.is_decided:
-            raise nothing_to_decide(member.program)
+    trainer = _trainer(settings, kept, [one.program for one in loaded])
     say(str(needs_of(trainer)))
     references = []
     for one in loaded:
         references.append(_reference(one, deadline))
         if len(loaded) > 1:
             say(f"{references[-1].name}: bounded")
-    run = _Run(
+    run = TrainingRun(
         settings.out, trainer, tuple(references), settings.save_seconds, [None] * len(references)
     )
     if kept is not None:
         run.restore(kept)
         say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
         return run
+    seed = settings.seed or 0
     _begin_folder(replace(settings, programs=_sources(settings), seed=seed))
     for name in settings.demonstrations:
         _demonstrate(name, trainer, seed, deadline, say)
     run.save()
     return run
+
+
+def _trainer(
+    settings: TrainSettings, kept: dict[str, Any] | None, programs: Sequence[Program]
+) -> Trainer:
+    """What is trained, not yet restored; `kept` is the checkpoint to resume."""
+    from agents.programs import nothing_to_decide
+    from agents.trainer import Trainer
+
+    _check_names(programs)
+    config, params = _begun_from(settings, kept)
+    if kept is None:
+        config = config.for_turns(max(turn_table(program).num_turns for program in programs))
+    trainer = Trainer(programs, config, seed=settings.seed or 0, params=params)
+    for member in trainer.programs.members:
+        if member.is_decided:
+            raise nothing_to_decide(member.program)
+    return trainer
+
+
+def _begun_from(
+    settings: TrainSettings, kept: dict[str, Any] | None
+) -> tuple[AgentConfig, Params | None]:
+    """Settings, and weights if they are not random: a checkpoint's, a run's, or a preset's."""
+    from agents.checkpoint import read_weights
+    from agents.config import AgentConfig, preset_named
+
+    if kept is not None:
+        _refuse_other_settings(settings, "--resume")
+        if "trainer" not in kept:
+            raise InputError(f"{settings.out}: not a run of `malloc-game train`")
+        return AgentConfig.from_document(kept["trainer"]["config"]), None
+    if settings.weights is not None:
+        _refuse_other_settings(settings, "--weights")
+        return read_weights(settings.weights)
+    preset = settings.preset or DEFAULT_PRESET
+    return preset_named(preset, simulations=settings.simulations, model=settings.model), None
 
 
 def _refuse_other_settings(settings: TrainSettings, option: str) -> None:
@@ -301,233 +301,3 @@ def _demonstrate(
         shown = trainer.demonstrate(index, solver.solve(request).memory_map)
         saved = program.saved_share(shown.latency_ticks)
         say(f"{program.name}: {name} shows a game that saves {saved:.2%} ({shown.loss:+.2%})")
-
-
-@dataclass
-class _Run:
-    """A run on disk.
-
-    Attributes:
-      smooth_saved: see `smoothed`.
-      best_saved: the highest mean of them at a save, None before each program has one.
-      best_params: the weights that had it.
-    """
-
-    out: Path
-    trainer: Trainer
-    references: tuple[Reference, ...]
-    save_seconds: float
-    smooth_saved: list[float | None]
-    trained_seconds: float = 0.0
-    best_saved: float | None = None
-    best_params: Any = None
-    _written: dict[int, BestGame] = field(default_factory=dict)
-    _saved_at: float = field(default_factory=time.monotonic)
-    _first_move: int | None = None
-    _board: Any = None
-
-    def best_ticks(self) -> list[float | None]:
-        """Per program."""
-        games = [self.trainer.best(index) for index in range(len(self.references))]
-        return [None if game is None else game.latency_ticks for game in games]
-
-    def note(self, report: TrainReport, live: _Live) -> None:
-        """Logs, shows and, if it is time, saves; raises as `TrainReport.check_learning`."""
-        report.check_learning()
-        self.trained_seconds += report.play_seconds + report.learn_seconds
-        self.smooth_saved = smoothed(self.smooth_saved, report.finished, self.references)
-        self._log(metrics_of(report, self.trained_seconds, self.references))
-        live.update(report)
-        if time.monotonic() - self._saved_at >= self.save_seconds:
-            self.save()
-
-    def save(self) -> None:
-        """Writes everything, then the best weights so far and maps that are new."""
-        from agents.checkpoint import CHECKPOINT, write_document
-
-        saved = mean_of_all(self.smooth_saved)
-        learner = self.trainer.learner.to_document()
-        is_best = saved is not None and (self.best_saved is None or saved > self.best_saved)
-        if is_best:
-            self.best_saved, self.best_params = saved, learner["params"]
-        document = {
-            "config": self.trainer.config.to_document(),
-            "learner": learner,
-            "trainer": self.trainer.to_document(),
-            "run": [self.trained_seconds, self.smooth_saved, self.best_saved],
-            "best_params": self.best_params,
-        }
-        write_document(self.out / CHECKPOINT, document)
-        # The checkpoint holds these too: whatever a kill leaves, they agree once resumed.
-        if is_best:
-            self._write_best()
-        self._write_maps()
-        self._saved_at = time.monotonic()
-
-    def restore(self, document: dict[str, Any]) -> None:
-        """Goes on from a checkpoint; metrics written after it are dropped."""
-        self.trainer.restore(document["trainer"])
-        self.trainer.learner.restore(document["learner"])
-        self.trained_seconds, self.smooth_saved, self.best_saved = document["run"]
-        self.best_params = document["best_params"]
-        if self.best_params is not None:
-            self._write_best()
-        forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
-        self._first_move = self.trainer.num_moves + 1
-
-    def close(self) -> None:
-        """Closes what was opened."""
-        if self._board is not None:
-            self._board.close()
-
-    def _log(self, row: dict[str, Any]) -> None:
-        if self._board is None:
-            from tensorboardX import SummaryWriter
-
-            # Where the disk is full its writer ends: with a bounded queue training waited for it.
-            # Points that a run wrote after its checkpoint are hidden: they are made again.
-            # Files are named by the second: a restart within it would write over the one before.
-            self._board = SummaryWriter(
-                str(self.out / "tensorboard"),
-                max_queue=0,
-                purge_step=self._first_move,
-                filename_suffix=f".{self._first_move or 0:012d}",
-            )
-        append_metrics(self.out / METRICS, row)
-        for name, value in row.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(name, value, row["num_moves"])
-
-    def _write_best(self) -> None:
-        from agents.checkpoint import BEST, write_weights
-
-        write_weights(self.out / BEST, self.trainer.config, self.best_params)
-
-    def _write_maps(self) -> None:
-        for index, (member, reference) in enumerate(
-            zip(self.trainer.programs.members, self.references, strict=True)
-        ):
-            game = self.trainer.best(index)
-            if game is not None and self._written.get(index) is not game:
-                self._written[index] = game
-                self._write_map(reference.name, index, member.fast_game.map_of(game.wishes))
-
-    def _write_map(self, name: str, index: int, memory_map: MemoryMap) -> None:
-        check(self.trainer.programs.members[index].program, memory_map)
-        (self.out / "maps").mkdir(exist_ok=True)
-        text = json.dumps(to_document(memory_map)) + "\n"
-        write_atomically(self.out / "maps" / f"{name}.json", text)
-
-
-def metrics_of(
-    report: TrainReport, trained_seconds: float, references: Sequence[Reference]
-) -> dict[str, Any]:
-    """One line of `metrics.jsonl`; docs/agent.md explains each name."""
-    row: dict[str, Any] = {
-        "num_chunks": report.num_chunks,
-        "num_updates": report.num_updates,
-        "num_games": report.num_games,
-        "num_moves": report.num_moves,
-        "trained_seconds": trained_seconds,
-        "moves_per_second": report.play.num_moves / (report.play_seconds + report.learn_seconds),
-        "learn_share": report.learn_seconds / (report.play_seconds + report.learn_seconds),
-        "mean_saved": report.mean_saved,
-    }
-    for reference, ticks in zip(references, report.best_latency_ticks, strict=True):
-        if ticks is not None:
-            row[f"best_over_bound/{reference.name}"] = ticks / max(reference.bound_ticks, 1e-30)
-            if reference.production_ticks is not None:
-                row[f"speedup/{reference.name}"] = reference.production_ticks / max(ticks, 1e-30)
-    for part in (report.learn, report.health):
-        if part is not None:
-            row |= asdict(part)
-    row["warnings"] = list(report.warnings)
-    return row
-
-
-def smoothed(
-    before: Sequence[float | None], finished: Sequence[Game], references: Sequence[Reference]
-) -> list[float | None]:
-    """Per program, what games of the last chunks save over all-slow; None before the first.
-
-    Games with moves of other solvers do not count: they are not how the weights play.
-    """
-    from agents.games import Source
-
-    after = list(before)
-    own = [game for game in finished if game.source is Source.SELF_PLAY]
-    for index, (old, reference) in enumerate(zip(before, references, strict=True)):
-        slow = max(reference.all_slow_ticks, 1e-30)
-        saved = [1 - game.latency_ticks / slow for game in own if game.program == index]
-        if saved:
-            new = fmean(saved)
-            after[index] = new if old is None else _SMOOTHING * old + (1 - _SMOOTHING) * new
-    return after
-
-
-def mean_of_all(values: Sequence[float | None]) -> float | None:
-    """Their mean, None if one is missing: means of different programs do not compare."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(values) else None
-
-
-class _Live:
-    """One line on standard error that shows how training goes."""
-
-    def __init__(self, references: Sequence[Reference]) -> None:
-        self._references = references
-        self._in_place = sys.stderr.isatty()
-        self._began = time.monotonic()
-        self._shown_at = -float("inf")
-        self._moves = 0
-
-    def __enter__(self) -> _Live:
-        return self
-
-    def __exit__(self, *_: object) -> Literal[False]:
-        if self._in_place:
-            self._write("\n")
-        return False
-
-    def update(self, report: TrainReport) -> None:
-        """Shows a chunk, if the last one shown is old enough."""
-        self._moves += report.play.num_moves
-        now = time.monotonic()
-        if now - self._shown_at < (_LIVE_SECONDS if self._in_place else _QUIET_LIVE_SECONDS):
-            return
-        self._shown_at = now
-        text = live_text(report, now - self._began, self._moves, self._references)
-        self._write(f"\r\x1b[2K{fitted(text)}" if self._in_place else f"{text}\n")
-
-    def _write(self, text: str) -> None:
-        # A terminal that was closed must not keep a run from being saved.
-        with suppress(OSError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
-
-
-def live_text(
-    report: TrainReport, seconds: float, num_moves: int, references: Sequence[Reference]
-) -> str:
-    """Games, turns a second, health, best latency over bound and production, loss, a warning."""
-    parts = [
-        f"{seconds:6.0f} s",
-        f"{report.num_games} games",
-        f"{num_moves / max(seconds, 1e-9):,.0f} turns/s",
-        "warning" if report.warnings else "healthy",
-    ]
-    known = [
-        (reference, ticks)
-        for reference, ticks in zip(references, report.best_latency_ticks, strict=True)
-        if ticks
-    ]
-    if known:
-        over_bound = sum(ticks / max(r.bound_ticks, 1e-30) for r, ticks in known) / len(known)
-        parts.append(f"best/bound {over_bound:.4f}")
-        speedups = [r.production_ticks / ticks for r, ticks in known if r.production_ticks]
-        if speedups:
-            parts.append(f"production/best {sum(speedups) / len(speedups):.4f}")
-    if report.learn is not None:
-        parts.append(f"loss {report.learn.loss:.3f}")
-    parts += report.warnings[:1]
-    return "  ".join(parts)

@@ -234,8 +234,8 @@ class Plan:
         """Takes over the residencies of a map, into a plan that has none, as far as it can.
 
         They keep their places, and their copies the idle time that the engine serves them from, so
-        that a plan's own map gives the same plan. What no plan has, such as a copy in slices or one
-        that nothing needs, is made anew.
+        that a plan's own map gives the same plan. What no plan has, such as holes or a copy that
+        nothing needs, is made anew.
         """
         index = {(lane.buffer, lane.loop): i for i, lane in enumerate(self.lanes)}
         served = ServedMap.of(self.program, memory_map)

@@ -26,16 +26,9 @@ from agents.programs import NothingToPlayError
 from agents.self_play import SelfPlay
 from agents.trainer import Trainer, TrainReport
 from experiments.interrupts import interrupts_awaited
-from experiments.train import (
-    METRICS,
-    SETTINGS,
-    Reference,
-    TrainSettings,
-    _sources,
-    mean_of_all,
-    smoothed,
-    train,
-)
+from experiments.metrics import METRICS
+from experiments.train import SETTINGS, TrainSettings, _sources, train
+from experiments.training_run import Reference, mean_of_all, smoothed
 from hlo_graphs.errors import InputError, MallocGameError
 from hlo_graphs.program import Program
 from malloc_game.known_optimum import known_optimum_program
@@ -190,7 +183,7 @@ def test_the_best_weights_outlive_a_kill_before_they_are_written(
     assert not (out / BEST).exists()
     best = read_document(out / CHECKPOINT)["best_params"]
     again = replace(settings, programs=(), simulations=None, resume=True, time_limit_seconds=0.0)
-    monkeypatch.setattr("experiments.train.mean_of_all", lambda _: None)  # None is better.
+    monkeypatch.setattr("experiments.training_run.mean_of_all", lambda _: None)  # None is better.
     train(again, lambda line: None)
     jax.tree.map(np.testing.assert_array_equal, read_weights(out / BEST)[1], best)
 
