@@ -77,8 +77,7 @@ class Space:
     def best_fit(self, pieces: Sequence[Piece], size: int) -> int:
         """Lowest address in the smallest gap for pieces that lie within `size` units.
 
-        -1 if there is none. What meets a piece is looked at as if it were as much higher, or lower,
-        as the piece lies within the whole: the whole must not meet that.
+        -1 if there is none.
         """
         if len(pieces) == 1:
             near = self._near(pieces[0].start, pieces[0].end)
@@ -95,6 +94,11 @@ class Space:
         return int(bounds[0, best]) if gaps[best] <= self.capacity else -1
 
     def _shifted(self, piece: Piece, size: int) -> npt.NDArray[np.int64]:
+        """What is held meanwhile, moved so that it bars the whole from where it bars the piece.
+
+        The piece at `a + low` meets `[l, h)` if and only if `a < h - low` and
+        `a + size > l + size - low - piece.size`.
+        """
         near = self._near(piece.start, piece.end)
         lows = np.minimum((near >> 32) + (size - piece.low - piece.size), self.capacity)
         shifted: npt.NDArray[np.int64] = lows << 32 | np.maximum((near & _LOW_HALF) - piece.low, 0)

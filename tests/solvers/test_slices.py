@@ -11,14 +11,18 @@ from hlo_graphs.program import Loop, Program
 from malloc_game.memory_map import Part
 from malloc_game.simulate import Simulation, simulate
 from malloc_game.validate import validate
+from solvers.exact import solve_exactly
 from solvers.greedy import VARIANTS, construct
 from solvers.idle_time import Window
+from solvers.large_neighbourhood import LargeNeighbourhoodSolver, NeighbourhoodSettings
 from solvers.milp import MilpSolver
 from solvers.plan import Plan, all_lanes
 from solvers.slices import LEAST_SLICED_BYTES, MOST_SLICES, Slice, Slicing, mirrored
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
 from tests.strategies import programs
+
+MEBIBYTE = LEAST_SLICED_BYTES
 
 
 def cut(size: int, arrivals: list[tuple[int, int]], end: int) -> tuple[Slice, ...]:
@@ -107,8 +111,8 @@ def test_undoing_restores_slices(program: Program, again: bool) -> None:
 
 
 def test_a_slice_comes_while_others_find_no_room() -> None:
-    """Two weights of six of eight bytes, one used after the other, four ticks in between."""
-    program = program_of({"p": 6, "q": 6}, [(6, ""), (6, "rp"), (4, ""), (0, "rq")], capacity=8)
+    """Of eight bytes a weight of six leaves room for a quarter of the next, of eight."""
+    program = program_of({"p": 6, "q": 8}, [(6, ""), (2, "rp"), (6, ""), (0, "rq")], capacity=8)
     stalls = []
     for slicing in (None, Slicing(program, least_bytes=0)):
         plan = Plan(program, None, slicing)
@@ -116,11 +120,11 @@ def test_a_slice_comes_while_others_find_no_room() -> None:
         memory_map = plan.memory_map()
         assert validate(program, memory_map) == ()
         simulation = simulate(program, memory_map)
-        assert simulation.latency_ticks == plan.latency_estimate() == 16 + sum_of(simulation)
+        assert simulation.latency_ticks == plan.latency_estimate() == 14 + sum_of(simulation)
         stalls.append(sum_of(simulation))
         (of_q,) = (r for r in memory_map.residencies if r.buffer == 1)
     assert stalls == [2, 0]
-    assert of_q.parts == (Part(4, 2, 1), Part(0, 4, 2))
+    assert of_q.parts == (Part(6, 2, 1), Part(0, 6, 2))
 
 
 def sum_of(simulation: Simulation) -> float:
@@ -142,14 +146,28 @@ def test_slices_of_a_loop_begin_where_an_inner_loop_does() -> None:
     assert sum_of(simulate(program, plan.memory_map())) == 0
 
 
-def test_small_programs_that_may_have_slices_are_searched_on() -> None:
+@pytest.fixture
+def two_weights() -> Program:
+    """As above, a mebibyte for a byte, so that they may be cut; 14 of ticks without a stall."""
+    steps = [(6, ""), (2, "rp"), (6, ""), (0, "rq")]
+    sizes = {"p": 6 * MEBIBYTE, "q": 8 * MEBIBYTE}
+    scaled = [(ticks * MEBIBYTE, accesses) for ticks, accesses in steps]
+    return program_of(sizes, scaled, capacity=8 * MEBIBYTE)
+
+
+def test_the_search_fetches_in_slices_where_it_gets_no_further(two_weights: Program) -> None:
+    request = SolveRequest(two_weights, time_limit_seconds=60.0, max_games=400)
+    for slicing_rounds, stall in ((1000, 2), (100, 0)):
+        settings = NeighbourhoodSettings(slicing_rounds=slicing_rounds)
+        solution = LargeNeighbourhoodSolver(settings).solve(request)
+        assert solution.latency_ticks == (14 + stall) * MEBIBYTE
+
+
+def test_small_programs_that_may_have_slices_are_searched_on(two_weights: Program) -> None:
     """The exact solver knows no slices: what it proves is not the end."""
-    steps = [(6, ""), (6, "rp"), (4, ""), (0, "rq")]
-    size = 6 * LEAST_SLICED_BYTES
-    program = program_of(
-        {"p": size, "q": size},
-        [(n * LEAST_SLICED_BYTES, what) for n, what in steps],
-        capacity=8 * LEAST_SLICED_BYTES,
-    )
-    solution = MilpSolver().solve(SolveRequest(program, time_limit_seconds=3.0))
-    assert solution.latency_ticks == 16 * LEAST_SLICED_BYTES
+    exact = solve_exactly(two_weights, 3.0)
+    assert exact is not None
+    assert exact.proven
+    assert exact.ticks == 16 * MEBIBYTE
+    solution = MilpSolver().solve(SolveRequest(two_weights, time_limit_seconds=5.0))
+    assert solution.latency_ticks == 14 * MEBIBYTE
