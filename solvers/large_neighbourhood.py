@@ -132,7 +132,10 @@ class NeighbourhoodSearch:
 
     def new_plan(self, in_slices: bool = False) -> Plan:
         """A plan without residencies."""
-        return Plan(self.program, self.lanes, self.sliced if in_slices else self.whole)
+        return Plan(self.program, self.lanes, self._slicing(in_slices))
+
+    def _slicing(self, in_slices: bool) -> Slicing:
+        return self.sliced if in_slices else self.whole
 
     # -- seeds --------------------------------------------------------------------------------
 
@@ -196,8 +199,7 @@ class NeighbourhoodSearch:
         undone = 0
         while self._progress() < end and self.lanes and not self.is_proven():
             self.rounds += 1
-            in_slices = undone // self.settings.slicing_rounds % 2 == 1
-            self.plan.slicing = self.sliced if in_slices else self.whole
+            self.plan.slicing = self._slicing(undone // self.settings.slicing_rounds % 2 == 1)
             changes = self._round()
             ticks = self.plan.latency_estimate()
             if ticks > current + self._threshold(current):

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from hlo_graphs.program import Access, AccessKind, Program
-from malloc_game.memory_map import Eviction, MemoryMap, Part, ReplacedCopy, Residency, Source
+from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.simulate import CopyService
 from solvers.free_space import Piece, Space
 from solvers.idle_time import Clock, Window
 from solvers.served_map import ServedMap, ServedResidency
-from solvers.slices import Slice, Slicing, mirrored
+from solvers.slices import Slice, Slicing, mirrored, parts_of, slices_of
 from solvers.timeline import Item, Lane, begins_with_write, lanes_of, outermost_loop_within
 
 
@@ -91,7 +91,8 @@ class Plan:
     Args:
       program: the problem.
       lanes: every buffer's lanes, as `all_lanes` returns them (they can be shared by plans).
-      slicing: how prefetches may be cut (it can be shared too); each is one copy if None.
+      slicing: how prefetches may be cut (it can be shared too); each is one copy if None. Another
+        one may be set at any time, for those that come.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Plan:
                     source=run.source,
                     ready=run.ready,
                     loop=lane.loop,
-                    parts=self._parts(run),
+                    parts=parts_of(run.slices, self.unit),
                 )
             )
             if run.eviction is not None:
@@ -176,13 +177,6 @@ class Plan:
             ReplacedCopy(step, issue, done) for step, (issue, done) in sorted(self.replaced.items())
         )
         return MemoryMap(tuple(residencies), tuple(evictions), copies)
-
-    def _parts(self, run: Run) -> tuple[Part, ...]:
-        if len(run.slices) == 1:
-            return ()
-        return tuple(
-            Part(part.low * self.unit, part.size * self.unit, part.start) for part in run.slices
-        )
 
     # -- changing -----------------------------------------------------------------------------
 
@@ -278,9 +272,14 @@ class Plan:
     def _load_run(self, row: ServedResidency, lane_index: int, first: int, last: int) -> bool:
         """Takes over a residency as it is; False if a run is none like it."""
         residency, lane = row.residency, self.lanes[lane_index]
+        items = lane.items[first : last + 1]
         made = Source.PRODUCED if self.starts_empty[lane_index][first] else Source.COPIED
         must_evict = self.must_evict(lane_index, first, last)
         if residency.source is not made or len(row.evictions) != must_evict or residency.holes:
+            return False
+        # What a replaced copy fills begins before the step, and perhaps in slices.
+        begins_early = bool(residency.parts) or residency.start < items[0].start_step
+        if made is Source.PRODUCED and begins_early:
             return False
         num_copies = must_evict + bool(row.prefetches)
         services = (*row.prefetches, *(service for _, service in row.evictions))
@@ -293,7 +292,7 @@ class Plan:
             ready=residency.ready,
             end=residency.end,
             source=made,
-            slices=self._slices_of(residency),
+            slices=slices_of(residency, self.size[lane.buffer], self.unit),
             eviction=next(((e.issue, e.done) for e, _ in row.evictions), None),
             offset=residency.offset_bytes // self.unit,
             reserved=[part for window in windows for part in window.taken],
@@ -303,19 +302,11 @@ class Plan:
         is_free = self._space.is_free(run.pieces(), run.offset)
         if self.covered[lane_index] or self._is_blocked(run) or not is_free:
             return False
-        items, fast = lane.items[first : last + 1], self._clock.fast
+        fast = self._clock.fast
         uses = [use for item in items for use in item.uses if (use[0], lane.buffer) not in fast]
         self._clock.set_fast(uses)
         self._insert(run)
         return True
-
-    def _slices_of(self, residency: Residency) -> tuple[Slice, ...]:
-        if not residency.parts:
-            return (Slice(0, self.size[residency.buffer], residency.start),)
-        return tuple(
-            Slice(part.offset_bytes // self.unit, part.size_bytes // self.unit, part.start)
-            for part in residency.parts
-        )
 
     def _window_of(self, service: CopyService, scope: int | None) -> Window:
         """The idle time that the engine serves a copy of `scope` from."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hlo_graphs.program import Program
+from malloc_game.memory_map import Part, Residency
 from solvers.idle_time import Window
 
 MOST_SLICES = 4
@@ -88,6 +89,23 @@ def _parted(units: int, count: int) -> list[int]:
     """Like parts, at most so many, the last one perhaps smaller."""
     each = max(-(-units // count), 1)
     return [min(each, units - low) for low in range(0, max(units, 1), each)]
+
+
+def slices_of(residency: Residency, units: int, unit_bytes: int) -> tuple[Slice, ...]:
+    """The slices of a residency of so many units; one if it comes as a whole."""
+    if not residency.parts:
+        return (Slice(0, units, residency.start),)
+    return tuple(
+        Slice(part.offset_bytes // unit_bytes, part.size_bytes // unit_bytes, part.start)
+        for part in residency.parts
+    )
+
+
+def parts_of(slices: Sequence[Slice], unit_bytes: int) -> tuple[Part, ...]:
+    """What a residency says of its slices: nothing if it comes as a whole."""
+    if len(slices) == 1:
+        return ()
+    return tuple(Part(cut.low * unit_bytes, cut.size * unit_bytes, cut.start) for cut in slices)
 
 
 def mirrored(slices: Sequence[Slice]) -> tuple[Slice, ...]:

@@ -8,7 +8,7 @@ from hypothesis import settings as testing
 from hypothesis import strategies as st
 
 from hlo_graphs.program import Loop, Program
-from malloc_game.memory_map import Part
+from malloc_game.memory_map import MemoryMap, Part, ReplacedCopy, Residency, Source
 from malloc_game.simulate import Simulation, simulate
 from malloc_game.validate import validate
 from solvers.exact import solve_exactly
@@ -120,14 +120,14 @@ def test_a_slice_comes_while_others_find_no_room() -> None:
         memory_map = plan.memory_map()
         assert validate(program, memory_map) == ()
         simulation = simulate(program, memory_map)
-        assert simulation.latency_ticks == plan.latency_estimate() == 14 + sum_of(simulation)
-        stalls.append(sum_of(simulation))
+        assert simulation.latency_ticks == plan.latency_estimate() == 14 + total_stall(simulation)
+        stalls.append(total_stall(simulation))
         (of_q,) = (r for r in memory_map.residencies if r.buffer == 1)
     assert stalls == [2, 0]
     assert of_q.parts == (Part(6, 2, 1), Part(0, 6, 2))
 
 
-def sum_of(simulation: Simulation) -> float:
+def total_stall(simulation: Simulation) -> float:
     return float(sum(simulation.stall_before_ticks))
 
 
@@ -143,7 +143,7 @@ def test_slices_of_a_loop_begin_where_an_inner_loop_does() -> None:
     (residency,) = plan.memory_map().residencies
     assert residency.parts == (Part(0, 4, 1), Part(4, 2, 3))
     assert validate(program, plan.memory_map()) == ()
-    assert sum_of(simulate(program, plan.memory_map())) == 0
+    assert total_stall(simulate(program, plan.memory_map())) == 0
 
 
 @pytest.fixture
@@ -171,3 +171,17 @@ def test_small_programs_that_may_have_slices_are_searched_on(two_weights: Progra
     assert exact.ticks == 16 * MEBIBYTE
     solution = MilpSolver().solve(SolveRequest(two_weights, time_limit_seconds=5.0))
     assert solution.latency_ticks == 14 * MEBIBYTE
+
+
+@pytest.mark.parametrize("parts", [(), (Part(0, 1, 2), Part(1, 1, 3))])
+def test_what_a_replaced_copy_fills_is_made_anew(parts: tuple[Part, ...]) -> None:
+    """A plan has none such: production's maps do."""
+    steps = [(0, "wb"), (0, "rb"), (0, ""), (0, "rp wb"), (0, "rb"), (0, "")]
+    program = program_of({"p": 2, "b": 2}, steps, copies=[3])
+    filled = Residency(1, 0, start=2, end=5, source=Source.PRODUCED, ready=2, parts=parts)
+    memory_map = MemoryMap((filled,), (), (ReplacedCopy(3, 2, 4),))
+    assert validate(program, memory_map) == ()
+    plan = Plan(program)
+    plan.load(memory_map)
+    assert validate(program, plan.memory_map()) == ()
+    assert plan.latency_estimate() < program.all_slow_ticks
