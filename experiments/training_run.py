@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from experiments.best_weights import BestWeights
 from experiments.files import write_atomically
 from experiments.metrics import METRICS, append_metrics, forget_metrics_after
 from malloc_game.memory_map import MemoryMap, to_document
@@ -42,8 +43,7 @@ class TrainingRun:
       references: per program.
       save_seconds: between checkpoints.
       smooth_saved: see `smoothed`.
-      best_saved: the highest mean of them at a save, None before each program has one.
-      best_params: the weights that had it.
+      best: by the mean of them at all saves at which each program had one.
       trained_seconds: in self-play and updates, earlier calls included.
     """
 
@@ -52,13 +52,15 @@ class TrainingRun:
     references: tuple[Reference, ...]
     save_seconds: float
     smooth_saved: list[float | None]
+    best: BestWeights = field(init=False)
     trained_seconds: float = 0.0
-    best_saved: float | None = None
-    best_params: Any = None
     _written: dict[int, BestGame] = field(default_factory=dict)
     _saved_at: float = field(default_factory=time.monotonic)
     _first_move: int | None = None
     _board: Any = None
+
+    def __post_init__(self) -> None:
+        self.best = BestWeights(self.out, self.trainer.config)
 
     def best_ticks(self) -> list[float | None]:
         """Per program."""
@@ -80,20 +82,18 @@ class TrainingRun:
 
         saved = mean_of_all(self.smooth_saved)
         learner = self.trainer.learner.to_document()
-        is_best = saved is not None and (self.best_saved is None or saved > self.best_saved)
-        if is_best:
-            self.best_saved, self.best_params = saved, learner["params"]
+        is_best = saved is not None and self.best.offer(saved, learner["params"])
         document = {
             "config": self.trainer.config.to_document(),
             "learner": learner,
             "trainer": self.trainer.to_document(),
-            "run": [self.trained_seconds, self.smooth_saved, self.best_saved],
-            "best_params": self.best_params,
+            "run": [self.trained_seconds, self.smooth_saved, self.best.score],
+            "best_params": self.best.params,
         }
         write_document(self.out / CHECKPOINT, document)
         # The checkpoint holds these too: whatever a kill leaves, they agree once resumed.
         if is_best:
-            self._write_best()
+            self.best.write()
         self._write_maps()
         self._saved_at = time.monotonic()
 
@@ -101,10 +101,8 @@ class TrainingRun:
         """Goes on from a checkpoint; metrics written after it are dropped."""
         self.trainer.restore(document["trainer"])
         self.trainer.learner.restore(document["learner"])
-        self.trained_seconds, self.smooth_saved, self.best_saved = document["run"]
-        self.best_params = document["best_params"]
-        if self.best_params is not None:
-            self._write_best()
+        self.trained_seconds, self.smooth_saved, best_saved = document["run"]
+        self.best.restore(best_saved, document["best_params"])
         forget_metrics_after(self.out / METRICS, "num_chunks", self.trainer.num_chunks)
         self._first_move = self.trainer.num_moves + 1
 
@@ -130,11 +128,6 @@ class TrainingRun:
         for name, value in row.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, row["num_moves"])
-
-    def _write_best(self) -> None:
-        from agents.checkpoint import BEST, write_weights
-
-        write_weights(self.out / BEST, self.trainer.config, self.best_params)
 
     def _write_maps(self) -> None:
         for index, (member, reference) in enumerate(

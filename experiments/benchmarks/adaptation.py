@@ -33,7 +33,7 @@ from agents.generalist import WEIGHTS
 from agents.programs import PlayedProgram
 from agents.trainer import Trainer
 from experiments.console import told_in_a_line
-from experiments.generalist import UNSEEN_SEED, generated_programs
+from experiments.generalist.programs import UNSEEN_SEED, generated_programs
 from experiments.inputs import load_program
 from hlo_graphs.program import Program
 from solvers.solver import SolveRequest, solver_named

@@ -12,7 +12,7 @@ from agents.adaptation import Found
 from agents.canonical import canonical, wishes_by_price
 from agents.programs import PlayedProgram
 from experiments.demonstrations import TABLE, demonstrated, tasks_of
-from experiments.generalist import corpus_programs
+from experiments.generalist.programs import corpus_programs
 from experiments.inputs import load_program
 from hlo_graphs import corpus
 from malloc_game.fast_game import Action, FastGame

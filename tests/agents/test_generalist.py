@@ -28,19 +28,12 @@ from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League, parted_by_size
 from agents.trainer import Trainer, TrainReport
 from experiments.demonstrations import TABLE
-from experiments.generalist import (
-    PROGRAMS,
-    SETTINGS,
-    GeneralistSettings,
-    Validation,
-    _Run,
-    generated_programs,
-    main,
-    ship,
-    show_demonstrations,
-    train_generalist,
-    variant,
-)
+from experiments.generalist.__main__ import main
+from experiments.generalist.programs import generated_programs, variant
+from experiments.generalist.run import PROGRAMS, SETTINGS, GeneralistRun, ship
+from experiments.generalist.settings import GeneralistSettings
+from experiments.generalist.training import show_demonstrations, train_generalist
+from experiments.generalist.validation import Validation
 from experiments.metrics import METRICS, VALIDATION
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError, MallocGameError
@@ -130,7 +123,21 @@ def test_the_test_split_is_not_trained_on(tmp_path: Path) -> None:
         train_generalist(settings)
 
 
-def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_training_leaves_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_chunks = 0
+    whole = League.run_chunk
+
+    def run_chunk(self: League) -> Any:
+        nonlocal num_chunks
+        num_chunks += 1
+        return whole(self)
+
+    # A second a chunk, however busy the machine.
+    monkeypatch.setattr(League, "run_chunk", run_chunk)
+    clock = SimpleNamespace(monotonic=lambda: float(num_chunks))
+    monkeypatch.setattr("experiments.generalist.training.time", clock)
     settings = GeneralistSettings(
         out=tmp_path / "run",
         programs=("flash_attention_forward.v5e",),
@@ -138,7 +145,7 @@ def test_training_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
         num_generated=1,
         validation=("deepfm_train.v5e",),
         preset="tiny",
-        time_limit_seconds=25.0,
+        time_limit_seconds=20.0,
         demonstrations=("greedy", TABLE),
         demonstration_games=400,
         log_seconds=0.0,
@@ -179,8 +186,9 @@ def test_a_chunk_that_diverges_is_neither_noted_nor_saved(
     learn = replace(diverged.learn, loss=loss, gradient_norm=gradient_norm)
     report = replace(diverged, learn=learn)
     trainer: Any = None
+    league: Any = SimpleNamespace(config=small_config)
     settings = GeneralistSettings(out=tmp_path, log_seconds=math.inf, save_seconds=math.inf)
-    run = _Run(settings, trainer, Validation((), ()), print)
+    run = GeneralistRun(settings, league, Validation((), ()), print)
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         run.note(trainer, report)
         assert run.trained_seconds == 2
@@ -199,15 +207,15 @@ def test_the_best_weights_outlive_a_kill_before_they_are_written(
     league.averaged = disturbed(league.learner.params)
     best = jax.tree.map(np.array, league.averaged)
 
-    def run() -> _Run:
+    def run() -> GeneralistRun:
         settings = GeneralistSettings(out=tmp_path)
-        return _Run(settings, league, Validation((), ()), lambda line: None)
+        return GeneralistRun(settings, league, Validation((), ()), lambda line: None)
 
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("experiments.generalist.write_weights", kill)
+        patched.setattr("agents.checkpoint.write_weights", kill)
         with pytest.raises(KeyboardInterrupt):
             run().save()
     assert not (tmp_path / BEST).exists()
@@ -221,7 +229,7 @@ def test_the_best_weights_outlive_a_kill_before_they_are_written(
     again = run()
     again.restore(read_document(tmp_path / CHECKPOINT))
     jax.tree.map(np.testing.assert_array_equal, read_weights(tmp_path / BEST)[1], best)
-    assert again.best_score == 0.5
+    assert again.best.score == 0.5
     lines = (tmp_path / VALIDATION).read_text().splitlines()
     assert [json.loads(line)["score"] for line in lines] == [0.5, 0.4]
 
@@ -233,11 +241,11 @@ def test_a_run_that_cannot_be_resumed_keeps_the_names_of_its_programs(
     settings = GeneralistSettings(out=tmp_path / "run", preset="tiny", time_limit_seconds=0.0)
     monkeypatch.setattr(Validation, "of", lambda settings: Validation((), ()))
     monkeypatch.setattr(Validation, "score", lambda *_: 0.5)
-    monkeypatch.setattr("experiments.generalist.training_programs", lambda _: [program])
+    monkeypatch.setattr("experiments.generalist.training.training_programs", lambda _: [program])
     train_generalist(replace(settings, demonstrations=()), say=lambda line: None)
     assert json.loads((settings.out / PROGRAMS).read_text()) == [program.name]
     other = replace(program, name="other")
-    monkeypatch.setattr("experiments.generalist.training_programs", lambda _: [other])
+    monkeypatch.setattr("experiments.generalist.training.training_programs", lambda _: [other])
     with pytest.raises(InputError, match=r"checkpoint is of .*, not of other"):
         train_generalist(replace(settings, demonstrations=()), resume=True, say=lambda line: None)
     assert json.loads((settings.out / PROGRAMS).read_text()) == [program.name]
@@ -251,7 +259,7 @@ def test_an_interrupt_ends_a_run_that_is_saved(
     settings = GeneralistSettings(out=tmp_path / "run", preset="tiny", demonstrations=())
     monkeypatch.setattr(Validation, "of", lambda settings: Validation((), ()))
     monkeypatch.setattr(Validation, "score", lambda *_: pytest.fail("saving comes first"))
-    monkeypatch.setattr("experiments.generalist.training_programs", lambda _: [program])
+    monkeypatch.setattr("experiments.generalist.training.training_programs", lambda _: [program])
     whole = League.run_chunk
 
     def run_chunk(self: League) -> Any:
@@ -269,9 +277,8 @@ def test_an_interrupt_ends_a_run_that_is_saved(
     document = read_document(settings.out / CHECKPOINT)
     assert document["parts"][0]["counts"][0] == 1
     assert document["best_params"] is None
-    _Run(settings, League([program], preset_named("tiny")), Validation((), ()), print).restore(
-        document
-    )
+    again = League([program], preset_named("tiny"))
+    GeneralistRun(settings, again, Validation((), ()), print).restore(document)
     assert not (settings.out / BEST).exists()
 
 
@@ -315,7 +322,7 @@ def test_programs_of_which_greedy_saves_nothing_judge_nothing(
         return SimpleNamespace(latency_ticks=share * request.program.all_slow_ticks)
 
     solver = SimpleNamespace(solve=solve)
-    monkeypatch.setattr("experiments.generalist.solver_named", lambda name: solver)
+    monkeypatch.setattr("experiments.generalist.validation.solver_named", lambda name: solver)
     settings = GeneralistSettings(out=Path("none"), validation=("deepfm_train.v5e",))
     if not saving:
         with pytest.raises(InputError, match=r"greedy saves nothing of deepfm_train\.v5e"):
@@ -340,7 +347,7 @@ def test_what_ends_the_generalist_is_one_line(
     def train(*_: object, **__: object) -> None:
         raise MallocGameError("a process of this work was ended")
 
-    monkeypatch.setattr("experiments.generalist.train_generalist", train)
+    monkeypatch.setattr("experiments.generalist.__main__.train_generalist", train)
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path)])
     assert stop.value.code == MallocGameError.exit_code
@@ -351,8 +358,8 @@ def test_what_ends_the_generalist_is_one_line(
 def test_a_damaged_run_is_not_shipped(
     damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.generalist.WEIGHTS", tmp_path / "shipped")
-    monkeypatch.setattr("experiments.generalist.ABOUT", tmp_path / "about")
+    monkeypatch.setattr("experiments.generalist.run.WEIGHTS", tmp_path / "shipped")
+    monkeypatch.setattr("experiments.generalist.run.ABOUT", tmp_path / "about")
     write_weights(tmp_path / BEST, preset_named("tiny"), {"layer": np.ones(3)})
     for name, text in {
         VALIDATION: '{"num_updates": 3, "score": 0.5}\n',

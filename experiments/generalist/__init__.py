@@ -1,0 +1,1 @@
+"""Training the generalist: `python -m experiments.generalist`."""
