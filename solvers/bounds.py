@@ -2,9 +2,10 @@
 
 `bound_program` alternates between a linear program, which finds prices, and `price_bound`,
 which certifies what they prove (`solvers.prices`); each round adds the services that the
-cheapest lives would have liked. When the two meet it branches: on one item being resident
-or not, with certified prices for each leaf. The bound only grows, and stopping early loses
-nothing else.
+cheapest lives would have liked, and what cover inequalities the point breaks (`solvers.covers`).
+When nothing is left to add it branches: on one item being resident or not, the one that makes most
+of a difference in both linear programs, with certified prices for each leaf. The bound only grows,
+and stopping early loses nothing else.
 The bytes that every map must move are
 `malloc_game.simulate.compulsory_bus_bytes`. Why the bound holds: docs/bounds.md.
 """
@@ -17,13 +18,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hlo_graphs.program import Program
-from solvers.prices import Forced, Prices, price_bound, uniform_prices
+from solvers.prices import (
+    NOTHING_FORCED,
+    Forced,
+    Prices,
+    price_bound,
+    resident_lanes,
+    uniform_prices,
+)
 from solvers.relaxation import Relaxation, RelaxedSolution
 from solvers.solver import Deadline
 from solvers.timeline import live_ranges_within
 
 TIGHT = 2e-4
 """Column generation ends when the certificate is this close to the linear program's optimum."""
+
+LEAST_GAIN = 2e-5
+"""Share of the bound that a round of cover inequalities must bring for another to follow."""
+
+CANDIDATES = 8
+"""Items that are tried before one is chosen to branch on."""
 
 CHILD_ROUNDS = 3
 """Linear programs solved for one leaf, at most."""
@@ -75,22 +89,21 @@ def bound_program(
     program: Program,
     time_limit_seconds: float = 10.0,
     *,
-    max_rounds: int = 12,
     on_bound: BoundCallback | None = None,
     target_ticks: Callable[[], float] | None = None,
     branching: bool = True,
 ) -> Bound:
     """The best bound found within the limit; `on_bound` hears of each improvement.
 
-    Stops after `max_rounds` linear programs, when the certificate meets the linear program's
-    optimum, or when there are no columns to add; then it branches, until the bound reaches
-    `target_ticks()`, the latency of the best map known, if that is given.
+    Once the certificate meets the linear program's optimum, and cover inequalities raise that no
+    more, it branches, until the bound reaches `target_ticks()`, the latency of the best map known,
+    if that is given.
     """
     search = _BoundSearch(program, Deadline.after(time_limit_seconds), on_bound)
     leaves: tuple[Leaf, ...] = ()
     if program.num_steps:
-        relaxation = Relaxation(program)
-        search.run(relaxation, max_rounds)
+        relaxation = Relaxation(program, search.lanes)
+        search.run(relaxation)
         if branching and search.relaxed is not None:
             tree = _Tree(search, relaxation, target_ticks)
             tree.grow()
@@ -109,34 +122,50 @@ class _BoundSearch:
         self.program = program
         self.deadline = deadline
         self.on_bound = on_bound
+        self.lanes = resident_lanes(program)
         self.prices = uniform_prices(program)
-        self.best = price_bound(program, self.prices)
+        self.best = self.certified(self.prices)
         self.relaxed: RelaxedSolution | None = None
         self.rounds = 0
 
-    def run(self, relaxation: Relaxation, max_rounds: int) -> None:
-        """Column generation until nothing is left to gain."""
-        while self.rounds < max_rounds and not self.deadline.expired:
+    def certified(self, prices: Prices, forced: Forced = NOTHING_FORCED) -> float:
+        """What prices prove of the maps that obey `forced`."""
+        return price_bound(self.program, prices, lanes=self.lanes, forced=forced)
+
+    def run(self, relaxation: Relaxation) -> None:
+        """Columns and cover inequalities until nothing is left to gain, or covers gain little."""
+        value = 0.0
+        while not self.deadline.expired:
             found = relaxation.solve(self.deadline.remaining_seconds)
             if found is None:
                 return
             self.rounds += 1
             self.relaxed = found
             self._try(found.prices)
-            if found.value_ticks <= self.best * (1 + TIGHT):
+            added = 0
+            if found.value_ticks > self.best * (1 + TIGHT):
+                added = self._add_services(relaxation, found)
+            elif found.value_ticks <= value * (1 + LEAST_GAIN):
                 return
-            added = relaxation.add_services(found.prices)
-            for share in SMOOTHING:
-                if self.deadline.expired:
-                    return
-                mixed = mix_prices(found.prices, self.prices, share)
-                self._try(mixed)
-                added += relaxation.add_services(mixed)
+            else:
+                value = found.value_ticks
+            added += relaxation.add_covers(found)
             if not added:
                 return
 
+    def _add_services(self, relaxation: Relaxation, found: RelaxedSolution) -> int:
+        """Columns that are cheap under new prices, or between these and the best; how many."""
+        added = relaxation.add_services(found.prices)
+        for share in SMOOTHING:
+            if self.deadline.expired:
+                break
+            mixed = mix_prices(found.prices, self.prices, share)
+            self._try(mixed)
+            added += relaxation.add_services(mixed)
+        return added
+
     def _try(self, prices: Prices) -> None:
-        ticks = price_bound(self.program, prices)
+        ticks = self.certified(prices)
         if ticks > self.best:
             self.prices = prices
             self.raise_to(ticks)
@@ -180,21 +209,40 @@ class _Tree:
         self.search.raise_to(min(leaf.ticks for leaf in self.leaves))
 
     def _choice(self, leaf: Leaf) -> tuple[int, int, int] | None:
-        """The item whose being partly resident matters most, by bytes."""
+        """The partly resident item whose being so, or not, raises both cases' programs most."""
         if leaf.relaxed is None:
             return None
         best, best_score = None, 0.0
-        for key, share in leaf.relaxed.fast.items():
+        for key in self._partly_fast(leaf, leaf.relaxed)[:CANDIDATES]:
+            if best is not None and self.search.deadline.expired:
+                break
+            score = self._gain(leaf, key, True) * self._gain(leaf, key, False)
+            if score > best_score:
+                best, best_score = key, score
+        return best
+
+    def _partly_fast(self, leaf: Leaf, relaxed: RelaxedSolution) -> list[tuple[int, int, int]]:
+        """Items to branch on, those of which most bytes are undecided first."""
+        scored: list[tuple[float, tuple[int, int, int]]] = []
+        for key, share in relaxed.fast.items():
             if not 0.01 < share < 0.99 or key in leaf.forced:
                 continue
             buffer, lane_index, position = key
             item = self.relaxation.lanes[buffer][lane_index].items[position]
             if item.loop is None and self.program.instructions[item.start_step].async_copy:
                 continue
-            score = min(share, 1 - share) * self.program.buffers[buffer].size_bytes
-            if score > best_score:
-                best, best_score = key, score
-        return best
+            size_bytes = self.program.buffers[buffer].size_bytes
+            scored.append((min(share, 1 - share) * size_bytes, key))
+        scored.sort(key=lambda row: (-row[0], row[1]))
+        return [key for _, key in scored]
+
+    def _gain(self, leaf: Leaf, key: tuple[int, int, int], covered: bool) -> float:
+        """By what share of the bound a case's linear program is above the leaf's, a little more
+        than none in any case; much where it has no point."""
+        assert leaf.relaxed is not None
+        remaining = self.search.deadline.remaining_seconds
+        ticks = self.relaxation.solve_value(remaining, {**leaf.forced, key: covered})
+        return 1.0 if ticks is None else max(ticks / leaf.relaxed.value_ticks - 1, 1e-6)
 
     def _child(self, parent: Leaf, choice: tuple[int, int, int], covered: bool) -> Leaf:
         """A case of the parent, with the prices that prove most: the parent's or its own."""
@@ -203,20 +251,23 @@ class _Tree:
         step = self._overfull_step(forced)
         if step is not None:
             prices = with_dearer_space(prices, step, self.program.all_slow_ticks)
-            return Leaf(forced, prices, price_bound(self.program, prices, forced=forced), None)
-        ticks = price_bound(self.program, prices, forced=forced)
+            return Leaf(forced, prices, self.search.certified(prices, forced), None)
+        ticks = self.search.certified(prices, forced)
         relaxed: RelaxedSolution | None = None
         for _ in range(CHILD_ROUNDS):
             found = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
             if found is None:
                 break
             relaxed = found
-            own = price_bound(self.program, found.prices, forced=forced)
+            own = self.search.certified(found.prices, forced)
             if own > ticks:
                 ticks, prices = own, found.prices
-            if own >= found.value_ticks * (1 - TIGHT) or self.search.deadline.expired:
+            if self.search.deadline.expired:
                 break
-            if not self.relaxation.add_services(found.prices):
+            added = self.relaxation.add_covers(found)
+            if own < found.value_ticks * (1 - TIGHT):
+                added += self.relaxation.add_services(found.prices)
+            if not added:
                 break
         return Leaf(forced, prices, ticks, relaxed)
 
@@ -252,4 +303,8 @@ def mix_prices(first: Prices, second: Prices, share: float) -> Prices:
         first.idle * share + second.idle * rest,
         first.lanes * share + second.lanes * rest,
         first.divisors,
+        {
+            key: share * first.covers.get(key, 0.0) + rest * second.covers.get(key, 0.0)
+            for key in first.covers.keys() | second.covers.keys()
+        },
     )

@@ -36,6 +36,9 @@ NAME = "milp"
 _LEAST_INTEGER_SECONDS = 1.0
 """With less time left no process for the integer program is started: that takes as long."""
 
+_REFINEMENTS = 4
+"""Times that columns and cover inequalities are added before branch and bound begins."""
+
 _LONGEST_POLL_SECONDS = 1e6
 """More than the system counts to is an error."""
 
@@ -46,7 +49,6 @@ class MilpSettings:
 
     Attributes:
       bound_share: for the certified bound, whose columns the integer program takes over.
-      bound_rounds: linear programs for it at most.
       integer_share: of what is left then, for branch and bound; the rest is for addresses.
       relative_gap: at which branch and bound stops.
       packing_attempts: orders tried when addresses are assigned.
@@ -57,7 +59,6 @@ class MilpSettings:
     """
 
     bound_share: float = 0.25
-    bound_rounds: int = 4
     integer_share: float = 0.35
     relative_gap: float = 1e-3
     packing_attempts: int = 12
@@ -83,9 +84,7 @@ class MilpSolver:
             search.incumbent.offer(memory_map)
         settings = self.settings
         seconds = deadline.remaining_seconds * settings.bound_share
-        bound = bound_program(
-            request.program, seconds, max_rounds=settings.bound_rounds, branching=False
-        )
+        bound = bound_program(request.program, seconds, branching=False)
         request.report(Progress(deadline.elapsed_seconds, NAME, bound_ticks=bound.ticks))
         search.bound_ticks = bound.ticks
         notes: list[str] = []
@@ -197,6 +196,10 @@ def _integer_solution(
     deadline = Deadline.after(time_limit_seconds)
     relaxation = Relaxation(program)
     relaxation.add_services(bound.leaves[0].prices)
+    for _ in range(_REFINEMENTS):
+        found = relaxation.solve(deadline.remaining_seconds)
+        if found is None or not relaxation.refine(found):
+            break
     return relaxation.solve_integer(deadline.remaining_seconds, relative_gap)
 
 

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from hlo_graphs.program import Access, AccessKind, Program
+from solvers.covers import Cover
 from solvers.timeline import (
     Item,
     Lane,
@@ -60,12 +61,14 @@ class Prices:
         implies for each whole d > 0 that sum of floor(size / d) <= floor(capacity / d) over the
         buffers that are wholly there (a Chvátal-Gomory cut). The first is 1: the row itself, in
         alignment units.
+      covers: ticks that a unit of weight costs, by step and cover inequality.
     """
 
     space: Floats
     idle: Floats
     lanes: Floats
     divisors: tuple[int, ...] = (1,)
+    covers: Mapping[tuple[int, Cover], float] = field(default_factory=dict)
 
 
 def uniform_prices(program: Program) -> Prices:
@@ -88,6 +91,7 @@ def price_bound(
     program: Program,
     prices: Prices,
     *,
+    lanes: Sequence[Sequence[Lane]] | None = None,
     max_carried: int = MAX_CARRIED,
     forced: Forced = NOTHING_FORCED,
 ) -> float:
@@ -96,7 +100,8 @@ def price_bound(
     Whatever the prices: those out of range are moved into it first. The result is lowered by a
     bound on the rounding errors of its own evaluation. Infinite if nothing obeys `forced`.
     """
-    return PricedProgram(program, prices, max_carried=max_carried, forced=forced).bound()
+    priced = PricedProgram(program, prices, lanes=lanes, max_carried=max_carried, forced=forced)
+    return priced.bound()
 
 
 class PricedProgram:
@@ -132,6 +137,12 @@ class PricedProgram:
         self.idle: Floats = np.clip(np.asarray(prices.idle, dtype=np.float64), 0.0, 1.0)
         weights = np.maximum(np.asarray(prices.lanes, dtype=np.float64), 0.0)
         self.weights: Floats = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        self.covers = {key: max(price, 0.0) for key, price in prices.covers.items()}
+        self.cover_prices: dict[int, list[tuple[int, float]]] = {}
+        """Per buffer what being wholly held costs beside space, as (step, ticks)."""
+        for (step, cover), price in self.covers.items():
+            for buffer, weight in cover.weights:
+                self.cover_prices.setdefault(buffer, []).append((step, weight * price))
         self.slow_cost: dict[tuple[int, int], float] = {}
         self.replaceable = {
             step for step, instruction in enumerate(program.instructions) if instruction.async_copy
@@ -148,10 +159,11 @@ class PricedProgram:
             (capacity // divisor) * float(space[-1])
             for divisor, space in zip(self.divisors, self.space, strict=True)
         )
+        capacity_cost += sum(cover.limit * price for (_, cover), price in self.covers.items())
         total = self.constant - capacity_cost
         added = self.constant + capacity_cost + program.all_slow_ticks
         accesses = program.num_accesses
-        operations = 8 + accesses + program.num_steps + len(program.buffers)
+        operations = 8 + accesses + program.num_steps + len(program.buffers) + len(self.covers)
         self._magnitude += operations * added
         paid = 0.0
         savings: list[float] = []
@@ -163,7 +175,7 @@ class PricedProgram:
             total += cost
             paid += cost
             self._magnitude += life.magnitude(cost)
-            if self._may_be_carried(buffer, lanes):
+            if self.may_be_carried(buffer):
                 carried_cost = life.carried_cost()
                 if cost == _INF == carried_cost:
                     return _INF
@@ -175,9 +187,10 @@ class PricedProgram:
         total -= sum(carried[: self.max_carried])
         return max(total - _ROUNDING * self._magnitude, 0.0)
 
-    def _may_be_carried(self, buffer: int, lanes: Sequence[Lane]) -> bool:
+    def may_be_carried(self, buffer: int) -> bool:
+        """Whether a life may begin in fast memory and end there: of a parameter nobody writes."""
         return self.program.buffers[buffer].is_parameter and not any(
-            item.writes for item in lanes[0].items
+            item.writes for item in self.lanes[buffer][0].items
         )
 
     def _price_steps(self) -> None:
@@ -303,6 +316,28 @@ class _State:
         return _State(self.away, self.away_stale)
 
 
+@dataclass(frozen=True, slots=True)
+class CopyCosts:
+    """What a copy that a life may make costs, by who serves it.
+
+    Attributes:
+      lane: index into the buffer's lanes.
+      item: what a prefetch is for (one past the last for the one that brings back what is
+        carried over), or after which an eviction begins.
+      is_prefetch: else an eviction.
+      first: the first step that may serve it.
+      by_step: [n] ticks for all of it if served by step `first + i`.
+      stall: ticks for all of it if the program waits.
+    """
+
+    lane: int
+    item: int
+    is_prefetch: bool
+    first: int
+    by_step: Floats
+    stall: float
+
+
 class Life:
     """The cheapest life of one buffer: a shortest path through its items, loops nested."""
 
@@ -315,6 +350,11 @@ class Life:
         self.bytes_held: Floats = size * priced.space[0]
         weights = np.array([size // divisor for divisor in priced.divisors], dtype=np.float64)
         self.held: Floats = weights @ priced.space
+        if buffer in priced.cover_prices:
+            more = np.zeros(len(self.held))
+            for step, ticks in priced.cover_prices[buffer]:
+                more[step + 1] += ticks
+            self.held = self.held + np.cumsum(more)
         self.copy_ticks = least_copy_ticks(self.program, buffer)
         self.idle = priced.idle
         self.forced = priced.forced.get(buffer, {})
@@ -467,70 +507,62 @@ class Life:
         return float(self.held[end] - self.held[start])
 
     def _prefetch_cost(self, lane: Lane, floor: int, ready: int) -> float:
-        """Cheapest way to serve a copy before `ready`: bytes from its step on, or a stall.
-
-        A slice holds only its own bytes, so only the first resource counts.
-        """
-        work = self.copy_ticks * lane.repeat
+        """Cheapest way to serve a copy before `ready`: a step, or a stall."""
+        work = self._work(lane)
         if floor >= ready:
             return work
-        window = work * self.idle[floor:ready] - self.bytes_held[floor:ready]
-        return min(float(window.min()) + float(self.bytes_held[ready]), work)
+        return min(float(self._prefetch_costs(lane, floor, ready).min()), work)
 
-    def cheapest_services(self) -> Iterator[tuple[int, int, int, bool]]:
-        """Per copy a life could make, (lane, item, cheapest step, whether it is a prefetch).
-
-        Only copies that a step serves more cheaply than a stall are listed.
-        """
+    def copies(self) -> Iterator[CopyCosts]:
+        """Every copy that a life could make, and what each step would serve it for."""
         for lane_index, lane in enumerate(self.lanes):
             written = lane.start_step
             has_written = False
             for index, item in enumerate(lane.items):
-                if needs_content(self.program, lane, index):
-                    step = self._prefetch_step(lane, written, item.start_step)
-                    if step >= 0:
-                        yield lane_index, index, step, True
+                if needs_content(self.program, lane, index) and written < item.start_step:
+                    costs = self._prefetch_costs(lane, written, item.start_step)
+                    yield CopyCosts(lane_index, index, True, written, costs, self._work(lane))
                 if item.writes:
                     written, has_written = item.end_step, True
                 following = lane.items[index + 1 : index + 2]
                 limit = following[0].start_step if following else lane.end_step
-                if has_written and lane.needed_after[index] and limit > written:
-                    yield lane_index, index, written + int(self.idle[written:limit].argmin()), False
+                if has_written and lane.needed_after[index] and written < limit:
+                    costs = self._eviction_costs(lane, item.end_step, written, limit)
+                    yield CopyCosts(lane_index, index, False, written, costs, self._work(lane))
+        if self.lanes and self.priced.may_be_carried(self.buffer):
+            lane = self.lanes[0]
+            costs = self._prefetch_costs(lane, lane.start_step, lane.end_step)
+            work = self._work(lane)
+            yield CopyCosts(0, len(lane.items), True, lane.start_step, costs, work)
 
-    def service_cost(self, lane_index: int, index: int, step: int, is_prefetch: bool) -> float:
-        """What serving a whole copy at `step` (-1: by a stall) costs."""
-        lane = self.lanes[lane_index]
-        work = self.copy_ticks * lane.repeat
-        if step < 0:
-            return work
-        cost = work * float(self.idle[step])
-        if is_prefetch:
-            items = lane.items
-            ready = items[index].start_step if index < len(items) else lane.end_step
-            cost += float(self.bytes_held[ready] - self.bytes_held[step])
-        return cost
+    def _work(self, lane: Lane) -> float:
+        return self.copy_ticks * lane.repeat
 
-    def _prefetch_step(self, lane: Lane, floor: int, ready: int) -> int:
-        """The step that `_prefetch_cost` chose, -1 for a stall."""
-        if floor >= ready:
-            return -1
-        work = self.copy_ticks * lane.repeat
-        window = work * self.idle[floor:ready] - self.bytes_held[floor:ready]
-        best = int(window.argmin())
-        cost = float(window[best]) + float(self.bytes_held[ready])
-        return floor + best if cost < work else -1
+    def _prefetch_costs(self, lane: Lane, floor: int, ready: int) -> Floats:
+        """Per step in [floor, ready) what it costs that it serves the copy: bytes held from it on.
+
+        A slice holds only its own bytes, so only the first resource counts.
+        """
+        held = self.bytes_held[ready] - self.bytes_held[floor:ready]
+        costs: Floats = self._work(lane) * self.idle[floor:ready] + held
+        return costs
+
+    def _eviction_costs(self, lane: Lane, position: int, first: int, last: int) -> Floats:
+        """Per step in [first, last) what it costs that it serves a copy of what leaves.
+
+        That is held until `position` anyway, then until the copy is done.
+        """
+        until = np.maximum(np.arange(first, last) + 1, position)
+        held = self.held[until] - self.held[position]
+        costs: Floats = self._work(lane) * self.idle[first:last] + held
+        return costs
 
     def _eviction_cost(
         self, lane: Lane, written: int, position: int, limit: int, *, keep: bool
     ) -> float:
         """Cheapest way to serve a copy back: while held anyway, holding longer, or a stall."""
-        work = self.copy_ticks * lane.repeat
+        work = self._work(lane)
+        if written >= limit:
+            return work
         held_until = limit if keep else position
-        best = work
-        if held_until > written:
-            best = min(best, work * float(self.idle[written:held_until].min()))
-        if not keep and limit > position:
-            longer = work * self.idle[position:limit]
-            longer = longer + self.held[position + 1 : limit + 1]
-            best = min(best, float(longer.min()) - float(self.held[position]))
-        return best
+        return min(float(self._eviction_costs(lane, held_until, written, limit).min()), work)

@@ -9,18 +9,18 @@ and the links between them (docs/bounds.md, "Where prices come from"). Not trust
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from hlo_graphs.program import Program
+from solvers.covers import Cover, violated_cover
+from solvers.linear_program import LinearProgram, LinearSolution
 from solvers.prices import (
     MAX_CARRIED,
     NOTHING_FORCED,
+    CopyCosts,
     Floats,
     Forced,
     Life,
@@ -35,30 +35,22 @@ from solvers.prices import (
 from solvers.timeline import Item, Lane, live_ranges_within, needs_content
 
 STALL = -1
-"""Service "step" of a copy that is paid as a stall."""
+"""The "step" that serves a copy for which the program waits."""
 
+
+NEW_STEPS = 8
+"""To serve one copy, added at a time."""
+
+LEAST_VIOLATION = 1e-2
+"""Of a cover inequality that is added."""
 
 MOST_PARTS = 8
 """Cuts are made for buffers larger than the capacity over 2, 3, ... up to this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A column: the share of a copy that one step (or a stall) serves.
-
-    Attributes:
-      buffer: index into `Program.buffers`.
-      lane: index into the buffer's lanes.
-      item: the item that a prefetch is for, or after which an eviction begins.
-      step: the serving step, or `STALL`.
-      is_prefetch: else an eviction.
-    """
-
-    buffer: int
-    lane: int
-    item: int
-    step: int
-    is_prefetch: bool
+CopyKey = tuple[int, int, int, bool]
+"""A copy: buffer, lane, the item that a prefetch is for or after which an eviction begins, and
+whether it is a prefetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +62,14 @@ class RelaxedSolution:
       prices: dual values in the form that `price_bound` certifies.
       fast: per (buffer, lane, item) the share that is fast.
       kept: likewise the share that needs no copy: kept since the item before, or made there.
+      point: of all columns.
     """
 
     value_ticks: float
     prices: Prices
     fast: dict[tuple[int, int, int], float]
     kept: dict[tuple[int, int, int], float]
+    point: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,52 +93,6 @@ class IntegerSolution:
     carried: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Matrix:
-    """Columns, rows and entries, in the order added."""
-
-    cost: list[float] = field(default_factory=list)
-    upper: list[float] = field(default_factory=list)
-    lower: list[float] = field(default_factory=list)
-    row_low: list[float] = field(default_factory=list)
-    row_high: list[float] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    columns: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-    def column(self, cost: float, lower: float, upper: float) -> int:
-        self.cost.append(cost)
-        self.lower.append(lower)
-        self.upper.append(upper)
-        return len(self.cost) - 1
-
-    def row(self, low: float, high: float, terms: Iterable[tuple[int, float]]) -> int:
-        index = len(self.row_low)
-        self.row_low.append(low)
-        self.row_high.append(high)
-        for column, value in terms:
-            self.entry(index, column, value)
-        return index
-
-    def entry(self, row: int, column: int, value: float) -> None:
-        self.rows.append(row)
-        self.columns.append(column)
-        self.values.append(value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows as scipy takes them, and where each kind stands in the matrix."""
-
-    at_most: sparse.csr_matrix
-    at_most_values: Floats
-    equal: sparse.csr_matrix
-    equal_values: Floats
-    below: npt.NDArray[np.int64]
-    above: npt.NDArray[np.int64]
-    exact: npt.NDArray[np.int64]
-
-
 class Relaxation:
     """The linear program of one program; `solve` may be called again after `add_services`."""
 
@@ -153,23 +101,28 @@ class Relaxation:
         self.divisors = cut_divisors(program)
         self.lanes = resident_lanes(program) if lanes is None else lanes
         self.unit = program.machine.alignment_bytes
+        self._units = [found.size_bytes // self.unit for found in program.buffers]
         self.capacity = max(program.capacity_bytes // self.unit, 1)
         self.scale = max(program.all_slow_ticks, 1.0) / 1000.0
-        self.matrix = _Matrix()
-        self._rows: _Rows | None = None
+        self.matrix = LinearProgram()
         self.fast_column: dict[tuple[int, int, int], int] = {}
         self.carried_column: dict[int, int] = {}
         self._replaced_terms: dict[int, list[tuple[int, float]]] = {}
         self._replacing_steps: dict[int, list[int]] = {}
         replaceable = sum(step.async_copy for step in program.instructions)
         self._most_replacing = 4_000 // max(replaceable, 1)
-        self.services: dict[Service, int] = {}
+        self._copies: dict[CopyKey, tuple[int, int]] = {}
+        self._services: dict[CopyKey, dict[int, int]] = {}
         self._kept_row: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
-        self._evict_rows: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._current_row: dict[tuple[int, int, int], int] = {}
         self._fast_terms: dict[tuple[int, int], list[int]] = {}
-        self._idle_estimate = _largest_idle(program)
+        self._floor_lanes = floor_lanes(program)
+        self._idle_estimate = np.array(_largest_idle(program), dtype=np.float64)
         self._space_rows: list[dict[int, int]] = []
         self._space_columns: list[tuple[int, int, int]] = []
+        self._holds: list[tuple[int, int, int, int, int]] = []
+        self._cover_rows: dict[tuple[int, Cover], int] = {}
+        self._covers_at: dict[int, list[tuple[int, dict[int, int]]]] = {}
         self._add_space()
         self._idle_rows = [self.matrix.row(-np.inf, 0.0, ()) for _ in range(program.num_steps)]
         self._carried_row = self.matrix.row(-np.inf, float(MAX_CARRIED), ())
@@ -203,7 +156,9 @@ class Relaxation:
         """`column` is resident during steps [start, end); `sliced`: perhaps only in part."""
         if start >= min(end, self.program.num_steps):
             return
-        size = self.program.buffers[buffer].size_bytes // self.unit
+        size = self._units[buffer]
+        if size and not sliced:
+            self._hold_whole(column, buffer, start, min(end, self.program.num_steps), sign)
         for resource, divisor in enumerate(self.divisors[:1] if sliced else self.divisors):
             share = sign * (size // divisor) / max(self.capacity // divisor, 1)
             if share:
@@ -211,6 +166,15 @@ class Relaxation:
                 self.matrix.entry(rows[start], column, -share)
                 if end < self.program.num_steps:
                     self.matrix.entry(rows[end], column, share)
+
+    def _hold_whole(self, column: int, buffer: int, start: int, end: int, sign: int) -> None:
+        """Cover inequalities, those to come as well, count `column` during steps [start, end)."""
+        self._holds.append((column, buffer, start, end, sign))
+        for step, covers in self._covers_at.items():
+            if start <= step < end:
+                for row, weights in covers:
+                    if buffer in weights:
+                        self.matrix.entry(row, column, sign * weights[buffer])
 
     def _add_buffer(self, buffer: int, lanes: Sequence[Lane]) -> None:
         writes = any(item.writes for item in lanes[0].items)
@@ -234,14 +198,8 @@ class Relaxation:
         still = self.matrix.column(0.0, 0.0, 1.0)
         self._hold(still, buffer, lane.items[last].end_step, steps)
         self.matrix.row(-np.inf, 0.0, [(still, 1.0), (self.fast_column[buffer, 0, last], -1.0)])
-        back = [
-            (step, self._service_column(Service(buffer, 0, last + 1, step, True), lane))
-            for step in self._promising(buffer, 0, 0, steps)
-        ]
-        for step, column in back:
-            self._hold(column, buffer, steps if step == STALL else step, steps, sliced=True)
-        returned = [(still, -1.0), *((column, -1.0) for _, column in back)]
-        self.matrix.row(-np.inf, 0.0, [(carried, 1.0), *returned])
+        back = self._add_copy((buffer, 0, last + 1, True), self._promising(buffer, 0, 0, steps))
+        self.matrix.row(-np.inf, 0.0, [(carried, 1.0), (still, -1.0), (back, -1.0)])
 
     def _add_lane(
         self,
@@ -265,9 +223,9 @@ class Relaxation:
             self.fast_column[buffer, lane_index, index] = column
             self._add_fast(buffer, lane_index, index, item, column, previous, position)
             if needs_content(self.program, lane, index):
-                self._add_prefetches(buffer, lane_index, index, floor)
                 if current is not None:
                     self._need_current(buffer, lane_index, index, column, current, around)
+                self._add_prefetches(buffer, lane_index, index, floor)
             for step, _ in item.uses:
                 self._fast_terms.setdefault((step, buffer), []).append(column)
             if around:
@@ -319,30 +277,42 @@ class Relaxation:
 
     def _add_prefetches(self, buffer: int, lane_index: int, index: int, floor: int) -> None:
         item = self.lanes[buffer][lane_index].items[index]
-        for step in self._promising(buffer, lane_index, floor, item.start_step):
-            self._add_prefetch(Service(buffer, lane_index, index, step, True))
-
-    def _add_prefetch(self, service: Service) -> None:
-        key = (service.buffer, service.lane, service.item)
-        lane = self.lanes[service.buffer][service.lane]
-        start, fetched, kept = self._kept_row[key]
-        column = self._service_column(service, lane)
-        self.matrix.entry(fetched, column, -1.0)
+        steps = self._promising(buffer, lane_index, floor, item.start_step)
+        copy = self._add_copy((buffer, lane_index, index, True), steps)
+        start, fetched, kept = self._kept_row[buffer, lane_index, index]
+        self.matrix.entry(fetched, copy, -1.0)
         if kept is not None:
-            self.matrix.entry(kept, column, -1.0)
-        held_from = lane.items[service.item].start_step if service.step == STALL else service.step
-        ready = lane.items[service.item].start_step
-        self._hold(column, service.buffer, start, ready, sign=-1)
-        self._hold(column, service.buffer, held_from, ready, sliced=True)
+            self.matrix.entry(kept, copy, -1.0)
+        if (buffer, lane_index, index) in self._current_row:
+            self.matrix.entry(self._current_row[buffer, lane_index, index], copy, -1.0)
+        self._hold(copy, buffer, start, item.start_step, sign=-1)
 
-    def _service_column(self, service: Service, lane: Lane) -> int:
-        work = least_copy_ticks(self.program, service.buffer) * lane.repeat / self.scale
-        cost = work if service.step == STALL else 0.0
-        column = self.matrix.column(cost, 0.0, 1.0)
-        if service.step != STALL:
-            self.matrix.entry(self._idle_rows[service.step], column, work)
-        self.services[service] = column
+    def _add_copy(self, key: CopyKey, steps: Iterable[int]) -> int:
+        """The column of the share that is copied, served by `steps`."""
+        column = self.matrix.column(0.0, 0.0, 1.0)
+        self._copies[key] = (column, self.matrix.row(0.0, 0.0, [(column, -1.0)]))
+        for step in steps:
+            self._add_service(key, step)
         return column
+
+    def _add_service(self, key: CopyKey, step: int) -> None:
+        """A step, or a stall, serves a share of a copy.
+
+        What is fetched is there from that step on, what leaves until that step is over.
+        """
+        buffer, lane_index, index, is_prefetch = key
+        lane = self.lanes[buffer][lane_index]
+        work = least_copy_ticks(self.program, buffer) * lane.repeat
+        column = self.matrix.column(work / self.scale if step == STALL else 0.0, 0.0, 1.0)
+        self._services.setdefault(key, {})[step] = column
+        self.matrix.entry(self._copies[key][1], column, 1.0)
+        if step != STALL:
+            self.matrix.entry(self._idle_rows[step], column, work / self.scale)
+        if is_prefetch:
+            ready = lane.items[index].start_step if index < len(lane.items) else lane.end_step
+            self._hold(column, buffer, ready if step == STALL else step, ready, sliced=True)
+        else:
+            self._hold(column, buffer, lane.items[index].end_step, step + 1)
 
     def _promising(self, buffer: int, lane_index: int, floor: int, ready: int) -> list[int]:
         """Steps in which to try to serve a prefetch: late ones, ever more idle, and the stall."""
@@ -367,28 +337,16 @@ class Relaxation:
         current: int,
         around: Sequence[int],
     ) -> None:
-        """A slow read needs a current slow copy, and so does a prefetch."""
+        """A slow read needs a current slow copy, and so does a prefetch, each a share of its own.
+
+        A loop's own items say what its slow reads need.
+        """
         item = self.lanes[buffer][lane_index].items[index]
         replaced = self.program.instructions[item.start_step].async_copy
-        if item.loop is None and not replaced:
-            terms = [(column, 1.0), (current, 1.0), *((c, 1.0) for c in around)]
-            self.matrix.row(1.0, np.inf, terms)
-        fetches = [
-            (found, 1.0)
-            for service, found in self._recent_services(buffer, lane_index, index)
-            if service.is_prefetch
-        ]
-        self.matrix.row(-np.inf, 0.0, [*fetches, (current, -1.0)])
-
-    def _recent_services(
-        self, buffer: int, lane_index: int, index: int
-    ) -> list[tuple[Service, int]]:
-        found = []
-        for service, column in reversed(self.services.items()):
-            if (service.buffer, service.lane, service.item) != (buffer, lane_index, index):
-                break
-            found.append((service, column))
-        return found
+        reads = item.loop is None and not replaced
+        terms = [(column, 1.0), *((c, 1.0) for c in around)] if reads else []
+        row = self.matrix.row(float(reads), np.inf, [(current, 1.0), *terms])
+        self._current_row[buffer, lane_index, index] = row
 
     def _loop_entry(
         self, item: Item, current: int | None, around: Sequence[int], column: int
@@ -436,10 +394,10 @@ class Relaxation:
             before = [] if current is None else [(current, -1.0)]
             row = self.matrix.row(-np.inf, 0.0, [(after, 1.0), *before])
         if lane.needed_after[index]:
-            limited = self.matrix.row(-np.inf, 0.0, [(column, -1.0)])
-            self._evict_rows[buffer, lane_index, index] = (row, limited)
-            for step in self._evicting(buffer, lane_index, written, limit):
-                self._add_eviction(Service(buffer, lane_index, index, step, False))
+            steps = self._evicting(buffer, lane_index, written, limit)
+            copy = self._add_copy((buffer, lane_index, index, False), steps)
+            self.matrix.entry(row, copy, -1.0)
+            self.matrix.row(-np.inf, 0.0, [(copy, 1.0), (column, -1.0)])
         return after
 
     def _evicting(self, buffer: int, lane_index: int, written: int, limit: int) -> list[int]:
@@ -454,12 +412,6 @@ class Relaxation:
                 if most >= work or len(chosen) == 3:
                     break
         return [*chosen, STALL]
-
-    def _add_eviction(self, service: Service) -> None:
-        row, limited = self._evict_rows[service.buffer, service.lane, service.item]
-        column = self._service_column(service, self.lanes[service.buffer][service.lane])
-        self.matrix.entry(row, column, -1.0)
-        self.matrix.entry(limited, column, 1.0)
 
     def _add_steps(self) -> None:
         """Duration of each step over its lanes, the bus included, and its idle time."""
@@ -494,7 +446,7 @@ class Relaxation:
 
     def _bind_idle(self, step: int, column: int, weight: float, bus: int) -> None:
         row = self._idle_rows[step]
-        self.matrix.row_high[row] = -weight * bus
+        self.matrix.set_upper_limit(row, -weight * bus)
         self.matrix.entry(row, column, -1.0)
         for access in self.program.instructions[step].accesses:
             for fast in self._fast_terms.get((step, access.buffer), ()):
@@ -544,32 +496,66 @@ class Relaxation:
         return added
 
     def add_services(self, prices: Prices) -> int:
-        """Adds, for every copy, the step that is cheapest under `prices`; returns how many.
+        """Adds, for every copy, the steps that promise most under `prices`; returns how many.
 
         Only steps that are cheaper than those a copy already has.
         """
         priced = PricedProgram(self.program, prices, lanes=self.lanes)
-        known: dict[tuple[int, int, int, bool], list[int]] = {}
-        for service in self.services:
-            key = (service.buffer, service.lane, service.item, service.is_prefetch)
-            known.setdefault(key, []).append(service.step)
         added = self._improve_replacements(prices)
         for buffer, lanes in enumerate(self.lanes):
-            life = Life(priced, buffer, lanes)
-            for lane, item, step, is_prefetch in life.cheapest_services():
-                have = known.get((buffer, lane, item, is_prefetch), [])
-                costs = (life.service_cost(lane, item, other, is_prefetch) for other in have)
-                least = min(costs, default=0.0)
-                cost = life.service_cost(lane, item, step, is_prefetch)
-                if cost >= least - 1e-7 * self.scale:
-                    continue
-                service = Service(buffer, lane, item, step, is_prefetch)
-                if is_prefetch:
-                    self._add_prefetch(service)
-                else:
-                    self._add_eviction(service)
+            for copy in Life(priced, buffer, lanes).copies():
+                key = (buffer, copy.lane, copy.item, copy.is_prefetch)
+                steps = self._cheaper_steps(copy, self._services[key])
+                for step in steps:
+                    self._add_service(key, step)
+                added += len(steps)
+        return added
+
+    def _cheaper_steps(self, copy: CopyCosts, known: Collection[int]) -> list[int]:
+        """Steps that would serve a copy for less than those known: those of which idle time and
+        saving promise most, `NEW_STEPS` at most, and the cheapest."""
+        costs = (copy.by_step[step - copy.first] for step in known if step != STALL)
+        saved = min(costs, default=copy.stall) - copy.by_step
+        idle = self._idle_estimate[copy.first : copy.first + len(saved)]
+        worth = saved * np.minimum(idle, copy.stall)
+        chosen = [int(saved.argmax()), *np.argsort(-worth, kind="stable")[:NEW_STEPS].tolist()]
+        return sorted({copy.first + i for i in chosen if saved[i] > 1e-7 * self.scale})
+
+    def refine(self, found: RelaxedSolution) -> int:
+        """Adds the services that the prices of a point promise most of, and the cover
+        inequalities that it breaks; how many."""
+        return self.add_services(found.prices) + self.add_covers(found)
+
+    def add_covers(self, found: RelaxedSolution) -> int:
+        """Adds, for every step, a cover inequality that a point breaks; returns how many."""
+        begins: dict[int, list[tuple[int, float]]] = {}
+        for column, buffer, start, end, sign in self._holds:
+            share = sign * float(found.point[column]) if column < len(found.point) else 0.0
+            if share:
+                begins.setdefault(start, []).append((buffer, share))
+                begins.setdefault(end, []).append((buffer, -share))
+        held: dict[int, float] = {}
+        added = 0
+        for step in range(self.program.num_steps):
+            if step not in begins:
+                continue
+            for buffer, share in begins[step]:
+                held[buffer] = held.get(buffer, 0.0) + share
+            inside = {b: min(share, 1.0) for b, share in held.items() if share > 1e-6}
+            cover = violated_cover(inside, self._units, self.capacity, LEAST_VIOLATION)
+            if cover is not None and (step, cover) not in self._cover_rows:
+                self._add_cover(step, cover)
                 added += 1
         return added
+
+    def _add_cover(self, step: int, cover: Cover) -> None:
+        weights = dict(cover.weights)
+        row = self.matrix.row(-np.inf, float(cover.limit), ())
+        self._cover_rows[step, cover] = row
+        self._covers_at.setdefault(step, []).append((row, weights))
+        for column, buffer, start, end, sign in self._holds:
+            if buffer in weights and start <= step < end:
+                self.matrix.entry(row, column, sign * weights[buffer])
 
     # -- solving ------------------------------------------------------------------------------
 
@@ -577,51 +563,22 @@ class Relaxation:
         self, time_limit_seconds: float, forced: Forced = NOTHING_FORCED
     ) -> RelaxedSolution | None:
         """The optimum, or None if it is not found in time or nothing obeys `forced`."""
-        matrix = self.matrix
-        bounds = np.column_stack([matrix.lower, matrix.upper])
-        for key, covered in forced.items():
-            bounds[self.fast_column[key]] = float(covered)
-        rows = self._sorted_rows()
-        result = linprog(
-            matrix.cost,
-            A_ub=rows.at_most,
-            b_ub=rows.at_most_values,
-            A_eq=rows.equal,
-            b_eq=rows.equal_values,
-            bounds=bounds,
-            method="highs-ds",
-            options={"time_limit": max(time_limit_seconds, 0.01)},
-        )
-        if result.x is None or result.ineqlin is None or result.status != 0:
+        if not self._minimise(time_limit_seconds, forced):
             return None
-        duals = np.zeros(len(matrix.row_low))
-        split = len(rows.below)
-        duals[rows.below] = result.ineqlin.marginals[:split]
-        duals[rows.above] = -result.ineqlin.marginals[split:]
-        duals[rows.exact] = result.eqlin.marginals
-        return self._read(result.x, duals, result.upper.marginals, float(result.fun))
+        found = self.matrix.solution()
+        fast, kept = self._shares(found.point)
+        value = found.value * self.scale
+        return RelaxedSolution(value, self._prices(found), fast, kept, found.point)
 
-    def _sorted_rows(self) -> _Rows:
-        """The rows in the solver's form; made anew only if columns were added."""
-        matrix = self.matrix
-        if self._rows is not None and self._rows.at_most.shape[1] == len(matrix.cost):
-            return self._rows
-        shape = (len(matrix.row_low), len(matrix.cost))
-        full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
-        low, high = np.array(matrix.row_low), np.array(matrix.row_high)
-        exact = np.flatnonzero(low == high)
-        above = np.flatnonzero(np.isfinite(low) & (low != high))
-        below = np.flatnonzero(np.isfinite(high) & (low != high))
-        self._rows = _Rows(
-            at_most=sparse.vstack([full[below], -full[above]]).tocsr(),
-            at_most_values=np.concatenate([high[below], -low[above]]),
-            equal=full[exact],
-            equal_values=low[exact],
-            below=below,
-            above=above,
-            exact=exact,
-        )
-        return self._rows
+    def solve_value(self, time_limit_seconds: float, forced: Forced) -> float | None:
+        """The objective of the optimum in ticks, or None as for `solve`; that takes less time."""
+        if not self._minimise(time_limit_seconds, forced):
+            return None
+        return self.matrix.value * self.scale
+
+    def _minimise(self, time_limit_seconds: float, forced: Forced) -> bool:
+        fixed = {self.fast_column[key]: float(covered) for key, covered in forced.items()}
+        return self.matrix.minimise(time_limit_seconds, fixed)
 
     def solve_integer(
         self, time_limit_seconds: float, relative_gap: float
@@ -630,53 +587,40 @@ class Relaxation:
 
         HiGHS does not react to interrupts: run it in a child process where that matters.
         """
-        matrix = self.matrix
-        shape = (len(matrix.row_low), len(matrix.cost))
-        full = sparse.csr_matrix((matrix.values, (matrix.rows, matrix.columns)), shape=shape)
-        whole = np.zeros(shape[1])
-        whole[list(self.fast_column.values())] = 1
-        whole[list(self.carried_column.values())] = 1
-        result = milp(
-            matrix.cost,
-            constraints=LinearConstraint(full, matrix.row_low, matrix.row_high),
-            bounds=Bounds(matrix.lower, matrix.upper),
-            integrality=whole,
-            options={"time_limit": max(time_limit_seconds, 0.01), "mip_rel_gap": relative_gap},
-        )
-        if result.x is None:
+        whole = [*self.fast_column.values(), *self.carried_column.values()]
+        found = self.matrix.solve_whole(whole, time_limit_seconds, relative_gap)
+        if found is None:
             return None
-        fast, kept = self._shares(result.x)
-        carried = tuple(b for b, column in self.carried_column.items() if result.x[column] > 0.5)
-        dual = result.mip_dual_bound
-        bound = 0.0 if dual is None else float(dual) * self.scale
-        return IntegerSolution(float(result.fun) * self.scale, bound, fast, kept, carried)
-
-    def _read(self, point: Floats, duals: Floats, upper: Floats, value: float) -> RelaxedSolution:
-        fast, kept = self._shares(point)
-        return RelaxedSolution(value * self.scale, self._prices(duals, upper), fast, kept)
+        fast, kept = self._shares(found.point)
+        carried = tuple(b for b, column in self.carried_column.items() if found.point[column] > 0.5)
+        value, bound = found.value * self.scale, found.bound * self.scale
+        return IntegerSolution(value, bound, fast, kept, carried)
 
     def _shares(
         self, point: Floats
     ) -> tuple[dict[tuple[int, int, int], float], dict[tuple[int, int, int], float]]:
         """Per item the share that is fast, and of it the share that was kept."""
         fast = {key: float(point[column]) for key, column in self.fast_column.items()}
-        fetched: dict[tuple[int, int, int], float] = {}
-        for service, column in self.services.items():
-            if service.is_prefetch:
-                key = (service.buffer, service.lane, service.item)
-                fetched[key] = fetched.get(key, 0.0) + float(point[column])
+        fetched = {key[:3]: float(point[copy]) for key, (copy, _) in self._copies.items() if key[3]}
         kept = {key: max(share - fetched.get(key, 0.0), 0.0) for key, share in fast.items()}
         return fast, kept
 
-    def _prices(self, duals: Floats, upper: Floats) -> Prices:
+    def _prices(self, found: LinearSolution) -> Prices:
         program = self.program
         held = np.zeros((len(self.divisors), program.num_steps + 1))
         for column, resource, step in self._space_columns:
             units = max(self.capacity // self.divisors[resource], 1)
-            held[resource, step + 1] = max(-upper[column], 0.0) * self.scale / units
+            price = max(-float(found.reduced_costs[column]), 0.0)
+            held[resource, step + 1] = price * self.scale / units
         space = np.cumsum(held, axis=1)
-        idle = np.clip(-duals[self._idle_rows], 0.0, 1.0)
-        return Prices(space, idle, self._lane_weights(duals, idle), self.divisors)
+        idle = np.clip(-found.row_duals[self._idle_rows], 0.0, 1.0)
+        covers = {
+            key: -float(found.row_duals[row]) * self.scale
+            for key, row in self._cover_rows.items()
+            if found.row_duals[row] < 0
+        }
+        lanes = self._lane_weights(found.row_duals, idle)
+        return Prices(space, idle, lanes, self.divisors, covers)
 
     def _lane_weights(self, duals: Floats, idle: Floats) -> Floats:
         """Dual values as shares; what is missing goes to the lane of the all-fast duration."""
@@ -688,7 +632,7 @@ class Relaxation:
         total = weights.sum(axis=1)
         weights /= np.maximum(total, 1.0)[:, None]
         missing = np.maximum(1.0 - weights.sum(axis=1), 0.0)
-        weights[np.arange(program.num_steps), floor_lanes(program)] += missing
+        weights[np.arange(program.num_steps), self._floor_lanes] += missing
         return weights
 
 

@@ -1,0 +1,96 @@
+"""Cover inequalities: which buffers cannot all be wholly in fast memory during one step.
+
+A set of buffers that together do not fit is a *cover*: one of them at least is away. Buffers that
+are large for such a set count once or more in the same inequality (sequential lifting, exact). The
+linear relaxation keeps nearly all of each; these rows cut that off. Source: Balas, "Facets of the
+knapsack polytope", 1975; Gu, Nemhauser, Savelsbergh, "Lifted cover inequalities", 1998.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """A lifted cover inequality: `sum of weights of what is wholly held` is at most `limit`.
+
+    Attributes:
+      weights: of buffers, as (buffer, weight), none of weight 0.
+      limit: what buffers that fit into fast memory together weigh at most.
+    """
+
+    weights: tuple[tuple[int, int], ...]
+    limit: int
+
+
+def violated_cover(
+    held: Mapping[int, float], sizes: Sequence[int], capacity: int, least: float
+) -> Cover | None:
+    """A cover inequality that shares of buffers break by `least` or more; None if none is found.
+
+    Args:
+      held: per buffer the share of it that is held; what it leaves out is not.
+      sizes: per buffer, none more than the capacity.
+      capacity: in the same unit.
+      least: violation to look for.
+    """
+    best: tuple[float, Cover] | None = None
+    for order in _orders(held, sizes):
+        members = _minimal_cover(order, sizes, capacity)
+        if members is None:
+            return None
+        cover = lifted_cover(members, order, sizes, capacity)
+        weight = sum(times * held.get(buffer, 0.0) for buffer, times in cover.weights)
+        if weight >= cover.limit + least and (best is None or weight - cover.limit > best[0]):
+            best = (weight - cover.limit, cover)
+    return None if best is None else best[1]
+
+
+def _orders(held: Mapping[int, float], sizes: Sequence[int]) -> Iterable[list[int]]:
+    """In which buffers are tried as members of a cover: the fullest first, or by size too."""
+    yield sorted(held, key=lambda buffer: (-held[buffer], -sizes[buffer], buffer))
+    yield sorted(held, key=lambda buffer: ((1 - held[buffer]) / sizes[buffer], buffer))
+
+
+def _minimal_cover(order: Sequence[int], sizes: Sequence[int], capacity: int) -> list[int] | None:
+    """The first buffers that do not fit together, less those without which they still do not."""
+    members: list[int] = []
+    total = 0
+    for buffer in order:
+        members.append(buffer)
+        total += sizes[buffer]
+        if total > capacity:
+            break
+    else:
+        return None
+    for buffer in reversed(members[:-1]):
+        if total - sizes[buffer] > capacity:
+            members.remove(buffer)
+            total -= sizes[buffer]
+    return members
+
+
+def lifted_cover(
+    members: Sequence[int], others: Iterable[int], sizes: Sequence[int], capacity: int
+) -> Cover:
+    """The inequality of a minimal cover, with as much weight as possible on others in turn."""
+    limit = len(members) - 1
+    weights = dict.fromkeys(members, 1)
+    # Per weight the smallest size of a set, of those weighed so far, that has it or more.
+    least = [0, *itertools.accumulate(sorted(sizes[buffer] for buffer in members))]
+    for buffer in others:
+        if buffer in weights:
+            continue
+        # What fits beside it, of those weighed so far, weighs no more than the limit leaves it.
+        beside = bisect.bisect_right(least, capacity - sizes[buffer]) - 1
+        weight = limit - beside
+        if weight > 0:
+            weights[buffer] = weight
+            least = [
+                min(size, least[max(w - weight, 0)] + sizes[buffer]) for w, size in enumerate(least)
+            ]
+    return Cover(tuple(sorted(weights.items())), limit)
