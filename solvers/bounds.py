@@ -12,7 +12,9 @@ The bytes that every map must move are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,12 +42,15 @@ CANDIDATES = 8
 """Items that are tried before one is chosen to branch on."""
 
 CHILD_ROUNDS = 3
-"""Linear programs solved for one leaf, at most."""
+"""Linear programs solved for one leaf that can be split instead, at most."""
 
 SMOOTHING = (0.5, 0.15)
 """Shares of the new prices in the mixtures with the best ones that are tried each round."""
 
 BoundCallback = Callable[[float], None]
+
+ItemKey = tuple[int, int, int]
+"""Buffer, lane, item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +61,15 @@ class Leaf:
       forced: (buffer, lane, item) that a residency of the lane covers, or not, in this case.
       prices: what proves the case's bound.
       ticks: no valid map of this case has a smaller latency.
-      relaxed: the linear program's optimum of this case, for branching; None if there is none.
+      relaxed_ticks: the linear program's optimum of this case; infinite if it has no point.
+      undecided: items that are partly resident in it, the most promising to branch on.
     """
 
-    forced: dict[tuple[int, int, int], bool]
+    forced: Mapping[ItemKey, bool]
     prices: Prices
     ticks: float
-    relaxed: RelaxedSolution | None
+    relaxed_ticks: float
+    undecided: tuple[ItemKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +107,16 @@ def bound_program(
     if that is given.
     """
     search = _BoundSearch(program, Deadline.after(time_limit_seconds), on_bound)
-    leaves: tuple[Leaf, ...] = ()
+    leaves = [Leaf({}, search.prices, search.best, math.inf, ())]
     if program.num_steps:
         relaxation = Relaxation(program, search.lanes)
         search.run(relaxation)
-        if branching and search.relaxed is not None:
-            tree = _Tree(search, relaxation, target_ticks)
+        tree = _Tree(search, relaxation, target_ticks)
+        if branching:
             tree.grow()
-            leaves = tuple(tree.leaves)
-    leaves = leaves or (Leaf({}, search.prices, search.best, search.relaxed),)
+        leaves = tree.leaves
     seconds = search.deadline.elapsed_seconds
-    return Bound(search.best, leaves, search.relaxed, search.rounds, seconds)
+    return Bound(search.best, tuple(leaves), search.relaxed, search.rounds, seconds)
 
 
 class _BoundSearch:
@@ -191,7 +197,7 @@ class _Tree:
         self.program = search.program
         self.relaxation = relaxation
         self.target_ticks = target_ticks
-        self.leaves = [Leaf({}, search.prices, search.best, search.relaxed)]
+        self.leaves = [self._leaf({}, search.prices, search.best, search.relaxed)]
 
     def grow(self) -> None:
         """Splits leaves until time is up, the target is reached or the least has no choice."""
@@ -208,12 +214,10 @@ class _Tree:
             self.leaves.extend(children)
         self.search.raise_to(min(leaf.ticks for leaf in self.leaves))
 
-    def _choice(self, leaf: Leaf) -> tuple[int, int, int] | None:
+    def _choice(self, leaf: Leaf) -> ItemKey | None:
         """The partly resident item whose being so, or not, raises both cases' programs most."""
-        if leaf.relaxed is None:
-            return None
         best, best_score = None, 0.0
-        for key in self._partly_fast(leaf, leaf.relaxed)[:CANDIDATES]:
+        for key in leaf.undecided:
             if best is not None and self.search.deadline.expired:
                 break
             score = self._gain(leaf, key, True) * self._gain(leaf, key, False)
@@ -221,11 +225,24 @@ class _Tree:
                 best, best_score = key, score
         return best
 
-    def _partly_fast(self, leaf: Leaf, relaxed: RelaxedSolution) -> list[tuple[int, int, int]]:
+    def _leaf(
+        self,
+        forced: Mapping[ItemKey, bool],
+        prices: Prices,
+        ticks: float,
+        relaxed: RelaxedSolution | None,
+    ) -> Leaf:
+        """What is to be remembered of a case: not its whole linear program, there are many."""
+        if relaxed is None:
+            return Leaf(forced, prices, ticks, math.inf, ())
+        undecided = self._partly_fast(forced, relaxed)[:CANDIDATES]
+        return Leaf(forced, prices, ticks, relaxed.value_ticks, tuple(undecided))
+
+    def _partly_fast(self, forced: Forced, relaxed: RelaxedSolution) -> list[ItemKey]:
         """Items to branch on, those of which most bytes are undecided first."""
-        scored: list[tuple[float, tuple[int, int, int]]] = []
+        scored: list[tuple[float, ItemKey]] = []
         for key, share in relaxed.fast.items():
-            if not 0.01 < share < 0.99 or key in leaf.forced:
+            if not 0.01 < share < 0.99 or key in forced:
                 continue
             buffer, lane_index, position = key
             item = self.relaxation.lanes[buffer][lane_index].items[position]
@@ -236,25 +253,24 @@ class _Tree:
         scored.sort(key=lambda row: (-row[0], row[1]))
         return [key for _, key in scored]
 
-    def _gain(self, leaf: Leaf, key: tuple[int, int, int], covered: bool) -> float:
+    def _gain(self, leaf: Leaf, key: ItemKey, covered: bool) -> float:
         """By what share of the bound a case's linear program is above the leaf's, a little more
         than none in any case; much where it has no point."""
-        assert leaf.relaxed is not None
         remaining = self.search.deadline.remaining_seconds
         ticks = self.relaxation.solve_value(remaining, {**leaf.forced, key: covered})
-        return 1.0 if ticks is None else max(ticks / leaf.relaxed.value_ticks - 1, 1e-6)
+        return 1.0 if ticks is None else max(ticks / leaf.relaxed_ticks - 1, 1e-6)
 
-    def _child(self, parent: Leaf, choice: tuple[int, int, int], covered: bool) -> Leaf:
+    def _child(self, parent: Leaf, choice: ItemKey, covered: bool) -> Leaf:
         """A case of the parent, with the prices that prove most: the parent's or its own."""
         forced = {**parent.forced, choice: covered}
         prices = parent.prices
         step = self._overfull_step(forced)
         if step is not None:
             prices = with_dearer_space(prices, step, self.program.all_slow_ticks)
-            return Leaf(forced, prices, self.search.certified(prices, forced), None)
+            return self._leaf(forced, prices, self.search.certified(prices, forced), None)
         ticks = self.search.certified(prices, forced)
         relaxed: RelaxedSolution | None = None
-        for _ in range(CHILD_ROUNDS):
+        for count in itertools.count(1):
             found = self.relaxation.solve(self.search.deadline.remaining_seconds, forced)
             if found is None:
                 break
@@ -262,14 +278,15 @@ class _Tree:
             own = self.search.certified(found.prices, forced)
             if own > ticks:
                 ticks, prices = own, found.prices
-            if self.search.deadline.expired:
+            may_split = count >= CHILD_ROUNDS and self._partly_fast(forced, found)
+            if may_split or self.search.deadline.expired:
                 break
             added = self.relaxation.add_covers(found)
             if own < found.value_ticks * (1 - TIGHT):
                 added += self.relaxation.add_services(found.prices)
             if not added:
                 break
-        return Leaf(forced, prices, ticks, relaxed)
+        return self._leaf(forced, prices, ticks, relaxed)
 
     def _overfull_step(self, forced: Forced) -> int | None:
         """A step at which the items that are covered in this case do not fit; None if they do.

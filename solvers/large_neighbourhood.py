@@ -32,7 +32,7 @@ from solvers.incumbent import Incumbent
 from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
 from solvers.slices import Slicing
-from solvers.solver import Solution, SolveRequest, Status, status_of
+from solvers.solver import Deadline, Solution, SolveRequest, Status, status_of
 from solvers.timeline import Lane, begins_with_write
 
 NAME = "large-neighbourhood"
@@ -58,7 +58,7 @@ class NeighbourhoodSettings:
     """How the search goes about it.
 
     Attributes:
-      relaxation_share: part of the time limit that the guiding linear program may take; all of it
+      relaxation_share: part of the time limit that the guiding linear programs may take; all of it
         where rounds are counted, since a clock would decide otherwise.
       mean_removed: residencies torn out per round, on average.
       noise: standard deviation of the logarithm of the random factors on densities.
@@ -165,10 +165,10 @@ class NeighbourhoodSearch:
     def _relaxed(self) -> RelaxedSolution | None:
         counted = self.request.max_games is not None
         share = 1.0 if counted else self.settings.relaxation_share
-        limit = self.deadline.remaining_seconds * share
         if self.deadline.expired or not self.program.num_steps:
             return None
-        return Relaxation(self.program).solve(limit)
+        until = Deadline.after(self.deadline.remaining_seconds * share)
+        return Relaxation(self.program).solve_refined(until)
 
     def _taken_over(self, memory_map: MemoryMap) -> Plan:
         """The plan of a map, and what still fits beside it."""

@@ -36,9 +36,6 @@ NAME = "milp"
 _LEAST_INTEGER_SECONDS = 1.0
 """With less time left no process for the integer program is started: that takes as long."""
 
-_REFINEMENTS = 4
-"""Times that columns and cover inequalities are added before branch and bound begins."""
-
 _LONGEST_POLL_SECONDS = 1e6
 """More than the system counts to is an error."""
 
@@ -196,10 +193,7 @@ def _integer_solution(
     deadline = Deadline.after(time_limit_seconds)
     relaxation = Relaxation(program)
     relaxation.add_services(bound.leaves[0].prices)
-    for _ in range(_REFINEMENTS):
-        found = relaxation.solve(deadline.remaining_seconds)
-        if found is None or not relaxation.refine(found):
-            break
+    relaxation.solve_refined(deadline)
     return relaxation.solve_integer(deadline.remaining_seconds, relative_gap)
 
 

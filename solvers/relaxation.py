@@ -32,6 +32,7 @@ from solvers.prices import (
     resident_lanes,
     starts_with_read,
 )
+from solvers.solver import Deadline
 from solvers.timeline import Item, Lane, live_ranges_within, needs_content
 
 STALL = -1
@@ -40,6 +41,9 @@ STALL = -1
 
 NEW_STEPS = 8
 """To serve one copy, added at a time."""
+
+MOST_REFINEMENTS = 4
+"""Linear programs solved one after another where no bound is wanted, but what is worth having."""
 
 LEAST_VIOLATION = 1e-2
 """Of a cover inequality that is added."""
@@ -569,6 +573,19 @@ class Relaxation:
         fast, kept = self._shares(found.point)
         value = found.value * self.scale
         return RelaxedSolution(value, self._prices(found), fast, kept, found.point)
+
+    def solve_refined(self, deadline: Deadline) -> RelaxedSolution | None:
+        """The optimum once services and cover inequalities have been added a few times, or as
+        often as there is time for; None as for `solve`."""
+        found: RelaxedSolution | None = None
+        for count in range(MOST_REFINEMENTS):
+            last = self.solve(deadline.remaining_seconds)
+            if last is None:
+                break
+            found = last
+            if count + 1 == MOST_REFINEMENTS or deadline.expired or not self.refine(found):
+                break
+        return found
 
     def solve_value(self, time_limit_seconds: float, forced: Forced) -> float | None:
         """The objective of the optimum in ticks, or None as for `solve`; that takes less time."""

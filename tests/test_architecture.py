@@ -90,7 +90,7 @@ def test_greedy_on_plain_text_loads_nothing_heavy() -> None:
         "from experiments.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "heavy = {'jax', 'numba', 'ortools', 'scipy', 'jinja2', 'networkx'}\n"
+        "heavy = {'highspy', 'jax', 'numba', 'ortools', 'scipy', 'jinja2', 'networkx'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     text = (

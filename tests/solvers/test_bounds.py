@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -156,9 +157,9 @@ def test_branching_goes_on_past_cases_that_no_map_is_of(seed: int) -> None:
     relaxation = Relaxation(program, search.lanes)
     *most, last = relaxation.fast_column
     tree = _Tree(search, relaxation, None)
-    parent = Leaf(dict.fromkeys(most, True), search.prices, search.best, None)
+    parent = Leaf(dict.fromkeys(most, True), search.prices, search.best, math.inf, ())
     leaf = tree._child(parent, last, True)
-    assert leaf.relaxed is None
+    assert not leaf.undecided
     assert relaxation.solve(10.0, leaf.forced) is None
     assert leaf.ticks > program.all_slow_ticks
     assert leaf.ticks == price_bound(program, leaf.prices, forced=leaf.forced)
