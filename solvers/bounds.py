@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from hlo_graphs.program import Program
 from solvers.prices import (
     NOTHING_FORCED,
     Forced,
+    ItemKey,
     Prices,
     price_bound,
     resident_lanes,
@@ -49,9 +50,6 @@ SMOOTHING = (0.5, 0.15)
 
 BoundCallback = Callable[[float], None]
 
-ItemKey = tuple[int, int, int]
-"""Buffer, lane, item."""
-
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
@@ -65,7 +63,7 @@ class Leaf:
       undecided: items that are partly resident in it, the most promising to branch on.
     """
 
-    forced: Mapping[ItemKey, bool]
+    forced: Forced
     prices: Prices
     ticks: float
     relaxed_ticks: float
@@ -227,7 +225,7 @@ class _Tree:
 
     def _leaf(
         self,
-        forced: Mapping[ItemKey, bool],
+        forced: Forced,
         prices: Prices,
         ticks: float,
         relaxed: RelaxedSolution | None,

@@ -191,10 +191,7 @@ class LinearProgram:
             np.array(self._cost[first:]),
             np.array(self._lower[first:]),
             np.array(self._upper[first:]),
-            added.nnz,
-            added.indptr[:-1],
-            added.indices,
-            added.data,
+            *_entries(added),
         )
 
     def _add_rows(self, highs: highspy.Highs, first: int, added: sparse.csr_matrix) -> None:
@@ -202,10 +199,7 @@ class LinearProgram:
             self.num_rows - first,
             np.array(self._row_low[first:]),
             np.array(self._row_high[first:]),
-            added.nnz,
-            added.indptr[:-1],
-            added.indices,
-            added.data,
+            *_entries(added),
         )
 
     def _fix(self, highs: highspy.Highs, fixed: Mapping[int, float]) -> None:
@@ -214,6 +208,11 @@ class LinearProgram:
         for column, value in fixed.items():
             highs.changeColBounds(column, value, value)
         self._fixed = set(fixed)
+
+
+def _entries(added: sparse.csr_matrix | sparse.csc_matrix) -> tuple[object, ...]:
+    """How many there are, where each row, or column, begins, then indices and values."""
+    return added.nnz, added.indptr[:-1], added.indices, added.data
 
 
 def _quiet() -> highspy.Highs:

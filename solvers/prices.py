@@ -79,8 +79,11 @@ def uniform_prices(program: Program) -> Prices:
     return Prices(np.zeros((1, steps + 1)), np.zeros(steps), lanes)
 
 
-Forced = Mapping[tuple[int, int, int], bool]
-"""Per (buffer, lane, item) whether a residency of the lane's scope covers the item.
+ItemKey = tuple[int, int, int]
+"""Buffer, lane, item."""
+
+Forced = Mapping[ItemKey, bool]
+"""Whether a residency of the lane's scope covers the item.
 
 Restricts the maps considered. Items of steps that may be replaced are not restricted."""
 
@@ -188,10 +191,8 @@ class PricedProgram:
         return max(total - _ROUNDING * self._magnitude, 0.0)
 
     def may_be_carried(self, buffer: int) -> bool:
-        """Whether a life may begin in fast memory and end there: of a parameter nobody writes."""
-        return self.program.buffers[buffer].is_parameter and not any(
-            item.writes for item in self.lanes[buffer][0].items
-        )
+        """Whether a life of the buffer may begin in fast memory and end there."""
+        return may_be_carried(self.program, buffer, self.lanes[buffer])
 
     def _price_steps(self) -> None:
         for step, instruction in enumerate(self.program.instructions):
@@ -275,6 +276,14 @@ def resident_lanes(program: Program) -> list[tuple[Lane, ...]]:
         lanes_of(program, buffer) if program.may_be_resident(buffer) else ()
         for buffer in range(len(program.buffers))
     ]
+
+
+def may_be_carried(program: Program, buffer: int, lanes: Sequence[Lane]) -> bool:
+    """Whether a buffer with these lanes may be there from the start, and again at the end: a
+    parameter that nobody writes."""
+    found = program.buffers[buffer]
+    is_written = any(item.writes for item in lanes[0].items)
+    return found.is_parameter and found.has_content_at_start and not is_written
 
 
 def floor_lanes(program: Program) -> list[int]:

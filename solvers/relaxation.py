@@ -28,6 +28,7 @@ from solvers.prices import (
     Prices,
     floor_lanes,
     least_copy_ticks,
+    may_be_carried,
     replacement_window,
     resident_lanes,
     starts_with_read,
@@ -183,8 +184,7 @@ class Relaxation:
     def _add_buffer(self, buffer: int, lanes: Sequence[Lane]) -> None:
         writes = any(item.writes for item in lanes[0].items)
         self._add_lane(buffer, lanes, 0, None, [], writes)
-        candidate = self.program.buffers[buffer]
-        if candidate.is_parameter and candidate.has_content_at_start and not writes:
+        if may_be_carried(self.program, buffer, lanes):
             self._add_carried(buffer, lanes[0])
 
     def _add_carried(self, buffer: int, lane: Lane) -> None:

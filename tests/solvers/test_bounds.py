@@ -200,6 +200,16 @@ def test_the_linear_program_proves_what_its_prices_do(drawn: Program) -> None:
     assert ticks == pytest.approx(found.value_ticks, rel=1e-3)
 
 
+def test_parameters_that_hold_nothing_are_not_carried() -> None:
+    drawn = load_program("flash_attention_forward.v5e").program
+    buffers = tuple(replace(found, is_undefined=found.is_parameter) for found in drawn.buffers)
+    program = replace(drawn, buffers=buffers)
+    assert any(found.is_undefined for found in buffers)
+    found = Relaxation(program).solve_refined(Deadline.after(30.0))
+    assert found is not None
+    assert price_bound(program, found.prices) <= found.value_ticks * (1 + 1e-6)
+
+
 def test_what_leaves_holds_its_place_until_it_is_copied() -> None:
     """A real program with little memory, whose large tensors have to take turns within a trip."""
     program = load_program("lstm_train.v5e.32MiB").program
