@@ -20,7 +20,7 @@ from hlo_graphs.program import Program
 from malloc_game.loop_nest import LoopNest
 from malloc_game.memory_map import Eviction, MemoryMap, Residency, Source
 from solvers.cp_sat import cp_solver, solved
-from solvers.plan import all_lanes
+from solvers.lane_table import all_lanes
 from solvers.solver import Deadline
 from solvers.timeline import Lane, begins_with_write, is_undefined_before
 

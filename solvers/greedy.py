@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from hlo_graphs.program import Access, Instruction, Program
 from malloc_game.memory_map import Source
 from solvers.incumbent import Incumbent
-from solvers.plan import Plan, Proposal, Run, all_lanes
+from solvers.lane_table import LaneTable
+from solvers.plan import Plan, Proposal, Run
 from solvers.solver import Solution, SolveRequest
-from solvers.timeline import Lane
 
 Uses = Sequence[tuple[int, Access]]
 Key = tuple[int, int, int]
@@ -64,14 +64,14 @@ class GreedySolver:
         best = Incumbent(request, self.name)
         for memory_map in request.initial_maps:
             best.offer(memory_map)
-        for plan in greedy_plans(request.program, all_lanes(request.program)):
+        for plan in greedy_plans(request.program, LaneTable.of(request.program)):
             best.offer(plan.memory_map())
             if best.deadline.expired:
                 break
         return best.solution(best.offers)
 
 
-def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
+def greedy_plans(program: Program, table: LaneTable) -> Iterator[Plan]:
     """Plans of the settings in `VARIANTS`, then with one parameter carried over.
 
     Fewer for programs with many accesses.
@@ -81,7 +81,7 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
     replaceable = any(step.async_copy for step in program.instructions)
     for settings in VARIANTS[: (1, 1, 4)[effort]]:
         for replacing in (False, True) if replaceable else (False,):
-            plan = Plan(program, lanes)
+            plan = Plan(program, table)
             if replacing:
                 plan.replace_copies()
             yield construct(plan, settings)
@@ -89,7 +89,7 @@ def greedy_plans(program: Program, lanes: Sequence[Lane]) -> Iterator[Plan]:
     choices: list[tuple[int, int | None]] = [(buffer, 0) for buffer in first_two]
     choices += [(buffer, None) for buffer in first_two[:1]]
     for buffer, last_use in choices[: (0, 1, 3)[effort]]:
-        plan = Plan(program, lanes)
+        plan = Plan(program, table)
         if replaceable:
             plan.replace_copies()
         if plan.pin(plan.carried(buffer, last_use)):
@@ -211,11 +211,11 @@ class Filler:
         before, after = plan.run_at[lane_index][first], plan.run_at[lane_index][last]
         more = 0
         if before is None:
-            more += not plan.starts_empty[lane_index][first]
+            more += not plan.table.starts_empty[lane_index][first]
         elif first < last:
             more -= before.eviction is not None
         if after is None or after is before:
-            more += plan.must_evict(lane_index, first, last)
+            more += plan.table.must_evict(lane_index, first, last)
         elif first < last:
             more -= after.source is Source.COPIED
         return more

@@ -29,7 +29,8 @@ from solvers.greedy import (
     shares_of,
 )
 from solvers.incumbent import Incumbent
-from solvers.plan import PinChange, Plan, Proposal, Run, all_lanes
+from solvers.lane_table import LaneTable
+from solvers.plan import PinChange, Plan, Proposal, Run
 from solvers.relaxation import IntegerSolution, Relaxation, RelaxedSolution
 from solvers.slices import Slicing
 from solvers.solver import Deadline, Solution, SolveRequest, Status, status_of
@@ -118,7 +119,8 @@ class NeighbourhoodSearch:
         self.bound_ticks: float | None = None
         self.deadline = self.incumbent.deadline
         self.rng = random.Random(request.seed)
-        self.lanes = all_lanes(self.program)
+        self.table = LaneTable.of(self.program)
+        self.lanes = self.table.lanes
         self.whole, self.sliced = Slicing(self.program, most_slices=1), Slicing(self.program)
         self.plan = self.new_plan()
         self.rounds = 0
@@ -132,7 +134,7 @@ class NeighbourhoodSearch:
 
     def new_plan(self, in_slices: bool = False) -> Plan:
         """A plan without residencies."""
-        return Plan(self.program, self.lanes, self._slicing(in_slices))
+        return Plan(self.program, self.table, self._slicing(in_slices))
 
     def _slicing(self, in_slices: bool) -> Slicing:
         return self.sliced if in_slices else self.whole
@@ -157,7 +159,7 @@ class NeighbourhoodSearch:
                 return
             self.offer(self._taken_over(memory_map))
         if not self.request.initial_maps:
-            for plan in greedy_plans(self.program, self.lanes):
+            for plan in greedy_plans(self.program, self.table):
                 self.offer(plan)
                 if self.deadline.expired:
                     return
@@ -495,7 +497,7 @@ def guide_by(
 
 
 def lanes_within_buffer(lanes: Sequence[Lane]) -> list[int]:
-    """Per lane of `all_lanes` its index among the lanes of its buffer."""
+    """Per lane its index among the lanes of its buffer."""
     within: list[int] = []
     count: dict[int, int] = {}
     for lane in lanes:

@@ -30,7 +30,7 @@ from solvers.action_search import (
 )
 from solvers.cross_entropy import CrossEntropySolver, start_from_densities
 from solvers.greedy import greedy_plans
-from solvers.plan import all_lanes
+from solvers.lane_table import LaneTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class LocalSearchSolver(ActionSolver):
     def _start(self, search: ActionSearch) -> None:
         if not search.request.initial_maps:
             program = search.request.program
-            search.consider_map(next(greedy_plans(program, all_lanes(program))).memory_map())
+            search.consider_map(next(greedy_plans(program, LaneTable.of(program))).memory_map())
         if not search.finished:
             start_from_densities(search)
         sampler = CrossEntropySolver()

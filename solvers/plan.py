@@ -9,16 +9,17 @@ a valid map; its estimate of stalls is close, the simulator decides (docs/solver
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hlo_graphs.program import Access, AccessKind, Program
 from malloc_game.memory_map import Eviction, MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.simulate import CopyService
 from solvers.free_space import Piece, Space
 from solvers.idle_time import Clock, Window
+from solvers.lane_table import LaneTable
 from solvers.served_map import ServedMap, ServedResidency
 from solvers.slices import Slice, Slicing, mirrored, parts_of, slices_of
-from solvers.timeline import Item, Lane, begins_with_write, lanes_of, outermost_loop_within
+from solvers.timeline import Item, outermost_loop_within
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +27,7 @@ class Run:
     """A residency of a lane over its items `first..last`, with its copies.
 
     Attributes:
-      lane: index into `Plan.lanes`.
+      lane: index into `LaneTable.lanes`.
       first: first item covered.
       last: last item covered.
       start: first step at which it holds its bytes.
@@ -90,7 +91,7 @@ class Plan:
 
     Args:
       program: the problem.
-      lanes: every buffer's lanes, as `all_lanes` returns them (they can be shared by plans).
+      table: the program's lanes (it can be shared by plans); made if None.
       slicing: how prefetches may be cut (it can be shared too); each is one copy if None. Another
         one may be set at any time, for those that come.
     """
@@ -98,11 +99,12 @@ class Plan:
     def __init__(
         self,
         program: Program,
-        lanes: Sequence[Lane] | None = None,
+        table: LaneTable | None = None,
         slicing: Slicing | None = None,
     ) -> None:
         self.program = program
-        self.lanes = tuple(all_lanes(program) if lanes is None else lanes)
+        self.table = LaneTable.of(program) if table is None else table
+        self.lanes = self.table.lanes
         self.slicing = Slicing(program, most_slices=1) if slicing is None else slicing
         self.unit = program.machine.alignment_bytes
         self.capacity = program.capacity_bytes // self.unit
@@ -110,10 +112,6 @@ class Plan:
         self.copy_ticks = [program.copy_ticks(buffer.size_bytes) for buffer in program.buffers]
         self.run_at: list[list[Run | None]] = [[None] * len(lane.items) for lane in self.lanes]
         self.covered = [0] * len(self.lanes)
-        self.inner_lanes = _inner_lanes(self.lanes)
-        self.write_before = [_write_before(lane) for lane in self.lanes]
-        self.starts_empty = [_starts_empty(program, lane) for lane in self.lanes]
-        self.last_write = [_last_write(lane) for lane in self.lanes]
         self._clock = Clock(program)
         self._space = Space(program.num_steps + 2, self.capacity)
         self.runs: dict[int, Run] = {}
@@ -137,12 +135,6 @@ class Plan:
     def is_fast(self, step: int, buffer: int) -> bool:
         """Whether the access of `buffer` at `step` is served from fast memory."""
         return (step, buffer) in self._clock.fast
-
-    def must_evict(self, lane_index: int, first: int, last: int) -> bool:
-        """Whether a residency over items `first..last` must be written back."""
-        return self.lanes[lane_index].needed_after[last] and (
-            self.last_write[lane_index][last] >= first
-        )
 
     def saving(self, uses: Iterable[tuple[int, Access]]) -> float:
         """Fall of the total latency, copies left out, if one of the slow `uses` became fast.
@@ -231,7 +223,6 @@ class Plan:
         that a plan's own map gives the same plan. What no plan has, such as holes or a copy that
         nothing needs, is made anew.
         """
-        index = {(lane.buffer, lane.loop): i for i, lane in enumerate(self.lanes)}
         served = ServedMap.of(self.program, memory_map)
         for copy in memory_map.replaced_copies:  # before pinning: their steps' accesses vanish
             if not self._load_replaced(copy, served.replaced[copy.step]):
@@ -243,7 +234,7 @@ class Plan:
         anew: list[tuple[int, int, int, int]] = []
         for row in served.residencies:
             residency = row.residency
-            lane_index = index.get((residency.buffer, residency.loop))
+            lane_index = self.table.index.get((residency.buffer, residency.loop))
             if row in pinned or lane_index is None:
                 continue
             covered = [
@@ -273,8 +264,8 @@ class Plan:
         """Takes over a residency as it is; False if a run is none like it."""
         residency, lane = row.residency, self.lanes[lane_index]
         items = lane.items[first : last + 1]
-        made = Source.PRODUCED if self.starts_empty[lane_index][first] else Source.COPIED
-        must_evict = self.must_evict(lane_index, first, last)
+        made = Source.PRODUCED if self.table.starts_empty[lane_index][first] else Source.COPIED
+        must_evict = self.table.must_evict(lane_index, first, last)
         if residency.source is not made or len(row.evictions) != must_evict or residency.holes:
             return False
         # What a replaced copy fills begins before the step, and perhaps in slices.
@@ -526,7 +517,7 @@ class Plan:
             id(run): run for run in self.run_at[lane_index][first : last + 1] if run is not None
         }
         for position in range(first, last + 1):
-            for inner in self.inner_lanes[lane_index].get(position, ()):
+            for inner in self.table.inner[lane_index].get(position, ()):
                 found.update((id(run), run) for run in self.run_at[inner] if run is not None)
         return list(found.values())
 
@@ -637,8 +628,8 @@ class Plan:
             source=Source.PRODUCED,
             slices=(Slice(0, self.size[lane.buffer], begin.start_step),),
         )
-        possible = self.starts_empty[lane_index][first] or self._add_prefetch(run, begin, low)
-        if possible and self.must_evict(lane_index, first, last):
+        possible = self.table.starts_empty[lane_index][first] or self._add_prefetch(run, begin, low)
+        if possible and self.table.must_evict(lane_index, first, last):
             possible = self._add_eviction(run, high)
         if not possible or self._is_blocked(run):
             self._clock.release(run.reserved)
@@ -654,7 +645,7 @@ class Plan:
         lane = self.lanes[run.lane]
         if not begin.reads_first:
             return False
-        floor = max(self.write_before[run.lane][run.first], low)
+        floor = max(self.table.write_before[run.lane][run.first], low)
         origin = self.program.buffers[lane.buffer].origin
         if lane.loop is None and origin >= 0:
             floor = max(floor, origin + 1)
@@ -690,7 +681,7 @@ class Plan:
 
     def _add_eviction(self, run: Run, high: int) -> bool:
         lane = self.lanes[run.lane]
-        issue = lane.items[self.last_write[run.lane][run.last]].end_step
+        issue = lane.items[self.table.last_write[run.lane][run.last]].end_step
         limit = min(lane.end_step, high)
         if run.last + 1 < len(lane.items):
             limit = min(limit, lane.items[run.last + 1].start_step)
@@ -766,7 +757,7 @@ class Plan:
         self._stalls += run.stall_ticks
         for position in range(run.first, run.last + 1):
             self.run_at[run.lane][position] = run
-            for inner in self.inner_lanes[run.lane].get(position, ()):
+            for inner in self.table.inner[run.lane].get(position, ()):
                 self.covered[inner] += 1
 
     def _insert(self, run: Run) -> None:
@@ -781,7 +772,7 @@ class Plan:
         self._stalls -= run.stall_ticks
         for position in range(run.first, run.last + 1):
             self.run_at[run.lane][position] = None
-            for inner in self.inner_lanes[run.lane].get(position, ()):
+            for inner in self.table.inner[run.lane].get(position, ()):
                 self.covered[inner] -= 1
 
 
@@ -844,65 +835,3 @@ class PinChange:
             self.plan._unpin(self.plan.pinned)
         if self.before is not None:
             self.plan._pin(self.before)
-
-
-def all_lanes(program: Program) -> tuple[Lane, ...]:
-    """Lanes of every buffer that may be in fast memory; `Lane.parent` counts within all."""
-    lanes: list[Lane] = []
-    for buffer in range(len(program.buffers)):
-        if program.may_be_resident(buffer):
-            offset = len(lanes)
-            lanes.extend(_shifted(lane, offset) for lane in lanes_of(program, buffer))
-    return tuple(lanes)
-
-
-def _shifted(lane: Lane, offset: int) -> Lane:
-    if lane.parent is None:
-        return lane
-    return replace(lane, parent=(lane.parent[0] + offset, lane.parent[1]))
-
-
-def _inner_lanes(lanes: Sequence[Lane]) -> list[dict[int, tuple[int, ...]]]:
-    """Per lane and item the lanes inside that item's loop, however deep."""
-    inner: list[dict[int, list[int]]] = [{} for _ in lanes]
-    for index, lane in enumerate(lanes):
-        around = lane.parent
-        while around is not None:
-            inner[around[0]].setdefault(around[1], []).append(index)
-            around = lanes[around[0]].parent
-    return [{position: tuple(found) for position, found in row.items()} for row in inner]
-
-
-def _write_before(lane: Lane) -> list[int]:
-    """Per item the first step after the last item before it that writes or is a loop.
-
-    A prefetch window begins no earlier: the slow copy would be stale, or a residency of the
-    loop's own might be in the way.
-    """
-    floors: list[int] = []
-    floor = lane.start_step
-    for item in lane.items:
-        floors.append(floor)
-        if item.writes or item.loop is not None:
-            floor = item.end_step
-    return floors
-
-
-def _starts_empty(program: Program, lane: Lane) -> list[bool]:
-    """Per item whether a residency that begins with it is produced there, not copied."""
-    undefined = lane.loop is None and not program.buffers[lane.buffer].has_content_at_start
-    found: list[bool] = []
-    for item in lane.items:
-        found.append(undefined or begins_with_write(item))
-        undefined = undefined and not item.writes
-    return found
-
-
-def _last_write(lane: Lane) -> list[int]:
-    """Per item the last one up to it that writes; -1 if there is none."""
-    found: list[int] = []
-    last = -1
-    for position, item in enumerate(lane.items):
-        last = position if item.writes else last
-        found.append(last)
-    return found

@@ -15,7 +15,8 @@ from malloc_game.memory_map import MemoryMap, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.greedy import GreedySolver, carried_choices, construct, greedy_plans
-from solvers.plan import Plan, Proposal, all_lanes
+from solvers.lane_table import LaneTable
+from solvers.plan import Plan, Proposal
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
 from tests.strategies import programs, random_valid_map
@@ -43,7 +44,7 @@ def test_maps_are_valid_and_never_worse_than_all_slow(program: Program) -> None:
 @given(programs(max_accesses=40))
 @settings(max_examples=60, deadline=None)
 def test_plans_never_promise_more_than_the_simulator_finds(program: Program) -> None:
-    for plan in greedy_plans(program, all_lanes(program)):
+    for plan in greedy_plans(program, LaneTable.of(program)):
         latency = simulate(program, plan.memory_map()).latency_ticks
         assert latency <= plan.latency_estimate() * (1 + 1e-9) + rounding_ticks(program)
 
@@ -67,10 +68,10 @@ def test_undoing_restores_the_plan(program: Program) -> None:
 @given(programs(max_accesses=40))
 @settings(max_examples=60, deadline=None)
 def test_a_plan_takes_over_the_map_of_another_as_it_is(program: Program) -> None:
-    lanes = all_lanes(program)
-    for original in greedy_plans(program, lanes):
+    table = LaneTable.of(program)
+    for original in greedy_plans(program, table):
         memory_map = original.memory_map()
-        plan = Plan(program, lanes)
+        plan = Plan(program, table)
         plan.load(memory_map)
         assert plan.memory_map() == memory_map
         latency = simulate(program, memory_map).latency_ticks
@@ -274,7 +275,7 @@ def test_all_maps_handed_in_count_whatever_the_time() -> None:
     program = random_program(3, num_accesses=60, pressure=3.0, max_size_units=16)
     good = GreedySolver().solve(SolveRequest(program)).memory_map
     best = min(
-        (plan.memory_map() for plan in greedy_plans(program, all_lanes(program))),
+        (plan.memory_map() for plan in greedy_plans(program, LaneTable.of(program))),
         key=lambda found: simulate(program, found).latency_ticks,
     )
     assert good == best

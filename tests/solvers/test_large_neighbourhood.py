@@ -11,13 +11,14 @@ from malloc_game.memory_map import MemoryMap
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.greedy import GreedySolver
+from solvers.lane_table import all_lanes
 from solvers.large_neighbourhood import (
     LargeNeighbourhoodSolver,
     NeighbourhoodSearch,
     NeighbourhoodSettings,
     guide_by,
 )
-from solvers.plan import Plan, all_lanes
+from solvers.plan import Plan
 from solvers.relaxation import Relaxation
 from solvers.solver import Solution, SolveRequest
 from tests.malloc_game.small import program_of

@@ -25,8 +25,8 @@ from solvers import milp
 from solvers.cp_sat import cp_solver, solved
 from solvers.exact import can_be_exact, solve_exactly
 from solvers.greedy import GreedySolver
+from solvers.lane_table import all_lanes
 from solvers.milp import MilpSettings, MilpSolver, wanted_runs
-from solvers.plan import all_lanes
 from solvers.relaxation import IntegerSolution
 from solvers.solver import Deadline, SolveRequest, Status, solver_named
 from tests.malloc_game.small import program_of

@@ -14,9 +14,10 @@ from malloc_game.validate import validate
 from solvers.exact import solve_exactly
 from solvers.greedy import VARIANTS, construct
 from solvers.idle_time import Window
+from solvers.lane_table import LaneTable
 from solvers.large_neighbourhood import LargeNeighbourhoodSolver, NeighbourhoodSettings
 from solvers.milp import MilpSolver
-from solvers.plan import Plan, all_lanes
+from solvers.plan import Plan
 from solvers.slices import LEAST_SLICED_BYTES, MOST_SLICES, Slice, Slicing, mirrored
 from solvers.solver import SolveRequest
 from tests.malloc_game.small import program_of
@@ -67,8 +68,8 @@ def test_small_buffers_are_not_cut() -> None:
 
 
 def sliced_plans(program: Program) -> list[Plan]:
-    slicing, lanes = Slicing(program, least_bytes=0), all_lanes(program)
-    return [construct(Plan(program, lanes, slicing), settings) for settings in VARIANTS]
+    slicing, table = Slicing(program, least_bytes=0), LaneTable.of(program)
+    return [construct(Plan(program, table, slicing), settings) for settings in VARIANTS]
 
 
 @given(programs(max_accesses=40))
@@ -89,7 +90,7 @@ def test_plans_with_slices_are_valid_and_promise_no_more_than_the_simulator_find
 @testing(max_examples=60, deadline=None)
 def test_a_plan_takes_over_slices_as_they_are(program: Program) -> None:
     for original in sliced_plans(program):
-        plan = Plan(program, original.lanes, original.slicing)
+        plan = Plan(program, original.table, original.slicing)
         plan.load(original.memory_map())
         assert plan.memory_map() == original.memory_map()
 
@@ -136,9 +137,8 @@ def test_slices_of_a_loop_begin_where_an_inner_loop_does() -> None:
     steps = [(0, ""), (1, ""), (1, ""), (2, ""), (0, "rp")]
     loops = [Loop(0, 5, 3), Loop(1, 3, 2, parent=0)]
     program = program_of({"p": 6}, steps, loops=loops)
-    lanes = all_lanes(program)
-    plan = Plan(program, lanes, Slicing(program, least_bytes=0))
-    inner = next(index for index, lane in enumerate(lanes) if lane.loop == 0)
+    plan = Plan(program, slicing=Slicing(program, least_bytes=0))
+    inner = next(index for index, lane in enumerate(plan.lanes) if lane.loop == 0)
     assert plan.cover(inner, 0, 0) is not None
     (residency,) = plan.memory_map().residencies
     assert residency.parts == (Part(0, 4, 1), Part(4, 2, 3))
