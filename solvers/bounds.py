@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -49,6 +50,8 @@ SMOOTHING = (0.5, 0.15)
 """Shares of the new prices in the mixtures with the best ones that are tried each round."""
 
 BoundCallback = Callable[[float], None]
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ class _BoundSearch:
                 return
             else:
                 value = found.value_ticks
-            added += relaxation.add_covers(found)
+            added += relaxation.add_cuts(found)
             if not added:
                 return
 
@@ -279,7 +282,7 @@ class _Tree:
             may_split = count >= CHILD_ROUNDS and self._partly_fast(forced, found)
             if may_split or self.search.deadline.expired:
                 break
-            added = self.relaxation.add_covers(found)
+            added = self.relaxation.add_cuts(found)
             if own < found.value_ticks * (1 - TIGHT):
                 added += self.relaxation.add_services(found.prices)
             if not added:
@@ -318,8 +321,15 @@ def mix_prices(first: Prices, second: Prices, share: float) -> Prices:
         first.idle * share + second.idle * rest,
         first.lanes * share + second.lanes * rest,
         first.divisors,
-        {
-            key: share * first.covers.get(key, 0.0) + rest * second.covers.get(key, 0.0)
-            for key in first.covers.keys() | second.covers.keys()
-        },
+        _mixed(first.covers, second.covers, share),
+        _mixed(first.durations, second.durations, share),
     )
+
+
+def _mixed(
+    first: Mapping[_Key, float], second: Mapping[_Key, float], share: float
+) -> dict[_Key, float]:
+    return {
+        key: share * first.get(key, 0.0) + (1 - share) * second.get(key, 0.0)
+        for key in first.keys() | second.keys()
+    }

@@ -1,9 +1,12 @@
-"""Cover inequalities: which buffers cannot all be wholly in fast memory during one step.
+"""Cover inequalities: what cannot be in fast memory together during one step.
 
-A set of buffers that together do not fit is a *cover*: one of them at least is away. Buffers that
-are large for such a set count once or more in the same inequality (sequential lifting, exact). The
-linear relaxation keeps nearly all of each; these rows cut that off. Source: Balas, "Facets of the
-knapsack polytope", 1975; Gu, Nemhauser, Savelsbergh, "Lifted cover inequalities", 1998.
+A set of buffers that do not fit is a *cover*. Wholly there, one of them at least is away; buffers
+that are large for such a set count once or more in the same inequality (sequential lifting, exact).
+In a *flow cover* some of them are on their way, there in part: what may have arrived depends on
+which of the others are away. The linear relaxation keeps nearly all of each; these rows cut that
+off. Source: Balas, "Facets of the knapsack polytope", 1975; Padberg, Van Roy, Wolsey, "Valid linear
+inequalities for fixed charge problems", 1985; Gu, Nemhauser, Savelsbergh, "Lifted cover
+inequalities", 1998.
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """A lifted cover inequality: `sum of weights of what is wholly held` is at most `limit`.
+    """A cover inequality: what buffers weigh together during a step is at most `limit`.
 
     Attributes:
-      weights: of buffers, as (buffer, weight), none of weight 0.
+      weights: of buffers that are wholly held, as (buffer, weight), sorted, none of weight 0.
       limit: what buffers that fit into fast memory together weigh at most.
+      parts: those of which a part that is held weighs its share, sorted.
     """
 
     weights: tuple[tuple[int, int], ...]
     limit: int
+    parts: tuple[int, ...] = ()
 
 
 def violated_cover(
@@ -48,6 +53,61 @@ def violated_cover(
         if weight >= cover.limit + least and (best is None or weight - cover.limit > best[0]):
             best = (weight - cover.limit, cover)
     return None if best is None else best[1]
+
+
+def violated_flow_cover(
+    whole: Mapping[int, float],
+    part: Mapping[int, float],
+    sizes: Sequence[int],
+    capacity: int,
+    least: float,
+) -> Cover | None:
+    """A flow cover inequality that shares break by `least` or more; None if none is found.
+
+    Args:
+      whole: per buffer the share of it that is held as a whole.
+      part: per buffer the share that has arrived of one on its way.
+      sizes: per buffer, none more than the capacity.
+      capacity: in the same unit.
+      least: violation to look for, as a share of that by which the cover does not fit.
+    """
+    share = {b: min(whole.get(b, 0.0) + part.get(b, 0.0), 1.0) for b in whole.keys() | part.keys()}
+    best: tuple[float, list[int], list[int], int] | None = None
+    for order in _orders(share, sizes):
+        for count, total in enumerate(itertools.accumulate(sizes[b] for b in order), start=1):
+            excess = total - capacity
+            if excess <= 0:
+                continue
+            large = [
+                b
+                for b in order[:count]
+                if (sizes[b] - excess) * (1 - whole.get(b, 0.0)) > sizes[b] * part.get(b, 0.0)
+            ]
+            if not large:
+                break
+            fluid = [b for b in order[:count] if b not in large]
+            bytes_held = sum(sizes[b] * share[b] for b in fluid)
+            bytes_held += sum(sizes[b] - excess * (1 - whole.get(b, 0.0)) for b in large)
+            violation = (bytes_held - capacity) / excess
+            if violation >= least and (best is None or violation > best[0]):
+                best = (violation, large, fluid, excess)
+    if best is None:
+        return None
+    return flow_cover(best[1], best[2], sizes, capacity)
+
+
+def flow_cover(
+    large: Sequence[int], fluid: Sequence[int], sizes: Sequence[int], capacity: int
+) -> Cover:
+    """The inequality of a cover whose `large` buffers count if wholly held, `fluid` ones in part.
+
+    Each of the large ones is larger than what does not fit. If one of them is away, all that is
+    fluid may be there; if none is, less by what does not fit.
+    """
+    excess = sum(sizes[b] for b in itertools.chain(large, fluid)) - capacity
+    weights = {**dict.fromkeys(large, excess), **{b: sizes[b] for b in fluid}}
+    limit = capacity - sum(sizes[b] - excess for b in large)
+    return Cover(tuple(sorted(weights.items())), limit, tuple(sorted(fluid)))
 
 
 def _orders(held: Mapping[int, float], sizes: Sequence[int]) -> Iterable[list[int]]:

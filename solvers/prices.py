@@ -18,7 +18,7 @@ maps may do: sliced prefetches, replaced copies, carried parameters, evictions t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from hlo_graphs.program import Access, AccessKind, Program
 from solvers.covers import Cover
+from solvers.duration_cuts import DurationCut
 from solvers.timeline import (
     Item,
     Lane,
@@ -55,13 +56,14 @@ class Prices:
       space: [R, T+1] running sums: holding one unit of resource r during steps [a, b) costs
         `space[r, b] - space[r, a]` ticks. Non-decreasing along steps.
       idle: [T] ticks per weighted tick of copy work served in the step, within [0, 1].
-      lanes: [T, K+1] weights of the lanes and, last, of the bus, in a step's duration. Rows sum
-        to at most 1.
+      lanes: [T, K+1] weights of the lanes and, last, of the bus, in a step's duration. With the
+        weights of its cuts they sum to at most 1.
       divisors: [R] of the resources. The capacity row of a step, sum of sizes <= capacity,
         implies for each whole d > 0 that sum of floor(size / d) <= floor(capacity / d) over the
         buffers that are wholly there (a Chvátal-Gomory cut). The first is 1: the row itself, in
         alignment units.
       covers: ticks that a unit of weight costs, by step and cover inequality.
+      durations: weights of duration cuts, by step and cut.
     """
 
     space: Floats
@@ -69,6 +71,7 @@ class Prices:
     lanes: Floats
     divisors: tuple[int, ...] = (1,)
     covers: Mapping[tuple[int, Cover], float] = field(default_factory=dict)
+    durations: Mapping[tuple[int, DurationCut], float] = field(default_factory=dict)
 
 
 def uniform_prices(program: Program) -> Prices:
@@ -138,19 +141,22 @@ class PricedProgram:
         space = np.maximum.accumulate(np.asarray(prices.space, dtype=np.float64), axis=1)
         self.space: Floats = space - space[:, :1]
         self.idle: Floats = np.clip(np.asarray(prices.idle, dtype=np.float64), 0.0, 1.0)
-        weights = np.maximum(np.asarray(prices.lanes, dtype=np.float64), 0.0)
-        self.weights: Floats = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        self.weights, self.cut_weights = _shares_of_durations(prices)
         self.covers = {key: max(price, 0.0) for key, price in prices.covers.items()}
-        self.cover_prices: dict[int, list[tuple[int, float]]] = {}
-        """Per buffer what being wholly held costs beside space, as (step, ticks)."""
+        self.cover_prices: dict[int, list[tuple[int, float, float]]] = {}
+        """Per buffer what being held costs beside space, as (step, ticks as a whole, ticks for all
+        of its parts)."""
         for (step, cover), price in self.covers.items():
             for buffer, weight in cover.weights:
-                self.cover_prices.setdefault(buffer, []).append((step, weight * price))
+                whole = weight * price
+                part = whole if buffer in cover.parts else 0.0
+                self.cover_prices.setdefault(buffer, []).append((step, whole, part))
         self.slow_cost: dict[tuple[int, int], float] = {}
         self.replaceable = {
             step for step, instruction in enumerate(program.instructions) if instruction.async_copy
         }
         self.constant = 0.0
+        self._added = 0.0
         self._magnitude = 0.0
         self._price_steps()
 
@@ -164,10 +170,9 @@ class PricedProgram:
         )
         capacity_cost += sum(cover.limit * price for (_, cover), price in self.covers.items())
         total = self.constant - capacity_cost
-        added = self.constant + capacity_cost + program.all_slow_ticks
-        accesses = program.num_accesses
-        operations = 8 + accesses + program.num_steps + len(program.buffers) + len(self.covers)
-        self._magnitude += operations * added
+        operations = 8 + program.num_accesses + program.num_steps + len(program.buffers)
+        operations += len(self.covers) + sum(2 + 2 * len(cut.ticks) for _, cut in self.cut_weights)
+        self._magnitude += operations * (self._added + capacity_cost + program.all_slow_ticks)
         paid = 0.0
         savings: list[float] = []
         for buffer, lanes in enumerate(self.lanes):
@@ -195,13 +200,22 @@ class PricedProgram:
         return may_be_carried(self.program, buffer, self.lanes[buffer])
 
     def _price_steps(self) -> None:
+        cuts: list[list[tuple[float, DurationCut]]] = [[] for _ in range(self.program.num_steps)]
+        for (step, cut), weight in self.cut_weights.items():
+            cuts[step].append((weight, cut))
         for step, instruction in enumerate(self.program.instructions):
             repeat, idle = instruction.repeat, float(self.idle[step])
             weights = self.weights[step].tolist()
             base = sum(w * b for w, b in zip(weights, instruction.base_ticks, strict=False))
+            base += sum(weight * cut.base_ticks for weight, cut in cuts[step])
+            more = _weighed_cuts(cuts[step])
             constant = repeat * (1 - idle) * base
             costs = [
-                repeat * ((1 - idle) * _weighed(weights, a) + idle * a.bus_ticks)
+                repeat
+                * (
+                    (1 - idle) * (_weighed(weights, a) + more.get(a.buffer, 0.0))
+                    + idle * a.bus_ticks
+                )
                 for a in instruction.accesses
             ]
             if step in self.replaceable:
@@ -209,6 +223,7 @@ class PricedProgram:
                 constant *= scale
                 costs = [scale * cost for cost in costs]
             self.constant += constant
+            self._added += abs(constant) + sum(costs)
             for access, cost in zip(instruction.accesses, costs, strict=True):
                 if self.lanes[access.buffer]:
                     self.slow_cost[step, access.buffer] = cost
@@ -258,6 +273,26 @@ def least_copy_ticks(program: Program, buffer: int) -> float:
     """Ticks of a copy of the buffer without rounding up: slices may round differently."""
     seconds = program.buffers[buffer].size_bytes / program.machine.slow_bytes_per_second
     return seconds / program.tick_seconds * (1 - 1e-12)
+
+
+def _shares_of_durations(prices: Prices) -> tuple[Floats, dict[tuple[int, DurationCut], float]]:
+    """Weights of lanes and of cuts; those of a step are not negative and sum to at most 1."""
+    lanes = np.maximum(np.asarray(prices.lanes, dtype=np.float64), 0.0)
+    cuts = {key: max(weight, 0.0) for key, weight in prices.durations.items()}
+    total = lanes.sum(axis=1)
+    for (step, _), weight in cuts.items():
+        total[step] += weight
+    total = np.maximum(total, 1.0)
+    return lanes / total[:, None], {key: w / total[key[0]] for key, w in cuts.items()}
+
+
+def _weighed_cuts(cuts: Iterable[tuple[float, DurationCut]]) -> dict[int, float]:
+    """Per buffer the ticks that weighted cuts ask for its slow access."""
+    ticks_of: dict[int, float] = {}
+    for weight, cut in cuts:
+        for buffer, ticks in cut.ticks:
+            ticks_of[buffer] = ticks_of.get(buffer, 0.0) + weight * ticks
+    return ticks_of
 
 
 def _weighed(weights: Sequence[float], access: Access) -> float:
@@ -360,10 +395,12 @@ class Life:
         weights = np.array([size // divisor for divisor in priced.divisors], dtype=np.float64)
         self.held: Floats = weights @ priced.space
         if buffer in priced.cover_prices:
-            more = np.zeros(len(self.held))
-            for step, ticks in priced.cover_prices[buffer]:
-                more[step + 1] += ticks
-            self.held = self.held + np.cumsum(more)
+            more = np.zeros((2, len(self.held)))
+            for step, whole, part in priced.cover_prices[buffer]:
+                more[:, step + 1] += whole, part
+            whole_cost, part_cost = np.cumsum(more, axis=1)
+            self.held = self.held + whole_cost
+            self.bytes_held = self.bytes_held + part_cost
         self.copy_ticks = least_copy_ticks(self.program, buffer)
         self.idle = priced.idle
         self.forced = priced.forced.get(buffer, {})
@@ -550,7 +587,7 @@ class Life:
     def _prefetch_costs(self, lane: Lane, floor: int, ready: int) -> Floats:
         """Per step in [floor, ready) what it costs that it serves the copy: bytes held from it on.
 
-        A slice holds only its own bytes, so only the first resource counts.
+        A slice holds only its own bytes, so of resources only the first counts.
         """
         held = self.bytes_held[ready] - self.bytes_held[floor:ready]
         costs: Floats = self._work(lane) * self.idle[floor:ready] + held

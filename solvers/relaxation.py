@@ -9,13 +9,14 @@ and the links between them (docs/bounds.md, "Where prices come from"). Not trust
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hlo_graphs.program import Program
-from solvers.covers import Cover, violated_cover
+from solvers.covers import Cover, violated_cover, violated_flow_cover
+from solvers.duration_cuts import DurationCut, violated_duration_cut
 from solvers.linear_program import LinearProgram, LinearSolution
 from solvers.prices import (
     MAX_CARRIED,
@@ -49,8 +50,32 @@ MOST_REFINEMENTS = 4
 LEAST_VIOLATION = 1e-2
 """Of a cover inequality that is added."""
 
+LEAST_TICKS = 1e-5
+"""By which a duration cut that is added makes the program longer, as a share of all slow."""
+
 MOST_PARTS = 8
 """Cuts are made for buffers larger than the capacity over 2, 3, ... up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A column that holds its buffer during steps [start, end), perhaps only in part."""
+
+    column: int
+    start: int
+    end: int
+    sign: int
+    in_parts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """A buffer in the row of a cover inequality, where parts of it may count too."""
+
+    row: int
+    step: int
+    weight: float
+    in_parts: bool
 
 
 CopyKey = tuple[int, int, int, bool]
@@ -125,9 +150,11 @@ class Relaxation:
         self._idle_estimate = np.array(_largest_idle(program), dtype=np.float64)
         self._space_rows: list[dict[int, int]] = []
         self._space_columns: list[tuple[int, int, int]] = []
-        self._holds: list[tuple[int, int, int, int, int]] = []
+        self._holds: list[list[_Hold]] = [[] for _ in program.buffers]
         self._cover_rows: dict[tuple[int, Cover], int] = {}
-        self._covers_at: dict[int, list[tuple[int, dict[int, int]]]] = {}
+        self._covers_of: list[list[_Weighed]] = [[] for _ in program.buffers]
+        self._duration_columns: list[int] = []
+        self._duration_rows: dict[tuple[int, DurationCut], int] = {}
         self._add_space()
         self._idle_rows = [self.matrix.row(-np.inf, 0.0, ()) for _ in range(program.num_steps)]
         self._carried_row = self.matrix.row(-np.inf, float(MAX_CARRIED), ())
@@ -159,11 +186,12 @@ class Relaxation:
         self, column: int, buffer: int, start: int, end: int, *, sign: int = 1, sliced: bool = False
     ) -> None:
         """`column` is resident during steps [start, end); `sliced`: perhaps only in part."""
-        if start >= min(end, self.program.num_steps):
+        end = min(end, self.program.num_steps)
+        if start >= end:
             return
         size = self._units[buffer]
-        if size and not sliced:
-            self._hold_whole(column, buffer, start, min(end, self.program.num_steps), sign)
+        if size:
+            self._weigh(buffer, _Hold(column, start, end, sign, sliced))
         for resource, divisor in enumerate(self.divisors[:1] if sliced else self.divisors):
             share = sign * (size // divisor) / max(self.capacity // divisor, 1)
             if share:
@@ -172,14 +200,15 @@ class Relaxation:
                 if end < self.program.num_steps:
                     self.matrix.entry(rows[end], column, share)
 
-    def _hold_whole(self, column: int, buffer: int, start: int, end: int, sign: int) -> None:
-        """Cover inequalities, those to come as well, count `column` during steps [start, end)."""
-        self._holds.append((column, buffer, start, end, sign))
-        for step, covers in self._covers_at.items():
-            if start <= step < end:
-                for row, weights in covers:
-                    if buffer in weights:
-                        self.matrix.entry(row, column, sign * weights[buffer])
+    def _weigh(self, buffer: int, hold: _Hold) -> None:
+        """Cover inequalities, those to come as well, count a hold."""
+        self._holds[buffer].append(hold)
+        for cover in self._covers_of[buffer]:
+            self._count(cover, hold)
+
+    def _count(self, cover: _Weighed, hold: _Hold) -> None:
+        if hold.start <= cover.step < hold.end and (cover.in_parts or not hold.in_parts):
+            self.matrix.entry(cover.row, hold.column, hold.sign * cover.weight)
 
     def _add_buffer(self, buffer: int, lanes: Sequence[Lane]) -> None:
         writes = any(item.writes for item in lanes[0].items)
@@ -428,6 +457,7 @@ class Relaxation:
             if instruction.async_copy:
                 floor = 0
             column = self.matrix.column(1.0, weight * floor, weight * full)
+            self._duration_columns.append(column)
             bus = sum(a.bus_ticks for a in instruction.accesses)
             lanes = [
                 (base + sum(a.lane_ticks[k] for a in instruction.accesses), k)
@@ -526,40 +556,85 @@ class Relaxation:
         return sorted({copy.first + i for i in chosen if saved[i] > 1e-7 * self.scale})
 
     def refine(self, found: RelaxedSolution) -> int:
-        """Adds the services that the prices of a point promise most of, and the cover
-        inequalities that it breaks; how many."""
-        return self.add_services(found.prices) + self.add_covers(found)
+        """Adds the services that the prices of a point promise most of, and the cuts that it
+        breaks; how many."""
+        return self.add_services(found.prices) + self.add_cuts(found)
 
-    def add_covers(self, found: RelaxedSolution) -> int:
-        """Adds, for every step, a cover inequality that a point breaks; returns how many."""
-        begins: dict[int, list[tuple[int, float]]] = {}
-        for column, buffer, start, end, sign in self._holds:
-            share = sign * float(found.point[column]) if column < len(found.point) else 0.0
-            if share:
-                begins.setdefault(start, []).append((buffer, share))
-                begins.setdefault(end, []).append((buffer, -share))
-        held: dict[int, float] = {}
+    def add_cuts(self, found: RelaxedSolution) -> int:
+        """Adds, for every step, what a point breaks of a cover inequality and a duration cut;
+        returns how many."""
+        return self._add_covers(found) + self._add_duration_cuts(found)
+
+    def _add_covers(self, found: RelaxedSolution) -> int:
         added = 0
-        for step in range(self.program.num_steps):
-            if step not in begins:
+        for step, whole, part in self._held(found.point):
+            arguments = (self._units, self.capacity, LEAST_VIOLATION)
+            broken = [violated_cover(whole, *arguments)]
+            if part:
+                broken.append(violated_flow_cover(whole, part, *arguments))
+            for cover in broken:
+                if cover is not None and (step, cover) not in self._cover_rows:
+                    self._add_cover(step, cover)
+                    added += 1
+        return added
+
+    def _held(self, point: Floats) -> Iterator[tuple[int, dict[int, float], dict[int, float]]]:
+        """Steps at which something else is held than before, with the shares of buffers that are
+        there as a whole and in part."""
+        changes: dict[int, list[tuple[bool, int, float]]] = {}
+        for buffer, holds in enumerate(self._holds):
+            for hold in holds:
+                share = hold.sign * float(point[hold.column]) if hold.column < len(point) else 0.0
+                if share:
+                    changes.setdefault(hold.start, []).append((hold.in_parts, buffer, share))
+                    changes.setdefault(hold.end, []).append((hold.in_parts, buffer, -share))
+        held: tuple[dict[int, float], dict[int, float]] = ({}, {})
+        for step in sorted(changes):
+            for in_parts, buffer, share in changes[step]:
+                held[in_parts][buffer] = held[in_parts].get(buffer, 0.0) + share
+            whole, part = (
+                {buffer: min(share, 1.0) for buffer, share in shares.items() if share > 1e-6}
+                for shares in held
+            )
+            yield step, whole, part
+
+    def _add_cover(self, step: int, cover: Cover) -> None:
+        scale = _scale_of(cover)
+        row = self.matrix.row(-np.inf, cover.limit / scale, ())
+        self._cover_rows[step, cover] = row
+        for buffer, weight in cover.weights:
+            weighed = _Weighed(row, step, weight / scale, buffer in cover.parts)
+            self._covers_of[buffer].append(weighed)
+            for hold in self._holds[buffer]:
+                self._count(weighed, hold)
+
+    def _add_duration_cuts(self, found: RelaxedSolution) -> int:
+        added = 0
+        least_ticks = LEAST_TICKS * self.program.all_slow_ticks
+        for step, instruction in enumerate(self.program.instructions):
+            if instruction.async_copy or instruction.repeat <= 0:
                 continue
-            for buffer, share in begins[step]:
-                held[buffer] = held.get(buffer, 0.0) + share
-            inside = {b: min(share, 1.0) for b, share in held.items() if share > 1e-6}
-            cover = violated_cover(inside, self._units, self.capacity, LEAST_VIOLATION)
-            if cover is not None and (step, cover) not in self._cover_rows:
-                self._add_cover(step, cover)
+            slow = {
+                access.buffer: 1.0 - sum(float(found.point[column]) for column in columns)
+                for access in instruction.accesses
+                if (columns := self._fast_terms.get((step, access.buffer)))
+            }
+            elapsed = float(found.point[self._duration_columns[step]]) * self.scale
+            elapsed = (elapsed + least_ticks) / instruction.repeat
+            cut = violated_duration_cut(instruction, slow, elapsed)
+            if cut is not None and (step, cut) not in self._duration_rows:
+                self._add_duration_cut(step, cut)
                 added += 1
         return added
 
-    def _add_cover(self, step: int, cover: Cover) -> None:
-        weights = dict(cover.weights)
-        row = self.matrix.row(-np.inf, float(cover.limit), ())
-        self._cover_rows[step, cover] = row
-        self._covers_at.setdefault(step, []).append((row, weights))
-        for column, buffer, start, end, sign in self._holds:
-            if buffer in weights and start <= step < end:
-                self.matrix.entry(row, column, sign * weights[buffer])
+    def _add_duration_cut(self, step: int, cut: DurationCut) -> None:
+        weight = self.program.instructions[step].repeat / self.scale
+        terms = [(self._duration_columns[step], 1.0)]
+        for buffer, ticks in cut.ticks:
+            terms += [(column, weight * ticks) for column in self._fast_terms[step, buffer]]
+        all_slow = cut.base_ticks + sum(ticks for _, ticks in cut.ticks)
+        row = self.matrix.row(weight * all_slow, np.inf, terms)
+        self._duration_rows[step, cut] = row
 
     # -- solving ------------------------------------------------------------------------------
 
@@ -632,25 +707,38 @@ class Relaxation:
         space = np.cumsum(held, axis=1)
         idle = np.clip(-found.row_duals[self._idle_rows], 0.0, 1.0)
         covers = {
-            key: -float(found.row_duals[row]) * self.scale
+            key: -float(found.row_duals[row]) * self.scale / _scale_of(key[1])
             for key, row in self._cover_rows.items()
             if found.row_duals[row] < 0
         }
-        lanes = self._lane_weights(found.row_duals, idle)
-        return Prices(space, idle, lanes, self.divisors, covers)
+        lanes, durations = self._duration_weights(found.row_duals, idle)
+        return Prices(space, idle, lanes, self.divisors, covers, durations)
 
-    def _lane_weights(self, duals: Floats, idle: Floats) -> Floats:
-        """Dual values as shares; what is missing goes to the lane of the all-fast duration."""
+    def _duration_weights(
+        self, duals: Floats, idle: Floats
+    ) -> tuple[Floats, dict[tuple[int, DurationCut], float]]:
+        """Dual values of lanes and of cuts as shares of a step's; what is missing to all of it
+        goes to the lane of the all-fast duration."""
         program = self.program
-        weights: Floats = np.zeros((program.num_steps, program.num_lanes + 1))
+        lanes: Floats = np.zeros((program.num_steps, program.num_lanes + 1))
         for row, step, lane in self._lane_rows:
-            weights[step, lane] = max(duals[row], 0.0)
-        weights /= np.maximum(1.0 - idle, 1e-12)[:, None]
-        total = weights.sum(axis=1)
-        weights /= np.maximum(total, 1.0)[:, None]
-        missing = np.maximum(1.0 - weights.sum(axis=1), 0.0)
-        weights[np.arange(program.num_steps), self._floor_lanes] += missing
-        return weights
+            lanes[step, lane] = max(duals[row], 0.0)
+        cuts = {
+            key: float(duals[row]) for key, row in self._duration_rows.items() if duals[row] > 0
+        }
+        total = lanes.sum(axis=1)
+        for (step, _), dual in cuts.items():
+            total[step] += dual
+        whole = np.maximum(total, np.maximum(1.0 - idle, 1e-12))
+        lanes /= whole[:, None]
+        missing = np.maximum(1.0 - total / whole, 0.0)
+        lanes[np.arange(program.num_steps), self._floor_lanes] += missing
+        return lanes, {key: dual / whole[key[0]] for key, dual in cuts.items()}
+
+
+def _scale_of(cover: Cover) -> int:
+    """What a cover's row is divided by: its weights may be units of memory."""
+    return max(weight for _, weight in cover.weights)
 
 
 def cut_divisors(program: Program) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ from malloc_game.memory_map import MemoryMap, ReplacedCopy, Residency, Source
 from malloc_game.simulate import simulate
 from malloc_game.validate import validate
 from solvers.bounds import Leaf, _BoundSearch, _Tree, bound_program, mix_prices
-from solvers.covers import Cover, violated_cover
+from solvers.covers import Cover, violated_cover, violated_flow_cover
+from solvers.duration_cuts import DurationCut, violated_duration_cut
 from solvers.exact import solve_exactly
 from solvers.greedy import GreedySolver
 from solvers.prices import Prices, price_bound, resident_lanes, uniform_prices
@@ -36,7 +37,8 @@ def random_prices(program: Program, rng: np.random.Generator) -> Prices:
     idle = rng.exponential(10 ** rng.uniform(-2, 0.3), steps) * (rng.random(steps) < 0.5)
     lanes = rng.dirichlet([0.3] * (program.num_lanes + 1), steps)
     divisors = (1, int(rng.integers(1, 5)), int(rng.integers(2, 9)))
-    return Prices(space, idle, lanes, divisors, random_covers(program, rng, scale))
+    covers = random_covers(program, rng, scale)
+    return Prices(space, idle, lanes, divisors, covers, random_durations(program, rng))
 
 
 def random_covers(
@@ -52,9 +54,32 @@ def random_covers(
             for buffer in range(len(units))
             if program.may_be_resident(buffer) and units[buffer]
         }
-        cover = violated_cover(held, units, program.capacity_bytes // unit, 0.01)
-        if cover is not None:
-            found[step, cover] = float(rng.exponential(scale))
+        part = {buffer: (1 - share) * float(rng.random()) for buffer, share in held.items()}
+        arguments = (units, program.capacity_bytes // unit, 0.01)
+        for cover in (
+            violated_cover(held, *arguments),
+            violated_flow_cover(held, part, *arguments),
+        ):
+            if cover is not None:
+                largest = max(weight for _, weight in cover.weights)
+                found[step, cover] = float(rng.exponential(scale)) / largest
+    return found
+
+
+def random_durations(
+    program: Program, rng: np.random.Generator
+) -> dict[tuple[int, DurationCut], float]:
+    """Weights of cuts that random shares of slow accesses break, steps that may be replaced too."""
+    found: dict[tuple[int, DurationCut], float] = {}
+    for step, instruction in enumerate(program.instructions):
+        slow = {
+            access.buffer: float(np.clip(rng.uniform(-0.5, 1.5), 0.0, 1.0))
+            for access in instruction.accesses
+            if program.may_be_resident(access.buffer)
+        }
+        cut = violated_duration_cut(instruction, slow, 0.0)
+        if cut is not None:
+            found[step, cut] = float(rng.exponential(1.0))
     return found
 
 
@@ -239,6 +264,7 @@ def test_rubbish_in_the_duals_costs_tightness_only(program: Program, seed: int) 
         prices,
         idle=prices.idle + rng.normal(0, 0.1, program.num_steps),
         lanes=prices.lanes * rng.uniform(0, 3, prices.lanes.shape),
+        durations={key: w * rng.uniform(0, 3) for key, w in prices.durations.items()},
         space=prices.space * rng.uniform(0.5, 2.0),
     )
     latency = GreedySolver().solve(SolveRequest(program)).latency_ticks

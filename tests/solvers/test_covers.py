@@ -1,4 +1,4 @@
-"""Cover inequalities: no set that fits breaks one, and none could weigh more."""
+"""Cover inequalities: nothing that fits breaks one, and none could weigh more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from solvers.covers import Cover, lifted_cover, violated_cover
+from solvers.covers import Cover, flow_cover, lifted_cover, violated_cover, violated_flow_cover
 
 CAPACITY = 24
 
@@ -77,3 +77,59 @@ def test_two_that_fit_without_a_third_leave_no_room_for_the_smallest() -> None:
 @pytest.mark.parametrize("held", [{}, {0: 1.0, 1: 1.0}])
 def test_what_fits_breaks_nothing(held: dict[int, float]) -> None:
     assert violated_cover(held, [12, 12], 24, 0.01) is None
+
+
+def heaviest_in_parts(cover: Cover, sizes: list[int], capacity: int) -> int:
+    """By looking at every set that is wholly there, with what fits beside it of the others."""
+    weights = dict(cover.weights)
+    whole = [buffer for buffer in weights if buffer not in cover.parts]
+    fluid = sum(sizes[buffer] for buffer in cover.parts)
+    assert all(weights[buffer] == sizes[buffer] for buffer in cover.parts)
+    heaviest = 0
+    for count in range(len(whole) + 1):
+        for chosen in itertools.combinations(whole, count):
+            room = capacity - sum(sizes[buffer] for buffer in chosen)
+            if room >= 0:
+                weight = sum(weights[buffer] for buffer in chosen)
+                heaviest = max(heaviest, weight + min(room, fluid))
+    return heaviest
+
+
+@given(sizes, st.data())
+def test_a_flow_cover_holds_for_all_that_fits(sizes: list[int], data: st.DataObject) -> None:
+    excess = sum(sizes) - CAPACITY
+    assume(excess > 0)
+    possible = [buffer for buffer, size in enumerate(sizes) if size > excess]
+    assume(possible)
+    large = data.draw(st.lists(st.sampled_from(possible), min_size=1, unique=True))
+    fluid = [buffer for buffer in range(len(sizes)) if buffer not in large]
+    cover = flow_cover(large, fluid, sizes, CAPACITY)
+    assert heaviest_in_parts(cover, sizes, CAPACITY) == cover.limit
+
+
+@given(sizes, st.data())
+def test_a_flow_cover_that_is_found_is_broken_and_holds(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    share = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
+    whole = {buffer: data.draw(share) for buffer in range(len(sizes))}
+    part = {buffer: data.draw(share) * (1 - whole[buffer]) for buffer in range(len(sizes))}
+    cover = violated_flow_cover(whole, part, sizes, CAPACITY, 0.01)
+    if cover is not None:
+        weight = sum(
+            times * (whole[buffer] + (part[buffer] if buffer in cover.parts else 0.0))
+            for buffer, times in cover.weights
+        )
+        assert weight > cover.limit
+        assert heaviest_in_parts(cover, sizes, CAPACITY) <= cover.limit
+
+
+def test_what_may_have_arrived_depends_on_what_is_still_there() -> None:
+    """Room for two and a half: while three are wholly there, half of the fourth may have come.
+
+    The linear relaxation has half of the third leave and three quarters of the fourth arrive.
+    """
+    whole, part = {0: 1.0, 1: 1.0, 2: 0.5}, {3: 0.75}
+    found = violated_flow_cover(whole, part, [8, 8, 8, 8], 26, 0.1)
+    assert found == Cover(((0, 8), (1, 8), (2, 6), (3, 8)), 24, (0, 1, 3))
+    assert violated_flow_cover(whole, {3: 0.5}, [8, 8, 8, 8], 26, 0.1) is None
