@@ -81,6 +81,7 @@ class Game:
       birth_update: updates of the learner when it ended.
       repeats: number of the remembered game whose every move it repeats (`agents.replay`), if it
         was played for the search's sake alone.
+      free: the search chose every move; not known of games that come out of a checkpoint.
     """
 
     program: int
@@ -94,6 +95,7 @@ class Game:
     latency_ticks: float
     birth_update: int = 0
     repeats: int | None = None
+    free: bool = False
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -172,7 +172,7 @@ class SelfPlay:
             lane.pieces.append(jax.tree.map(lambda leaf, a=actor: leaf[:, a].copy(), moves))
         ends = np.asarray(self.programs.arrays.num_items)[self._index()]
         finished = np.flatnonzero(np.asarray(states.cursor) >= ends)
-        games = [self._game(self._lanes[actor], birth_update) for actor in finished.tolist()]
+        games = [self._game(actor, birth_update) for actor in finished.tolist()]
         for actor in finished.tolist():
             self._lanes[actor] = self._new_game(actor)
         self._states = self._restarted(states, finished)
@@ -289,7 +289,8 @@ class SelfPlay:
         restarted: State = _put_back(states, begun, again)
         return restarted
 
-    def _game(self, lane: _Lane, birth_update: int) -> Game:
+    def _game(self, actor: int, birth_update: int) -> Game:
+        lane = self._lanes[actor]
         whole: Moves = jax.tree.map(lambda *parts: np.concatenate(parts), *lane.pieces)
         opening, moves = _without_opening(whole)
         member = self.programs.members[lane.program]
@@ -308,6 +309,7 @@ class SelfPlay:
             latency_ticks=0.0,
             birth_update=birth_update,
             repeats=lane.repeats,
+            free=bool((self._plans[actor] == NO_ACTION).all()),
         )
         return replace(game, latency_ticks=member.fast_game.latency_ticks(game.wishes(member)))
 

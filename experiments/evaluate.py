@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from experiments.folder import Run, code_digest, held, open_table, refuse_mixing
+from experiments.files import held
+from experiments.folder import Run, code_digest, open_table, refuse_mixing
 from experiments.results import Key, Row, append_row, has_rows, read_rows, write_table
 from experiments.solvers_by_name import AGENTS, any_solver_named
 from experiments.task_processes import run_tasks

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hlo_graphs.errors import InputError
+
+_LOCK = ".lock"
 
 
 def _umask() -> int:
@@ -59,3 +64,31 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Makes the folder if need be, and keeps others who ask from writing into it meanwhile.
+
+    The system lets go of it when this process ends, however that happens.
+
+    Raises:
+      InputError: if another process holds it, or it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Writable, as locks of files that lie on other machines ask for.
+        handle = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot write there: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{directory}: another process is writing into it; wait for it to end, "
+                "or choose another folder"
+            ) from error
+        yield
+    finally:
+        os.close(handle)

@@ -9,13 +9,11 @@ other code. Another processor is taken on demand: then each row tells its own.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -28,7 +26,6 @@ from hlo_graphs.errors import InputError
 
 SETTINGS = "settings.json"
 MAPS = "maps"
-LOCK = ".lock"
 
 _OF_A_PROCESSOR = frozenset({"processor", "cores"})
 """What of a machine may differ within a table, on demand."""
@@ -217,31 +214,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-@contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Makes the folder if need be, and keeps other evaluations from writing into it meanwhile.
-
-    The system lets go of it when this process ends, however that happens.
-
-    Raises:
-      InputError: if another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    # Writable, as locks of files that lie on other machines ask for.
-    handle = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{directory}: another evaluation is writing into it; wait for it to end, "
-                "or choose another folder"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 @cache

@@ -19,6 +19,7 @@ from experiments.files import write_atomically
 from experiments.inputs import LoadedProgram, load_program, read_json
 from experiments.interrupts import interrupts_awaited
 from experiments.live_training import LiveTraining
+from experiments.run_folder import run_folder
 from experiments.training_run import Reference, TrainingRun
 from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
@@ -102,7 +103,12 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> TrainR
     """
     _check(settings)
     deadline = time.monotonic() + settings.time_limit_seconds
-    with closing(_prepare(settings, deadline, say)) as run, interrupts_awaited() as interrupted:
+    loaded = _loaded(settings)
+    with (
+        run_folder(settings.out, resume=settings.resume),
+        closing(_prepare(settings, loaded, deadline, say)) as run,
+        interrupts_awaited() as interrupted,
+    ):
         with LiveTraining(run.references) as live:
             while True:
                 report = run.trainer.run_chunk()
@@ -143,14 +149,30 @@ def print_training(result: TrainResult) -> None:
     print(f"{result.num_games} games, {result.num_moves} moves")
 
 
-def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None]) -> TrainingRun:
+def _loaded(settings: TrainSettings) -> list[LoadedProgram]:
+    """What is trained on, programs that cannot be refused: nothing is written yet."""
+    from agents.programs import PlayedProgram, nothing_to_decide
+
+    loaded = [load_program(source) for source in _sources(settings)]
+    _check_names([one.program for one in loaded])
+    for one in loaded:
+        if PlayedProgram.of(one.program).is_decided:
+            raise nothing_to_decide(one.program)
+    return loaded
+
+
+def _prepare(
+    settings: TrainSettings,
+    loaded: Sequence[LoadedProgram],
+    deadline: float,
+    say: Callable[[str], None],
+) -> TrainingRun:
     from agents.checkpoint import CHECKPOINT, read_document
     from agents.compilation import keep_compiled_code, needs_of
 
     keep_compiled_code()
     kept = read_document(settings.out / CHECKPOINT) if settings.resume else None
-    loaded = [load_program(source) for source in _sources(settings)]
-    trainer = _trainer(settings, kept, [one.program for one in loaded])
+    trainer, config = _trainer(settings, kept, [one.program for one in loaded])
     say(str(needs_of(trainer)))
     references = []
     for one in loaded:
@@ -158,14 +180,19 @@ def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None
         if len(loaded) > 1:
             say(f"{references[-1].name}: bounded")
     run = TrainingRun(
-        settings.out, trainer, tuple(references), settings.save_seconds, [None] * len(references)
+        settings.out,
+        config,
+        trainer,
+        tuple(references),
+        settings.save_seconds,
+        [None] * len(references),
     )
     if kept is not None:
         run.restore(kept)
         say(f"resumed after {trainer.num_games} games, {trainer.num_moves} moves")
         return run
     seed = settings.seed or 0
-    _begin_folder(replace(settings, programs=_sources(settings), seed=seed))
+    _write_settings(replace(settings, programs=_sources(settings), seed=seed))
     for name in settings.demonstrations:
         _demonstrate(name, trainer, seed, deadline, say)
     run.save()
@@ -174,20 +201,15 @@ def _prepare(settings: TrainSettings, deadline: float, say: Callable[[str], None
 
 def _trainer(
     settings: TrainSettings, kept: dict[str, Any] | None, programs: Sequence[Program]
-) -> Trainer:
-    """What is trained, not yet restored; `kept` is the checkpoint to resume."""
-    from agents.programs import nothing_to_decide
+) -> tuple[Trainer, AgentConfig]:
+    """What is trained, not yet restored, and the settings that its weights are kept with: those of
+    any program, however long; `kept` is the checkpoint to resume."""
     from agents.trainer import Trainer
 
-    _check_names(programs)
     config, params = _begun_from(settings, kept)
-    if kept is None:
-        config = config.for_turns(max(turn_table(program).num_turns for program in programs))
-    trainer = Trainer(programs, config, seed=settings.seed or 0, params=params)
-    for member in trainer.programs.members:
-        if member.is_decided:
-            raise nothing_to_decide(member.program)
-    return trainer
+    turns = max(turn_table(program).num_turns for program in programs)
+    trainer = Trainer(programs, config.for_turns(turns), seed=settings.seed or 0, params=params)
+    return trainer, config
 
 
 def _begun_from(
@@ -201,7 +223,7 @@ def _begun_from(
         _refuse_other_settings(settings, "--resume")
         if "trainer" not in kept:
             raise InputError(f"{settings.out}: not a run of `malloc-game train`")
-        return AgentConfig.from_document(kept["trainer"]["config"]), None
+        return AgentConfig.from_document(kept["config"]), None
     if settings.weights is not None:
         _refuse_other_settings(settings, "--weights")
         return read_weights(settings.weights)
@@ -263,16 +285,9 @@ def _check_names(programs: Sequence[Program]) -> None:
             raise InputError(f"{name}: several programs have this name: rename all but one")
 
 
-def _begin_folder(settings: TrainSettings) -> None:
-    from agents.checkpoint import CHECKPOINT
-
-    out = settings.out
-    # A run that was killed before its first checkpoint has nothing to lose.
-    if (out / CHECKPOINT).exists():
-        raise InputError(f"{out}: holds a run already: use --resume, or another folder")
-    (out / "maps").mkdir(parents=True, exist_ok=True)
+def _write_settings(settings: TrainSettings) -> None:
     text = json.dumps(asdict(settings), indent=2, default=str)
-    write_atomically(out / SETTINGS, text + "\n")
+    write_atomically(settings.out / SETTINGS, text + "\n")
 
 
 def _at_most(seconds: float, deadline: float) -> float:

@@ -17,6 +17,7 @@ from malloc_game.memory_map import MemoryMap, to_document
 from malloc_game.validate import check
 
 if TYPE_CHECKING:
+    from agents.config import AgentConfig
     from agents.games import BestGame, Game
     from agents.trainer import Trainer, TrainReport
 
@@ -39,6 +40,7 @@ class TrainingRun:
 
     Attributes:
       out: its folder.
+      config: that weights are kept with; the trainer's may have fewer actors.
       trainer: what is trained.
       references: per program.
       save_seconds: between checkpoints.
@@ -48,6 +50,7 @@ class TrainingRun:
     """
 
     out: Path
+    config: AgentConfig
     trainer: Trainer
     references: tuple[Reference, ...]
     save_seconds: float
@@ -60,7 +63,7 @@ class TrainingRun:
     _board: Any = None
 
     def __post_init__(self) -> None:
-        self.best = BestWeights(self.out, self.trainer.config)
+        self.best = BestWeights(self.out, self.config)
 
     def best_ticks(self) -> list[float | None]:
         """Per program."""
@@ -84,7 +87,7 @@ class TrainingRun:
         learner = self.trainer.learner.to_document()
         is_best = saved is not None and self.best.offer(saved, learner["params"])
         document = {
-            "config": self.trainer.config.to_document(),
+            "config": self.config.to_document(),
             "learner": learner,
             "trainer": self.trainer.to_document(),
             "run": [self.trained_seconds, self.smooth_saved, self.best.score],
@@ -176,12 +179,11 @@ def smoothed(
 ) -> list[float | None]:
     """Per program, what games of the last chunks save over all-slow; None before the first.
 
-    Games with moves of other solvers do not count: they are not how the weights play.
+    Games that begin like another one, or repeat most of it, do not count: they are not how the
+    weights play.
     """
-    from agents.games import Source
-
     after = list(before)
-    own = [game for game in finished if game.source is Source.SELF_PLAY]
+    own = [game for game in finished if game.free]
     for index, (old, reference) in enumerate(zip(before, references, strict=True)):
         slow = max(reference.all_slow_ticks, 1e-30)
         saved = [1 - game.latency_ticks / slow for game in own if game.program == index]

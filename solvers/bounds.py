@@ -2,7 +2,8 @@
 
 `bound_program` alternates between a linear program, which finds prices, and `price_bound`,
 which certifies what they prove (`solvers.prices`); each round adds the services that the
-cheapest lives would have liked, and what cover inequalities the point breaks (`solvers.covers`).
+cheapest lives would have liked, and what cuts the point breaks (`solvers.covers`,
+`solvers.duration_cuts`).
 When nothing is left to add it branches: on one item being resident or not, the one that makes most
 of a difference in both linear programs, with certified prices for each leaf. The bound only grows,
 and stopping early loses nothing else.
@@ -38,7 +39,7 @@ TIGHT = 2e-4
 """Column generation ends when the certificate is this close to the linear program's optimum."""
 
 LEAST_GAIN = 2e-5
-"""Share of the bound that a round of cover inequalities must bring for another to follow."""
+"""Share of the bound that a round of cuts must bring for another to follow."""
 
 CANDIDATES = 8
 """Items that are tried before one is chosen to branch on."""
@@ -103,9 +104,9 @@ def bound_program(
 ) -> Bound:
     """The best bound found within the limit; `on_bound` hears of each improvement.
 
-    Once the certificate meets the linear program's optimum, and cover inequalities raise that no
-    more, it branches, until the bound reaches `target_ticks()`, the latency of the best map known,
-    if that is given.
+    Once the certificate meets the linear program's optimum, and cuts raise that no more, it
+    branches, until the bound reaches `target_ticks()`, the latency of the best map known, if that
+    is given.
     """
     search = _BoundSearch(program, Deadline.after(time_limit_seconds), on_bound)
     leaves = [Leaf({}, search.prices, search.best, math.inf, ())]
@@ -140,7 +141,7 @@ class _BoundSearch:
         return price_bound(self.program, prices, lanes=self.lanes, forced=forced)
 
     def run(self, relaxation: Relaxation) -> None:
-        """Columns and cover inequalities until nothing is left to gain, or covers gain little."""
+        """Columns and cuts until nothing is left to gain, or cuts gain little."""
         value = 0.0
         while not self.deadline.expired:
             found = relaxation.solve(self.deadline.remaining_seconds)

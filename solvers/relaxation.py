@@ -48,7 +48,7 @@ MOST_REFINEMENTS = 4
 """Linear programs solved one after another where no bound is wanted, but what is worth having."""
 
 LEAST_VIOLATION = 1e-2
-"""Of a cover inequality that is added."""
+"""Of a cover inequality or flow cover that is added."""
 
 LEAST_TICKS = 1e-5
 """By which a duration cut that is added makes the program longer, as a share of all slow."""
@@ -561,7 +561,7 @@ class Relaxation:
         return self.add_services(found.prices) + self.add_cuts(found)
 
     def add_cuts(self, found: RelaxedSolution) -> int:
-        """Adds, for every step, what a point breaks of a cover inequality and a duration cut;
+        """Adds, for every step, the cover inequalities and the duration cut that a point breaks;
         returns how many."""
         return self._add_covers(found) + self._add_duration_cuts(found)
 
@@ -650,7 +650,7 @@ class Relaxation:
         return RelaxedSolution(value, self._prices(found), fast, kept, found.point)
 
     def solve_refined(self, deadline: Deadline) -> RelaxedSolution | None:
-        """The optimum once services and cover inequalities have been added a few times, or as
+        """The optimum once services and cuts have been added a few times, or as
         often as there is time for; None as for `solve`."""
         found: RelaxedSolution | None = None
         for count in range(MOST_REFINEMENTS):

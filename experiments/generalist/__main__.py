@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demonstration_games=chosen.demonstration_games,
         seed=chosen.seed,
     )
+    settings.check()
     if chosen.time_limit != 0:
         train_generalist(settings, resume=chosen.resume, say=_say)
     if chosen.ship:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.checkpoint import CHECKPOINT, read_weights, write_document, write_weights
+from agents.checkpoint import CHECKPOINT, read_document, write_document, write_weights
+from agents.config import AgentConfig
 from agents.games import Source
 from agents.generalist import ABOUT, WEIGHTS
 from agents.league import League
@@ -29,6 +30,7 @@ from experiments.metrics import (
     forget_metrics_after,
     read_metrics,
 )
+from hlo_graphs.errors import InputError
 
 SETTINGS, PROGRAMS = "settings.json", "programs.json"
 
@@ -155,11 +157,16 @@ def ship(out: Path) -> Path:
     """Puts a run's best weights where the agent finds them; the file.
 
     Raises:
-      InputError: if there is no finished run in `out`, or it is damaged.
+      InputError: if there is no run in `out` that was validated, or it is damaged.
     """
-    config, params = read_weights(out)
+    document = read_document(out / CHECKPOINT)
     settings = read_json(out / SETTINGS, dict)
-    best = max(read_metrics(out / VALIDATION), key=lambda line: float(line["score"]))
+    score, params = document.get("best_score"), document.get("best_params")
+    # Lines that a kill left after the checkpoint are of weights that it does not hold.
+    of_best = [line for line in read_metrics(out / VALIDATION) if line.get("score") == score]
+    if score is None or params is None or not of_best:
+        raise InputError(f"{out}: has no weights that were validated")
+    best = of_best[0]
     metrics = min(
         read_metrics(out / METRICS), key=lambda line: abs(line["num_updates"] - best["num_updates"])
     )
@@ -169,6 +176,7 @@ def ship(out: Path) -> Path:
         "validation": best,
         "metrics": metrics,
     }
+    config = AgentConfig.from_document(document["config"])
     write_weights(WEIGHTS, config, params, half=True)
     write_atomically(ABOUT, json.dumps(about, indent=2) + "\n")
     return WEIGHTS

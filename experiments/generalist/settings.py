@@ -10,6 +10,7 @@ from typing import Any
 from agents.config import preset_named
 from experiments.demonstrations import TABLE
 from hlo_graphs.errors import InputError
+from solvers.solver import solver_named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,9 @@ class GeneralistSettings:
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}, must be >= 0")
         preset_named(self.preset)
+        for name in self.demonstrations:
+            if name != TABLE:
+                solver_named(name)
 
     def to_document(self) -> dict[str, Any]:
         """As JSON has them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agents.checkpoint import CHECKPOINT, read_document
@@ -20,9 +20,10 @@ from experiments.generalist.settings import GeneralistSettings
 from experiments.generalist.validation import Validation
 from experiments.inputs import read_json
 from experiments.interrupts import interrupts_awaited
-from experiments.metrics import METRICS, VALIDATION
 from experiments.parallel import on_all_processors
+from experiments.run_folder import run_folder
 from hlo_graphs.errors import InputError
+from hlo_graphs.program import Program
 
 _PART_SEEDS = 10_000
 """Between the seeds of two parts' demonstrations."""
@@ -41,45 +42,51 @@ def train_generalist(
     settings.check()
     deadline = time.monotonic() + settings.time_limit_seconds
     keep_compiled_code()
-    _begin_folder(settings, resume)
-    programs, validation = training_programs(settings), Validation.of(settings)
-    league = League(programs, preset_named(settings.preset), seed=settings.seed)
-    say(_parts_text(league))
-    run = GeneralistRun(settings, league, validation, say)
-    if resume:
-        document = read_document(settings.out / CHECKPOINT)
-        run.restore(document)
-        say(f"resumed after {league.num_games} games")
-    else:
-        names = [program.name for program in programs]
-        write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
-        show_demonstrations(league, settings, say)
-        run.save(validate=False)
-    with interrupts_awaited() as interrupted:
-        while time.monotonic() < deadline and not interrupted():
-            run.note(*league.run_chunk())
-        if interrupted():
-            say("interrupted: saving")
-        run.save(validate=not interrupted())
+    with run_folder(settings.out, resume=resume):
+        run = _resumed(settings, say) if resume else _begun(settings, say)
+        with interrupts_awaited() as interrupted:
+            while time.monotonic() < deadline and not interrupted():
+                run.note(*run.league.run_chunk())
+            if interrupted():
+                say("interrupted: saving")
+            run.save(validate=not interrupted())
     return settings.out
 
 
-def _begin_folder(settings: GeneralistSettings, resume: bool) -> None:
-    path = settings.out / SETTINGS
-    document = settings.to_document()
-    if resume:
-        known = read_json(path, dict)
-        free = {"out", "time_limit_seconds", "save_seconds", "log_seconds"}
-        if any(known.get(k) != document[k] for k in document.keys() - free):
-            raise InputError(f"{settings.out}: no run with these settings to go on with")
-        return
-    # A run that was killed before its first checkpoint has nothing to lose.
-    if (settings.out / CHECKPOINT).exists():
-        raise InputError(f"{settings.out}: holds a run already: use --resume, or another folder")
-    settings.out.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS, VALIDATION):
-        (settings.out / name).unlink(missing_ok=True)
-    write_atomically(path, json.dumps(document, indent=2) + "\n")
+def _begun(settings: GeneralistSettings, say: Callable[[str], None]) -> GeneralistRun:
+    write_atomically(settings.out / SETTINGS, json.dumps(settings.to_document(), indent=2) + "\n")
+    run, programs = _new_run(settings, say)
+    names = [program.name for program in programs]
+    write_atomically(settings.out / PROGRAMS, json.dumps(names) + "\n")
+    show_demonstrations(run.league, settings, say)
+    run.save(validate=False)
+    return run
+
+
+def _resumed(settings: GeneralistSettings, say: Callable[[str], None]) -> GeneralistRun:
+    _check_resumed(settings)
+    run, _ = _new_run(settings, say)
+    run.restore(read_document(settings.out / CHECKPOINT))
+    say(f"resumed after {run.league.num_games} games")
+    return run
+
+
+def _new_run(
+    settings: GeneralistSettings, say: Callable[[str], None]
+) -> tuple[GeneralistRun, Sequence[Program]]:
+    """A run that has not played, and what it is to play."""
+    programs, validation = training_programs(settings), Validation.of(settings)
+    league = League(programs, preset_named(settings.preset), seed=settings.seed)
+    say(_parts_text(league))
+    return GeneralistRun(settings, league, validation, say), programs
+
+
+def _check_resumed(settings: GeneralistSettings) -> None:
+    """Raises InputError if the run in the folder has other settings."""
+    known, document = read_json(settings.out / SETTINGS, dict), settings.to_document()
+    free = {"out", "time_limit_seconds", "save_seconds", "log_seconds"}
+    if any(known.get(k) != document[k] for k in document.keys() - free):
+        raise InputError(f"{settings.out}: no run with these settings to go on with")
 
 
 def show_demonstrations(

@@ -34,7 +34,7 @@ from experiments.generalist.run import PROGRAMS, SETTINGS, GeneralistRun, ship
 from experiments.generalist.settings import GeneralistSettings
 from experiments.generalist.training import show_demonstrations, train_generalist
 from experiments.generalist.validation import Validation
-from experiments.metrics import METRICS, VALIDATION
+from experiments.metrics import METRICS, VALIDATION, append_metrics
 from hlo_graphs import corpus
 from hlo_graphs.errors import InputError, MallocGameError
 from malloc_game.generator import random_program
@@ -338,11 +338,17 @@ def test_what_ends_the_generalist_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / SETTINGS).write_text('{"seed": ')
+    (tmp_path / CHECKPOINT).touch()
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path), "--resume"])
     assert stop.value.code == InputError.exit_code
     said = capsys.readouterr().err
     assert re.fullmatch(rf"malloc-game: error: .*{SETTINGS}:1:10: not JSON.*\n", said)
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--out", str(tmp_path), "--time-limit", "0", "--demonstrations", "gredy"])
+    assert stop.value.code == InputError.exit_code
+    assert "gredy" in capsys.readouterr().err
 
     def train(*_: object, **__: object) -> None:
         raise MallocGameError("a process of this work was ended")
@@ -354,23 +360,56 @@ def test_what_ends_the_generalist_is_one_line(
     assert capsys.readouterr().err == "malloc-game: error: a process of this work was ended\n"
 
 
-@pytest.mark.parametrize("damaged", [SETTINGS, PROGRAMS])
-def test_a_damaged_run_is_not_shipped(
-    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose best weights had a score of 0.5; shipping writes beside it."""
     monkeypatch.setattr("experiments.generalist.run.WEIGHTS", tmp_path / "shipped")
     monkeypatch.setattr("experiments.generalist.run.ABOUT", tmp_path / "about")
-    write_weights(tmp_path / BEST, preset_named("tiny"), {"layer": np.ones(3)})
+    run = tmp_path / "run"
+    run.mkdir()
+    weights = {"layer": np.ones(3)}
+    document = {
+        "config": preset_named("tiny").to_document(),
+        "best_score": 0.5,
+        "best_params": weights,
+    }
+    write_document(run / CHECKPOINT, document)
+    write_weights(run / BEST, preset_named("tiny"), weights)
     for name, text in {
         VALIDATION: '{"num_updates": 3, "score": 0.5}\n',
         METRICS: '{"num_updates": 4}\n',
         SETTINGS: '{"out": "run", "seed": 1}',
         PROGRAMS: '["one"]',
     }.items():
-        (tmp_path / name).write_text(text[:-2] if name == damaged else text)
+        (run / name).write_text(text)
+    return run
+
+
+@pytest.mark.parametrize("damaged", [SETTINGS, PROGRAMS])
+def test_a_damaged_run_is_not_shipped(damaged: str, finished: Path) -> None:
+    text = (finished / damaged).read_text()
+    (finished / damaged).write_text(text[:-2])
     with pytest.raises(InputError, match=rf"{damaged}:1:\d+: not JSON"):
-        ship(tmp_path)
-    assert not (tmp_path / "shipped").exists()
+        ship(finished)
+    assert not (finished.parent / "shipped").exists()
+
+
+def test_weights_are_shipped_with_their_own_score(finished: Path) -> None:
+    """A kill after the line of a validation, before its checkpoint, leaves another one there."""
+    append_metrics(finished / VALIDATION, {"num_updates": 9, "score": 0.9})
+    write_weights(finished / BEST, preset_named("tiny"), {"layer": np.zeros(3)})
+    config, params = read_weights(ship(finished))
+    assert config == preset_named("tiny")
+    assert params["layer"].tolist() == [1.0, 1.0, 1.0]
+    about = json.loads((finished.parent / "about").read_text())
+    assert about["validation"] == {"num_updates": 3, "score": 0.5}
+
+
+def test_what_was_never_validated_is_not_shipped(finished: Path) -> None:
+    document = read_document(finished / CHECKPOINT)
+    write_document(finished / CHECKPOINT, document | {"best_score": None, "best_params": None})
+    with pytest.raises(InputError, match="no weights that were validated"):
+        ship(finished)
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights come with this package")

@@ -21,14 +21,15 @@ from tensorboardX.proto.event_pb2 import Event
 
 from agents.checkpoint import BEST, CHECKPOINT, read_document, read_weights
 from agents.config import preset_named
-from agents.games import Source
 from agents.programs import NothingToPlayError
 from agents.self_play import SelfPlay
 from agents.trainer import Trainer, TrainReport
+from experiments.files import held
 from experiments.interrupts import interrupts_awaited
 from experiments.metrics import METRICS
-from experiments.train import SETTINGS, TrainSettings, _sources, train
-from experiments.training_run import Reference, mean_of_all, smoothed
+from experiments.run_folder import run_folder
+from experiments.train import SETTINGS, TrainSettings, _sources, _trainer, train
+from experiments.training_run import Reference, TrainingRun, mean_of_all, smoothed
 from hlo_graphs.errors import InputError, MallocGameError
 from hlo_graphs.program import Program
 from malloc_game.known_optimum import known_optimum_program
@@ -139,12 +140,53 @@ def test_bounds_and_demonstrations_get_what_is_left_of_the_time(
     assert demonstration_seconds == 0
 
 
+def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    settings = TrainSettings(programs=("lstm_train",), out=tmp_path, time_limit_seconds=0.0)
+    with held(tmp_path), pytest.raises(InputError, match="another process is writing"):
+        train(settings)
+    assert not (tmp_path / SETTINGS).exists()
+
+
+def test_a_run_begins_without_what_another_left(tmp_path: Path) -> None:
+    for name in (METRICS, BEST):
+        (tmp_path / name).touch()
+    with run_folder(tmp_path, resume=False):
+        assert not (tmp_path / METRICS).exists()
+        assert not (tmp_path / BEST).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_noticed_before_long_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = TrainSettings(programs=("lstm_train",), out=tmp_path / "file" / "run")
+    said: list[str] = []
+    with pytest.raises(InputError, match="cannot write there: Not a directory"):
+        train(settings, said.append)
+    assert not said
+
+
+def test_weights_of_a_long_program_are_kept_with_all_their_actors(tmp_path: Path) -> None:
+    """Fewer games side by side on a long program; another one that they play may be short."""
+    accesses = " ".join(f"r{buffer}" for buffer in "abcdefgh")
+    program = program_of(dict.fromkeys("abcdefgh", 4), [(1, accesses)] * 900, capacity=16)
+    (tmp_path / "long.json").write_text(program.to_json())
+    settings = TrainSettings(programs=(str(tmp_path / "long.json"),), out=tmp_path / "run")
+    trainer, config = _trainer(settings, None, [program])
+    assert trainer.config.play.actors < config.play.actors
+    reference = Reference("long", program.all_slow_ticks, None, 1.0)
+    run = TrainingRun(tmp_path, config, trainer, (reference,), 1.0, [None])
+    run.save()
+    kept = read_document(tmp_path / CHECKPOINT)
+    assert read_weights(tmp_path)[0] == config
+    again, same = _trainer(replace(settings, resume=True), kept, [program])
+    assert (again.config, same) == (trainer.config, config)
+
+
 def test_what_was_never_saved_cannot_be_resumed_but_begun_anew(tmp_path: Path) -> None:
     known = known_optimum_program(2, kind="knapsack", size=8)
     source, out = tmp_path / "program.json", tmp_path / "run"
     source.write_text(known.program.to_json())
     out.mkdir()
-    (out / "settings.json").write_text('{"programs": ["one"]}')
+    (out / "settings.json").write_text(json.dumps({"programs": [str(source)]}))
     settings = TrainSettings(programs=(str(source),), out=out, time_limit_seconds=0.0)
     with pytest.raises(InputError, match="cannot read"):
         train(replace(settings, resume=True))
@@ -290,10 +332,10 @@ def test_a_run_that_diverges_stops_and_leaves_its_checkpoint(
 def test_what_programs_save_is_compared_once_all_have_played_a_game_of_their_own() -> None:
     references = [Reference(name, 100.0, None, 1.0) for name in ("one", "other")]
 
-    def game(program: int, latency_ticks: float, source: Source = Source.SELF_PLAY) -> Any:
-        return SimpleNamespace(program=program, latency_ticks=latency_ticks, source=source)
+    def game(program: int, latency_ticks: float, free: bool = True) -> Any:
+        return SimpleNamespace(program=program, latency_ticks=latency_ticks, free=free)
 
-    shown = game(1, 1.0, Source.DEMONSTRATION)
+    shown = game(1, 1.0, free=False)
     first = smoothed([None, None], [game(0, 50.0), game(0, 70.0), shown], references)
     assert first == [pytest.approx(0.4), None]
     assert mean_of_all(first) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from agents.config import (
     SearchConfig,
     preset_named,
 )
-from agents.games import Plan, Source
+from agents.games import NO_ACTION, Plan, Source
 from agents.health import Health, warnings_of
 from agents.models import Boards, Context, ExactModel
 from agents.networks import Networks
@@ -313,6 +314,15 @@ def test_plans_are_followed(known: KnownOptimum, config: AgentConfig) -> None:
     games = [game for _ in range(3) for game in trainer.run_chunk().finished]
     assert games
     assert all(game.latency_ticks == known.program.all_slow_ticks for game in games)
+    assert not any(game.free for game in games)
+
+    one_given = np.full(size, NO_ACTION, dtype=np.int8)
+    one_given[trainer.programs.members[0].item_of_turn[-1]] = 0
+    plans = itertools.cycle([Plan.free(size), Plan(one_given, Source.SELF_PLAY)])
+    trainer.self_play.planner = lambda program: next(plans)
+    trainer.self_play.restart()
+    free = [game.free for _ in range(3) for game in trainer.run_chunk().finished]
+    assert 0.4 < np.mean(free) < 0.6
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ import pytest
 from experiments import evaluate as evaluation
 from experiments import task_processes
 from experiments.evaluate import evaluate, programs_of
-from experiments.folder import MAPS, held, map_path, read_settings
+from experiments.files import held
+from experiments.folder import MAPS, map_path, read_settings
 from experiments.folder import SETTINGS as SETTINGS_FILE
 from experiments.report.contents import report_of
 from experiments.results import RESULTS, TABLE, append_row, read_rows
@@ -382,7 +383,7 @@ def _work_and_tell(path: Path, *arguments: Any) -> None:
 def test_one_evaluation_at_a_time_writes_into_a_folder(copied: Path) -> None:
     more = replace(SETTINGS, seeds=(2,))
     before = (copied / RESULTS).read_bytes()
-    with held(copied), pytest.raises(InputError, match="another evaluation is writing"):
+    with held(copied), pytest.raises(InputError, match="another process is writing"):
         evaluate(more, copied)
     assert (copied / RESULTS).read_bytes() == before
     assert len(evaluate(more, copied)) == 3
