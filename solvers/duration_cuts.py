@@ -142,7 +142,7 @@ def _steepest(face: Ticks, shares: Sequence[float]) -> list[int]:
     if not program.minimise(_SECONDS, {}):
         return [0] * len(shares)
     point = program.solution().point[slopes] * scale
-    return [int(ticks) for ticks in np.floor(point + 1e-3)]
+    return [max(int(ticks), 0) for ticks in np.floor(point + 1e-3)]
 
 
 def _lifted(

@@ -103,8 +103,10 @@ def price_bound(
 ) -> float:
     """A latency in ticks that no valid map (among those that obey `forced`) undercuts.
 
-    Whatever the prices: those out of range are moved into it first. The result is lowered by a
-    bound on the rounding errors of its own evaluation. Infinite if nothing obeys `forced`.
+    Whatever the prices: those out of range are moved into it first. That the priced cover
+    inequalities and duration cuts hold is taken for granted: `solvers.covers` and
+    `solvers.duration_cuts` make none that do not. The result is lowered by a bound on the rounding
+    errors of its own evaluation. Infinite if nothing obeys `forced`.
     """
     priced = PricedProgram(program, prices, lanes=lanes, max_carried=max_carried, forced=forced)
     return priced.bound()

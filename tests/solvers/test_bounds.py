@@ -373,6 +373,10 @@ def hole(buffer: int, start: int, end: int, *dead: tuple[int, int]) -> Residency
     return Residency(buffer, 0, start, end, Source.PRODUCED, start, None, holes=dead)
 
 
+def produced(buffer: int, start: int, end: int) -> Residency:
+    return Residency(buffer, 0, start, end, Source.PRODUCED, start)
+
+
 def in_loop(buffer: int, start: int, end: int) -> Residency:
     return Residency(buffer, 0, start, end, Source.PRODUCED, start, 0)
 
@@ -407,6 +411,17 @@ EARLY = [
             (hole(0, 0, 6, (3, 5)), in_loop(1, 3, 5)), replaced_copies=(ReplacedCopy(2, 5, 6),)
         ),
         id="before a replaced copy fills it again",
+    ),
+    pytest.param(
+        program_of(
+            {"s": 4, "b": 4, "c": 4},
+            [(0, "ws"), (0, "rs wb"), (0, "wc"), (0, "rc"), (4, ""), (0, "rb")],
+            capacity=4,
+            forbidden="s",
+            copies=[1],
+        ),
+        MemoryMap((produced(2, 2, 4), produced(1, 4, 6)), replaced_copies=(ReplacedCopy(1, 4, 5),)),
+        id="before a replaced copy fills it, steps after its own",
     ),
     pytest.param(
         _undefined(
