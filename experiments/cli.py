@@ -228,10 +228,13 @@ def validate(
 
     check_copy_order(copy_order)
     loaded = load_program(program, chip=chip, capacity_bytes=capacity, times=times, cycles=cycles)
-    answer = load_map(memory_map)
+    answer = load_map(memory_map, loaded.program)
     violations = find_violations(loaded.program, answer)
     document: dict[str, Any] = {
         "program": loaded.program.name,
+        "chip": loaded.program.machine.chip,
+        "times": loaded.program.times,
+        "copy_order": copy_order,
         "valid": not violations,
         "violations": [violation.message for violation in violations],
         "latency_seconds": None,
@@ -248,7 +251,8 @@ def validate(
             print(violation.message)
         print(f"{len(violations)} violation(s): the map is invalid")
     else:
-        print(f"valid; {document['latency_seconds'] * 1e3:.6f} ms")
+        model = f"{document['chip']}, {document['times']} times"
+        print(f"valid; {document['latency_seconds'] * 1e3:.6f} ms ({model})")
     raise typer.Exit(4 if violations else 0)
 
 

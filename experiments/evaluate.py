@@ -7,7 +7,6 @@ table may be extended by further runs, as far as its rows still compare (`experi
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from hlo_graphs.lower import BUSY
 from malloc_game.generator import random_program
 from malloc_game.simulate import COPY_ORDERS
 from solvers.children import end_with_parent, start_child
-from solvers.solver import SolveRequest, solver_named
+from solvers.solver import SolveRequest, check_effort, solver_named
 
 
 def programs_of(suite: str) -> tuple[str, ...]:
@@ -142,12 +141,12 @@ def _checked(settings: EvaluationSettings, parallel: int) -> tuple[ProgramSource
         if getattr(settings, what) not in allowed:
             found = getattr(settings, what)
             raise InputError(f"unknown {what} {found!r}: use {' or '.join(allowed)}")
-    if not 0 <= settings.time_limit_seconds < math.inf:
-        raise InputError(f"time limit is {settings.time_limit_seconds} seconds, must be >= 0")
     if min(parallel, settings.workers_per_task) < 1:
         raise InputError(
             f"workers is {parallel} and cores is {settings.workers_per_task}: at least 1 of each"
         )
+    for seed in settings.seeds:
+        check_effort(settings.time_limit_seconds, seed, settings.workers_per_task)
     return sources
 
 

@@ -89,7 +89,7 @@ def read_settings(directory: Path) -> TableSettings:
         return TableSettings(TimeModel(**document["model"]), document["machine"], tuple(runs))
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; `malloc-game evaluate` writes it") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path}: damaged, or of another version ({type(error).__name__}: {error}); "
             "evaluate into another folder"

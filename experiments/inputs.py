@@ -130,13 +130,24 @@ def need_extra(module: str, extra: str, needed_for: str) -> None:
         raise MissingExtraError(extra, needed_for)
 
 
-def load_map(path: Path) -> MemoryMap:
-    """A memory map that `solve -o` wrote. Raises InputError on anything else."""
+def load_map(path: Path, program: Program) -> MemoryMap:
+    """A memory map of a program: that `solve -o` wrote, or one that does not say what it is of.
+
+    Raises:
+      InputError: on anything else, a map of another program too.
+    """
     text = read_text(path)
     try:
-        return MemoryMap.from_json(text)
+        memory_map = MemoryMap.from_json(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    result = json.loads(text).get("result")
+    if isinstance(result, dict):
+        made_for = result.get("program_digest", program.structure_digest)
+        if made_for != program.structure_digest:
+            names = f"{result.get('program')}, not for {program.name}"
+            raise InputError(f"{path}: is a map for {names}: their steps or tensors differ")
+    return memory_map
 
 
 def read_json(path: Path, kind: type[Kind]) -> Kind:
@@ -146,7 +157,8 @@ def read_json(path: Path, kind: type[Kind]) -> Kind:
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise InputError(f"{place}: not JSON: {error.msg}") from error
-    except ValueError as error:  # An integer of thousands of digits.
+    # An integer of thousands of digits, or lists in lists in lists.
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(document, kind):
         raise InputError(f"{path}: holds a {type(document).__name__}, not a {kind.__name__}")

@@ -130,10 +130,11 @@ def play(
       bucket: sizes to pad to, so that programs share compiled code; by default the smallest.
       on_turn: called after every decision, to watch.
     """
+    player = policy_of(policy, seed)
     game = MallocGame(program, bucket=bucket)
     turns = []
     state, _ = game.reset()
-    for turn, after in watch(game, policy_of(policy, seed)):
+    for turn, after in watch(game, player):
         turns.append(turn)
         state = after
         if on_turn is not None:

@@ -14,8 +14,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from experiments.files import write_atomically
 from hlo_graphs.errors import InputError
@@ -25,6 +26,9 @@ TABLE = "results.csv"
 
 Key = tuple[str, str, int, float, int]
 """Program, solver, seed, time limit in seconds, processes: what makes a row one of its table."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A time that was measured or simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +111,18 @@ class Row:
     code: str
     status: str
     processor: str | None = None
-    latency_seconds: float | None = None
-    stall_seconds: float | None = None
-    all_slow_seconds: float | None = None
-    production_seconds: float | None = None
-    production_stall_seconds: float | None = None
-    lower_bound_seconds: float | None = None
+    latency_seconds: Seconds | None = None
+    stall_seconds: Seconds | None = None
+    all_slow_seconds: Seconds | None = None
+    production_seconds: Seconds | None = None
+    production_stall_seconds: Seconds | None = None
+    lower_bound_seconds: Seconds | None = None
     model_error: float | None = None
     peak_fast_bytes: int | None = None
     bus_bytes: int | None = None
     num_copies: int | None = None
     games_played: int | None = None
-    wall_seconds: float | None = None
+    wall_seconds: Seconds | None = None
     error: str | None = None
     source_digest: str | None = None
     curve: tuple[tuple[float, float | None, float | None], ...] = ()
@@ -194,17 +198,29 @@ def _row(line: str) -> Row | None:
     Raises:
       InputError: for a whole line that is no such row: dropping it would lose a result.
     """
+    other = f"{RESULTS} has a row of another version"
     try:
         document = json.loads(line)
     except ValueError:
         return None
+    except RecursionError as error:
+        raise InputError(f"{other}: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{other}: a {type(document).__name__}, not an object")
+    unknown = sorted(set(document) - _COLUMNS)
+    if unknown:
+        raise InputError(f"{other}: with {', '.join(unknown)}")
     try:
-        unknown = sorted(set(document) - _COLUMNS)
-        if unknown:
-            raise InputError(f"{RESULTS} has a row of another version: with {', '.join(unknown)}")
         return _ROW.validate_python(document)
-    except (TypeError, ValidationError) as error:
-        raise InputError(f"{RESULTS} has a row of another version: {error}") from error
+    except ValidationError as error:
+        place, words = _first_wrong(error)
+        raise InputError(f"{other}: {'.'.join(place)}: {words}") from error
+
+
+def _first_wrong(error: ValidationError) -> tuple[list[str], str]:
+    """Where the first wrong value is, and what is wrong with it."""
+    first = error.errors()[0]
+    return [str(part) for part in first["loc"]], first["msg"]
 
 
 def _rows_of_table(path: Path) -> list[Row]:
@@ -214,10 +230,9 @@ def _rows_of_table(path: Path) -> list[Row]:
     try:
         return TypeAdapter(list[Row]).validate_python(known)
     except ValidationError as error:
-        first = error.errors()[0]
-        number, *column = first["loc"]
-        place = ".".join(str(part) for part in column)
-        raise InputError(f"{path}: row {int(number) + 1}, {place}: {first['msg']}") from error
+        (number, *column), words = _first_wrong(error)
+        place = f"row {int(number) + 1}, {'.'.join(column)}"
+        raise InputError(f"{path}: {place}: {words}") from error
 
 
 def write_table(directory: Path, rows: Iterable[Row]) -> None:

@@ -107,6 +107,7 @@ class SolveResult:
         return {
             "schema": SCHEMA,
             "program": self.program.name,
+            "program_digest": self.program.structure_digest,
             "chip": self.program.machine.chip,
             "capacity_bytes": self.program.capacity_bytes,
             "times": self.program.times,

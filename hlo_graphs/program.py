@@ -9,6 +9,7 @@ half open.
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -330,6 +331,28 @@ class Program:
         return tuple(repeats)
 
     @cached_property
+    def structure_digest(self) -> str:
+        """12 hex digits of what maps of the program refer to: steps, accesses, buffers and loops.
+
+        Not of the machine, nor of any times: a map may be checked and timed under others.
+        """
+        structure = [
+            [
+                (b.size_bytes, b.origin, b.live_out, b.fast_allowed, b.is_parameter, b.is_undefined)
+                for b in self.buffers
+            ],
+            [
+                (i.async_copy, [(a.buffer, a.kind.value) for a in i.accesses])
+                for i in self.instructions
+            ],
+            [
+                (loop.start_step, loop.end_step, loop.may_repeat, loop.may_skip)
+                for loop in self.loops
+            ],
+        ]
+        return hashlib.sha256(json.dumps(structure).encode()).hexdigest()[:12]
+
+    @cached_property
     def num_accesses(self) -> int:
         """Accesses of all buffers, also of those that may not be resident."""
         return sum(len(instruction.accesses) for instruction in self.instructions)
@@ -475,7 +498,7 @@ def _check_machine(machine: Machine) -> None:
     if machine.capacity_bytes // machine.alignment_bytes > MAX_UNITS:
         raise InputError(
             f"capacity {machine.capacity_bytes} is more than {MAX_UNITS} times the alignment "
-            f"{machine.alignment_bytes}: addresses are counted in units of it; choose a larger one"
+            f"{machine.alignment_bytes}, in which addresses are counted"
         )
     if not machine.slow_bytes_per_second > 0:
         raise InputError(f"slow bandwidth is {machine.slow_bytes_per_second}, must be > 0")

@@ -50,13 +50,21 @@ def read_minimalloc_csv(text: str, path: str = "<string>") -> tuple[PackItem, ..
       InputError: for missing columns or values that are not whole numbers, with the line.
     """
     rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    try:
+        return _items(rows, path)
+    except csv.Error as error:  # A field of more than 128 KiB.
+        raise InputError(f"{path}:{rows.line_num + 1}: {error}") from error
+
+
+def _items(rows: csv.DictReader[str], path: str) -> tuple[PackItem, ...]:
     columns = set(rows.fieldnames or ())
     start_name = "lower" if "lower" in columns else "start"
     inclusive = "upper" not in columns
     end_name = "end" if inclusive else "upper"
     missing = {"id", start_name, end_name, "size"} - columns
     if missing:
-        raise InputError(f"{path}:1: no column {', '.join(sorted(missing))}; found {columns}")
+        found = ", ".join(rows.fieldnames or ()) or "none"
+        raise InputError(f"{path}:1: no column {', '.join(sorted(missing))}; found {found}")
     items: list[PackItem] = []
     for line, row in enumerate(rows, start=2):
         try:
@@ -67,6 +75,8 @@ def read_minimalloc_csv(text: str, path: str = "<string>") -> tuple[PackItem, ..
 
 
 def _item_of_row(row: dict[str, str], start_name: str, end_name: str, inclusive: bool) -> PackItem:
+    if None in (row["id"], row[start_name], row[end_name], row["size"]):
+        raise ValueError("has fewer cells than there are columns")
     offset = (row.get("offset") or "").strip()
     item = PackItem(
         name=row["id"].strip(),
@@ -76,8 +86,10 @@ def _item_of_row(row: dict[str, str], start_name: str, end_name: str, inclusive:
         alignment=int((row.get("alignment") or "1").strip() or "1"),
         fixed_offset=int(offset) if offset else None,
     )
-    if item.start >= item.end or item.size < 0 or item.alignment < 1:
-        raise ValueError(f"buffer {item.name}: empty lifetime, negative size or alignment")
+    if item.start >= item.end or item.size < 0:
+        raise ValueError(f"buffer {item.name}: empty lifetime, or negative size")
+    if item.alignment < 1:
+        raise ValueError(f"buffer {item.name}: alignment is {item.alignment}, must be 1 or more")
     if max(abs(item.start), abs(item.end), item.size, item.alignment) >= MOST_UNITS:
         raise ValueError(f"buffer {item.name}: a number is 2^62 or more")
     return item

@@ -285,7 +285,7 @@ def _shares_of_durations(prices: Prices) -> tuple[Floats, dict[tuple[int, Durati
     for (step, _), weight in cuts.items():
         total[step] += weight
     total = np.maximum(total, 1.0)
-    return lanes / total[:, None], {key: w / total[key[0]] for key, w in cuts.items()}
+    return lanes / total[:, None], {key: w / float(total[key[0]]) for key, w in cuts.items()}
 
 
 def _weighed_cuts(cuts: Iterable[tuple[float, DurationCut]]) -> dict[int, float]:

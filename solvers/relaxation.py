@@ -733,7 +733,7 @@ class Relaxation:
         lanes /= whole[:, None]
         missing = np.maximum(1.0 - total / whole, 0.0)
         lanes[np.arange(program.num_steps), self._floor_lanes] += missing
-        return lanes, {key: dual / whole[key[0]] for key, dual in cuts.items()}
+        return lanes, {key: dual / float(whole[key[0]]) for key, dual in cuts.items()}
 
 
 def _scale_of(cover: Cover) -> int:

@@ -21,6 +21,7 @@ from experiments.report.picture import PicturedMap, map_document, program_docume
 from experiments.report.statistics import ProgramResult
 from experiments.results import TimeModel
 from experiments.solve import SolveResult
+from hlo_graphs.errors import InputError
 from hlo_graphs.program import Program
 
 PAGE = "report.html"
@@ -41,6 +42,8 @@ def write_report(
     Raises:
       InputError: if a folder holds no evaluation, or cannot be written.
     """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder")
     for name in (PAGE, MARKDOWN):
         check_writable(directory / name)
     found = report_of(directory, other, say)
@@ -86,7 +89,9 @@ def _picture(directory: Path, model: TimeModel, result: ProgramResult) -> dict[s
     loaded = load_program(result.row.source, times=model.times, busy=model.busy)
     path = map_path(directory, result.row)
     order = model.copy_order
-    maps = [PicturedMap(result.solver, load_map(path), order)] if path.exists() else []
+    maps = []
+    if path.exists():
+        maps.append(PicturedMap(result.solver, load_map(path, loaded.program), order))
     if loaded.production_map is not None:
         maps.append(PicturedMap("production", loaded.production_map, order))
     return _drawn(loaded.program, maps)

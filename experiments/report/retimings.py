@@ -237,13 +237,14 @@ def _of_one_program(
         key = (model.times, model.busy)
         if key not in loaded:
             loaded[key] = load_program(source, times=model.times, busy=model.busy)
+    any_times = next(iter(loaded.values())).program
     maps = {
-        row.key: load_map(map_path(directory, row))
+        row.key: load_map(map_path(directory, row), any_times)
         for row in rows
         if row.latency_seconds is not None
     }
     for memory_map in maps.values():  # Whether a map is valid does not depend on any times.
-        check(next(iter(loaded.values())).program, memory_map)
+        check(any_times, memory_map)
     return [
         _retimed_group(rows, maps, loaded[model.times, model.busy], model)
         if model in possible

@@ -96,7 +96,16 @@ def test_a_real_program_is_solved_beside_production(tmp_path: Path) -> None:
     assert result["speedup_over_production"] == pytest.approx(
         result["production_latency_seconds"] / result["latency_seconds"]
     )
-    assert run("validate", "lstm_forward", output).returncode == 0
+    done = run("validate", "lstm_forward", output)
+    assert done.returncode == 0
+    latency = f"{result['latency_seconds'] * 1e3:.6f} ms"
+    assert done.stdout == f"valid; {latency} (v5e, calibrated times)\n"
+    assert "valid; " in run("validate", "lstm_forward", output, "--times", "analytic").stdout
+    # Of the same steps and tensors: how the map does on another chip may be asked.
+    assert "v6e" in run("validate", "lstm_forward.v6e", output).stdout
+    code, message = failure("validate", "lstm_train", output)
+    assert code == 3
+    assert f"{output}: is a map for lstm_forward.v5e, not for lstm_train.v5e" in message
 
 
 def test_a_bound_is_had_for_the_asking() -> None:
@@ -301,6 +310,13 @@ def test_json_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     assert str(path) in failure("solve", path)[1]
     assert str(path) in failure("validate", "lstm_forward", path)[1]
+    path.write_text("[" * 200_000)
+    assert "invalid JSON" in failure("validate", "lstm_forward", path)[1]
+    (tmp_path / "settings.json").write_text('{"model": ' + "[" * 200_000)
+    (tmp_path / "results.jsonl").write_text('{"seed": ' + "[" * 200_000 + "\n")
+    code, message = failure("report", tmp_path)
+    assert code == 3
+    assert "settings.json: damaged" in message or "results.jsonl" in message
 
 
 @pytest.mark.parametrize("wrong", ["1", 0.5, True, None])
@@ -505,6 +521,8 @@ def test_a_line_of_a_megabyte_makes_a_short_message(tmp_path: Path) -> None:
         (["info", "-", "-o", "/nonexistent/program.json"], 3, "cannot write"),
         (["validate", "-", "absent.json"], 3, "absent.json: no such file"),
         (["solve", "-", "--no-such-option"], 2, "No such option"),
+        (["report", "nowhere"], 3, "nowhere: no such folder"),
+        (["evaluate", "lstm_train", "--cores", "9999", "-o", "out"], 3, "workers is 9999"),
         (["fly"], 2, "No such command"),
     ],
 )

@@ -323,7 +323,15 @@ def test_a_row_of_another_version_is_not_dropped(finished: Path, tmp_path: Path)
     (tmp_path / RESULTS).write_text(json.dumps({**line, "colour": "red"}) + "\n")
     with pytest.raises(InputError, match="another version"):
         read_rows(tmp_path)
-    for wrong in ({"latency_seconds": "x"}, {"seed": None}, {"curve": [[1]]}):
+    for other in ("[1]", "3", '{"seed": ' + "[" * 200_000):
+        (tmp_path / RESULTS).write_text(other + "\n")
+        with pytest.raises(InputError, match="another version"):
+            read_rows(tmp_path)
+    infinite = {"production_seconds": float("inf")}
+    for wrong in (
+        *({"latency_seconds": "x"}, {"latency_seconds": -1.0}, infinite),
+        *({"seed": None}, {"curve": [[1]]}),
+    ):
         (tmp_path / RESULTS).write_text(json.dumps({**line, **wrong}) + "\n")
         with pytest.raises(InputError, match=f"another version.*\n?.*{next(iter(wrong))}"):
             read_rows(tmp_path)

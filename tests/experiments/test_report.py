@@ -751,7 +751,7 @@ def _shown_map(directory: Path) -> tuple[Program, MemoryMap]:
     loaded = load_program(PROGRAMS[0])
     rows = [row for row in read_rows(directory) if row.program == PROGRAMS[0]]
     best = min(rows, key=lambda row: row.latency_seconds or math.inf)
-    return loaded.program, load_map(map_path(directory, best))
+    return loaded.program, load_map(map_path(directory, best), loaded.program)
 
 
 def test_what_the_copy_engine_does_for_a_step_is_told_from_prefetches() -> None:
