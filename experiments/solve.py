@@ -136,8 +136,18 @@ class SolveResult:
         return json.dumps(self.to_document())
 
     def map_json(self) -> str:
-        """The map with the result beside it: what `solve -o` writes and `validate` reads."""
-        return json.dumps({**to_document(self.memory_map), "result": self.to_document()}) + "\n"
+        """What `solve -o` writes and `validate` reads: the map, and for people and scripts which
+        tensors it places, as {number: name, ...}, and the result."""
+        buffers = {
+            number: {
+                "name": self.program.buffers[number].name,
+                "shape": self.program.buffers[number].shape,
+                "size_bytes": self.program.buffers[number].size_bytes,
+            }
+            for number in sorted({r.buffer for r in self.memory_map.residencies})
+        }
+        beside = {"buffers": buffers, "result": self.to_document()}
+        return json.dumps({**to_document(self.memory_map), **beside}) + "\n"
 
 
 def solve(

@@ -96,6 +96,12 @@ def test_a_real_program_is_solved_beside_production(tmp_path: Path) -> None:
     assert result["speedup_over_production"] == pytest.approx(
         result["production_latency_seconds"] / result["latency_seconds"]
     )
+    written = json.loads(output.read_text())
+    placed = {str(residency["buffer"]) for residency in written["residencies"]}
+    assert written["buffers"].keys() == placed
+    buffers = load_program("lstm_forward").program.buffers
+    named = {number: found["name"] for number, found in written["buffers"].items()}
+    assert named == {number: buffers[int(number)].name for number in placed}
     done = run("validate", "lstm_forward", output)
     assert done.returncode == 0
     latency = f"{result['latency_seconds'] * 1e3:.6f} ms"

@@ -194,7 +194,10 @@ def test_reads_and_writes_minimalloc_files() -> None:
     [
         ("id,lower,upper\n", "f.csv:1: no column size; found id, lower, upper"),
         ("id,lower,upper,size\nb,3,4\n", "f.csv:2: has fewer cells than there are columns"),
-        ("id,lower,upper,size\n" + "b" * 140_000 + ",0,1,4\n", "f.csv:2: field larger than field limit"),
+        (
+            "id,lower,upper,size\n" + "b" * 140_000 + ",0,1,4\n",
+            "f.csv:2: field larger than field limit",
+        ),
         ("id,lower,upper,size\nb,0,x,4\n", "f.csv:2: invalid literal"),
         ("id,lower,upper,size\nb,3,3,4\n", "f.csv:2: buffer b: empty lifetime"),
         ("lower,upper,size,id\n0,1,4\n", "f.csv:2: "),
