@@ -208,7 +208,7 @@ def test_bad_files_are_located(text: str, message: str) -> None:
 def test_a_cell_that_is_no_name_is_located(request: pytest.FixtureRequest) -> None:
     before = csv.field_size_limit(1000)
     request.addfinalizer(lambda: csv.field_size_limit(before))
-    with pytest.raises(InputError, match="f.csv:2: field larger than field limit"):
+    with pytest.raises(InputError, match=r"f\.csv:2: field larger than field limit"):
         read_minimalloc_csv("id,lower,upper,size\n" + "b" * 1001 + ",0,1,4\n", "f.csv")
 
 
