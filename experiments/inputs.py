@@ -23,7 +23,7 @@ from hlo_graphs.parser import parse_module, require_scheduled
 from hlo_graphs.program import Program
 from hlo_graphs.text_files import read_text
 from hlo_graphs.times import Times, analytic_times
-from malloc_game.memory_map import MemoryMap
+from malloc_game.memory_map import MemoryMap, from_document, parsed
 from malloc_game.production import read_production_map
 from malloc_game.validate import validate
 
@@ -138,10 +138,11 @@ def load_map(path: Path, program: Program) -> MemoryMap:
     """
     text = read_text(path)
     try:
-        memory_map = MemoryMap.from_json(text)
+        document = parsed(text)
+        memory_map = from_document(document)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    result = json.loads(text).get("result")
+    result = document.get("result")
     if isinstance(result, dict):
         made_for = result.get("program_digest", program.structure_digest)
         if made_for != program.structure_digest:

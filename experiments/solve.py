@@ -136,15 +136,13 @@ class SolveResult:
         return json.dumps(self.to_document())
 
     def map_json(self) -> str:
-        """What `solve -o` writes and `validate` reads: the map, and for people and scripts which
-        tensors it places, as {number: name, ...}, and the result."""
+        """What `solve -o` writes and `validate` reads: the map, the tensors that it places by their
+        numbers in it, and the result."""
+        placed = sorted({residency.buffer for residency in self.memory_map.residencies})
+        tensors = {number: self.program.buffers[number] for number in placed}
         buffers = {
-            number: {
-                "name": self.program.buffers[number].name,
-                "shape": self.program.buffers[number].shape,
-                "size_bytes": self.program.buffers[number].size_bytes,
-            }
-            for number in sorted({r.buffer for r in self.memory_map.residencies})
+            number: {"name": found.name, "shape": found.shape, "size_bytes": found.size_bytes}
+            for number, found in tensors.items()
         }
         beside = {"buffers": buffers, "result": self.to_document()}
         return json.dumps({**to_document(self.memory_map), **beside}) + "\n"

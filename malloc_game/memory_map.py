@@ -145,11 +145,16 @@ class MemoryMap:
         Raises:
           InputError: if the text is not JSON, of another schema, or lacks fields.
         """
-        try:
-            return from_document(json.loads(text))
-        # Of integers with too many digits JSON makes a plain ValueError.
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"not a memory map: invalid JSON: {error}") from error
+        return from_document(parsed(text))
+
+
+def parsed(text: str) -> Any:
+    """JSON values of a map's text. Raises InputError if it is not JSON."""
+    try:
+        return json.loads(text)
+    # Of integers with too many digits JSON makes a plain ValueError.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not a memory map: invalid JSON: {error}") from error
 
 
 def to_document(memory_map: MemoryMap) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -49,9 +49,9 @@ def violated_cover(
         if members is None:
             return None
         cover = lifted_cover(members, order, sizes, capacity)
-        weight = sum(times * held.get(buffer, 0.0) for buffer, times in cover.weights)
-        if weight >= cover.limit + least and (best is None or weight - cover.limit > best[0]):
-            best = (weight - cover.limit, cover)
+        violation = _weight(cover, held, {}) - cover.limit
+        if violation >= least and (best is None or violation > best[0]):
+            best = (violation, cover)
     return None if best is None else best[1]
 
 
@@ -71,13 +71,25 @@ def violated_flow_cover(
       capacity: in the same unit.
       least: violation to look for, as a share of that by which the cover does not fit.
     """
-    share = {b: min(whole.get(b, 0.0) + part.get(b, 0.0), 1.0) for b in whole.keys() | part.keys()}
-    best: tuple[float, list[int], list[int], int] | None = None
+    best: tuple[float, Cover] | None = None
+    for cover, excess in _flow_covers(whole, part, sizes, capacity):
+        violation = (_weight(cover, whole, part) - cover.limit) / excess
+        if violation >= least and (best is None or violation > best[0]):
+            best = (violation, cover)
+    return None if best is None else best[1]
+
+
+def _flow_covers(
+    whole: Mapping[int, float], part: Mapping[int, float], sizes: Sequence[int], capacity: int
+) -> Iterator[tuple[Cover, int]]:
+    """Those that may be broken, each with the excess by which its buffers do not fit."""
+    share = {b: _share(b, whole, part) for b in whole.keys() | part.keys()}
     for order in _orders(share, sizes):
         for count, total in enumerate(itertools.accumulate(sizes[b] for b in order), start=1):
             excess = total - capacity
             if excess <= 0:
                 continue
+            # As large or as fluid, whichever weighs more against the limit.
             large = [
                 b
                 for b in order[:count]
@@ -86,14 +98,19 @@ def violated_flow_cover(
             if not large:
                 break
             fluid = [b for b in order[:count] if b not in large]
-            bytes_held = sum(sizes[b] * share[b] for b in fluid)
-            bytes_held += sum(sizes[b] - excess * (1 - whole.get(b, 0.0)) for b in large)
-            violation = (bytes_held - capacity) / excess
-            if violation >= least and (best is None or violation > best[0]):
-                best = (violation, large, fluid, excess)
-    if best is None:
-        return None
-    return flow_cover(best[1], best[2], sizes, capacity)
+            yield flow_cover(large, fluid, sizes, capacity), excess
+
+
+def _weight(cover: Cover, whole: Mapping[int, float], part: Mapping[int, float]) -> float:
+    """Of what is held."""
+    return sum(
+        weight * (_share(b, whole, part) if b in cover.parts else whole.get(b, 0.0))
+        for b, weight in cover.weights
+    )
+
+
+def _share(buffer: int, whole: Mapping[int, float], part: Mapping[int, float]) -> float:
+    return min(whole.get(buffer, 0.0) + part.get(buffer, 0.0), 1.0)
 
 
 def flow_cover(

@@ -59,22 +59,20 @@ def violated_duration_cut(
     partly = [buffer for buffer, share in slow.items() if _WHOLE < share < 1 - _WHOLE]
     if not partly:
         return None
-    wholly = [buffer for buffer, share in slow.items() if share >= 1 - _WHOLE]
-    fast = [buffer for buffer, share in slow.items() if share <= _WHOLE]
-    chosen = [*partly, *wholly, *fast][:MOST_ACCESSES]
+    others = sorted((b for b in slow if b not in partly), key=lambda b: -round(slow[b]))
+    chosen = [*partly, *others][:MOST_ACCESSES]
     access_of = {access.buffer: access for access in instruction.accesses}
     always = [access for buffer, access in access_of.items() if buffer not in slow]
     table = durations(instruction, [access_of[buffer] for buffer in chosen], always)
+    shares = [slow[buffer] for buffer in chosen[: len(partly)]]
     whole = [round(slow[buffer]) for buffer in chosen[len(partly) :]]
     face = _where_last(table, whole)
-    shares = [slow[buffer] for buffer in chosen[: len(partly)]]
     if _chain(face, shares) <= elapsed_ticks:
         return None
-    ticks = _steepest(face, shares)
-    base = int((face - _sums(ticks)).min())
-    if base + np.dot(ticks, shares) <= elapsed_ticks:
+    ticks = _lifted(table, _steepest(face, shares), whole)
+    base = int((table - _sums(ticks)).min())  # Whatever the ticks, the sum is nowhere above.
+    if base + np.dot(ticks, [*shares, *whole]) <= elapsed_ticks:
         return None
-    base, ticks = _lifted(table, base, ticks, whole)
     pairs = zip(chosen, ticks, strict=True)
     return DurationCut(base, tuple(sorted(pair for pair in pairs if pair[1])))
 
@@ -145,16 +143,11 @@ def _steepest(face: Ticks, shares: Sequence[float]) -> list[int]:
     return [max(int(ticks), 0) for ticks in np.floor(point + 1e-3)]
 
 
-def _lifted(
-    table: Ticks, base: int, ticks: Sequence[int], whole: Sequence[int]
-) -> tuple[int, list[int]]:
-    """A face's sum with a term for each other axis, there at `whole`: as much as there is room for.
-
-    Whatever `ticks` are, the result is nowhere above the table.
-    """
+def _lifted(table: Ticks, ticks: Sequence[int], whole: Sequence[int]) -> list[int]:
+    """A face's ticks, and for each other axis, there at `whole`, as many as there is room for."""
     lifted = list(ticks)
     for count in range(len(whole)):
         room = _where_last(table, whole[count + 1 :]) - _sums(lifted)[..., np.newaxis]
-        base = int(room[..., 0].min())
-        lifted.append(int(room[..., 1].min()) - base)  # A step is no shorter for what is slow.
-    return base, lifted
+        fast, slow = int(room[..., 0].min()), int(room[..., 1].min())
+        lifted.append(slow - fast)  # A step is no shorter for what is slow.
+    return lifted

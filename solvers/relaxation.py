@@ -9,13 +9,13 @@ and the links between them (docs/bounds.md, "Where prices come from"). Not trust
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hlo_graphs.program import Program
-from solvers.covers import Cover, violated_cover, violated_flow_cover
+from solvers.cover_rows import CoverRows, Hold
 from solvers.duration_cuts import DurationCut, violated_duration_cut
 from solvers.linear_program import LinearProgram, LinearSolution
 from solvers.prices import (
@@ -47,35 +47,11 @@ NEW_STEPS = 8
 MOST_REFINEMENTS = 4
 """Linear programs solved one after another where no bound is wanted, but what is worth having."""
 
-LEAST_VIOLATION = 1e-2
-"""Of a cover inequality or flow cover that is added."""
-
 LEAST_TICKS = 1e-5
 """By which a duration cut that is added makes the program longer, as a share of all slow."""
 
 MOST_PARTS = 8
 """Cuts are made for buffers larger than the capacity over 2, 3, ... up to this."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    """A column that holds its buffer during steps [start, end), perhaps only in part."""
-
-    column: int
-    start: int
-    end: int
-    sign: int
-    in_parts: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighed:
-    """A buffer in the row of a cover inequality, where parts of it may count too."""
-
-    row: int
-    step: int
-    weight: float
-    in_parts: bool
 
 
 CopyKey = tuple[int, int, int, bool]
@@ -150,9 +126,7 @@ class Relaxation:
         self._idle_estimate = np.array(_largest_idle(program), dtype=np.float64)
         self._space_rows: list[dict[int, int]] = []
         self._space_columns: list[tuple[int, int, int]] = []
-        self._holds: list[list[_Hold]] = [[] for _ in program.buffers]
-        self._cover_rows: dict[tuple[int, Cover], int] = {}
-        self._covers_of: list[list[_Weighed]] = [[] for _ in program.buffers]
+        self._covers = CoverRows(self.matrix, self._units, self.capacity)
         self._duration_columns: list[int] = []
         self._duration_rows: dict[tuple[int, DurationCut], int] = {}
         self._add_space()
@@ -191,7 +165,7 @@ class Relaxation:
             return
         size = self._units[buffer]
         if size:
-            self._weigh(buffer, _Hold(column, start, end, sign, sliced))
+            self._covers.hold(buffer, Hold(column, start, end, sign, sliced))
         for resource, divisor in enumerate(self.divisors[:1] if sliced else self.divisors):
             share = sign * (size // divisor) / max(self.capacity // divisor, 1)
             if share:
@@ -199,16 +173,6 @@ class Relaxation:
                 self.matrix.entry(rows[start], column, -share)
                 if end < self.program.num_steps:
                     self.matrix.entry(rows[end], column, share)
-
-    def _weigh(self, buffer: int, hold: _Hold) -> None:
-        """Cover inequalities, those to come as well, count a hold."""
-        self._holds[buffer].append(hold)
-        for cover in self._covers_of[buffer]:
-            self._count(cover, hold)
-
-    def _count(self, cover: _Weighed, hold: _Hold) -> None:
-        if hold.start <= cover.step < hold.end and (cover.in_parts or not hold.in_parts):
-            self.matrix.entry(cover.row, hold.column, hold.sign * cover.weight)
 
     def _add_buffer(self, buffer: int, lanes: Sequence[Lane]) -> None:
         writes = any(item.writes for item in lanes[0].items)
@@ -563,50 +527,7 @@ class Relaxation:
     def add_cuts(self, found: RelaxedSolution) -> int:
         """Adds, for every step, the cover inequalities and the duration cut that a point breaks;
         returns how many."""
-        return self._add_covers(found) + self._add_duration_cuts(found)
-
-    def _add_covers(self, found: RelaxedSolution) -> int:
-        added = 0
-        for step, whole, part in self._held(found.point):
-            arguments = (self._units, self.capacity, LEAST_VIOLATION)
-            broken = [violated_cover(whole, *arguments)]
-            if part:
-                broken.append(violated_flow_cover(whole, part, *arguments))
-            for cover in broken:
-                if cover is not None and (step, cover) not in self._cover_rows:
-                    self._add_cover(step, cover)
-                    added += 1
-        return added
-
-    def _held(self, point: Floats) -> Iterator[tuple[int, dict[int, float], dict[int, float]]]:
-        """Steps at which something else is held than before, with the shares of buffers that are
-        there as a whole and in part."""
-        changes: dict[int, list[tuple[bool, int, float]]] = {}
-        for buffer, holds in enumerate(self._holds):
-            for hold in holds:
-                share = hold.sign * float(point[hold.column]) if hold.column < len(point) else 0.0
-                if share:
-                    changes.setdefault(hold.start, []).append((hold.in_parts, buffer, share))
-                    changes.setdefault(hold.end, []).append((hold.in_parts, buffer, -share))
-        held: tuple[dict[int, float], dict[int, float]] = ({}, {})
-        for step in sorted(changes):
-            for in_parts, buffer, share in changes[step]:
-                held[in_parts][buffer] = held[in_parts].get(buffer, 0.0) + share
-            whole, part = (
-                {buffer: min(share, 1.0) for buffer, share in shares.items() if share > 1e-6}
-                for shares in held
-            )
-            yield step, whole, part
-
-    def _add_cover(self, step: int, cover: Cover) -> None:
-        scale = _scale_of(cover)
-        row = self.matrix.row(-np.inf, cover.limit / scale, ())
-        self._cover_rows[step, cover] = row
-        for buffer, weight in cover.weights:
-            weighed = _Weighed(row, step, weight / scale, buffer in cover.parts)
-            self._covers_of[buffer].append(weighed)
-            for hold in self._holds[buffer]:
-                self._count(weighed, hold)
+        return self._covers.add_violated(found.point) + self._add_duration_cuts(found)
 
     def _add_duration_cuts(self, found: RelaxedSolution) -> int:
         added = 0
@@ -707,9 +628,7 @@ class Relaxation:
         space = np.cumsum(held, axis=1)
         idle = np.clip(-found.row_duals[self._idle_rows], 0.0, 1.0)
         covers = {
-            key: -float(found.row_duals[row]) * self.scale / _scale_of(key[1])
-            for key, row in self._cover_rows.items()
-            if found.row_duals[row] < 0
+            key: price * self.scale for key, price in self._covers.prices(found.row_duals).items()
         }
         lanes, durations = self._duration_weights(found.row_duals, idle)
         return Prices(space, idle, lanes, self.divisors, covers, durations)
@@ -734,11 +653,6 @@ class Relaxation:
         missing = np.maximum(1.0 - total / whole, 0.0)
         lanes[np.arange(program.num_steps), self._floor_lanes] += missing
         return lanes, {key: dual / float(whole[key[0]]) for key, dual in cuts.items()}
-
-
-def _scale_of(cover: Cover) -> int:
-    """What a cover's row is divided by: its weights may be units of memory."""
-    return max(weight for _, weight in cover.weights)
 
 
 def cut_divisors(program: Program) -> tuple[int, ...]:

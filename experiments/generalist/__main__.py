@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demonstration_games=chosen.demonstration_games,
         seed=chosen.seed,
     )
-    settings.check()
     if chosen.time_limit != 0:
         train_generalist(settings, resume=chosen.resume, say=_say)
+    else:
+        settings.check()
     if chosen.ship:
         _say(f"shipped as {ship(chosen.out)}")
 
